@@ -1,0 +1,62 @@
+"""Prune the attention heads of transformer models with genetic algorithms, as a plug-in for DEAP.
+
+    chromosome -> masked forward -> metric -> fitness -> DEAP -> next chromosomes
+     (search/)      (models/)      (tasks/)   (tasks/)  (search/)
+                           evaluator.py
+
+The best chromosome then goes to :func:`prune`, which cuts the heads out of the weights.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sos_deap.errors import InputError as InputError
+    from sos_deap.evaluator import Evaluator as Evaluator
+    from sos_deap.evaluator import batched_map as batched_map
+    from sos_deap.models.heads import head_map as head_map
+    from sos_deap.models.heads import masked as masked
+    from sos_deap.models.prune import load as load
+    from sos_deap.models.prune import prune as prune
+    from sos_deap.search.chromosome import Chromosome as Chromosome
+    from sos_deap.search.drive import evolve as evolve
+    from sos_deap.search.operators import cxFitnessWeighted as cxFitnessWeighted
+    from sos_deap.search.operators import cxFitnessWeightedPaper as cxFitnessWeightedPaper
+    from sos_deap.search.operators import mutSparsityFlipBit as mutSparsityFlipBit
+    from sos_deap.toolbox import register as register
+    from sos_deap.toolbox import statistics as statistics
+
+__version__ = "0.1.0"
+
+# Public name -> the module that defines it. Imported on first use: `--help` and the search half
+# then start without torch, which takes seconds.
+_HOME = {
+    "Chromosome": "search.chromosome",
+    "Evaluator": "evaluator",
+    "InputError": "errors",
+    "batched_map": "evaluator",
+    "cxFitnessWeighted": "search.operators",
+    "cxFitnessWeightedPaper": "search.operators",
+    "evolve": "search.drive",
+    "head_map": "models.heads",
+    "load": "models.prune",
+    "masked": "models.heads",
+    "mutSparsityFlipBit": "search.operators",
+    "prune": "models.prune",
+    "register": "toolbox",
+    "statistics": "toolbox",
+}
+
+__all__ = sorted(_HOME)  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

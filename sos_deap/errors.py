@@ -1,0 +1,24 @@
+"""The one error a user can mend: what was given, what was expected, what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """Bad input from the user; the command line prints it as one line and exits with status 2."""
+
+
+def unknown(kind: str, given: str, known: Iterable[str]) -> InputError:
+    """The error for a name that is in no table, with the nearest name that is.
+
+    :param kind: what the name stands for, such as ``"algorithm"``.
+    :param given: the name as the user wrote it.
+    :param known: the names that exist.
+    :returns: the error, for the caller to raise.
+    """
+    names = sorted(known)
+    near = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return InputError(f"unknown {kind} {given!r}: {hint}known are {', '.join(names)}")

@@ -1,0 +1,302 @@
+"""Chromosomes in, fitness out: dedupe, cache, chunk, masked forward, metric, objective.
+
+One model in memory is shared by all evaluations, and a forward pass holds as many sub-models as fit
+the token budget.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from sos_deap.errors import InputError, unknown
+from sos_deap.models.heads import HeadMap, head_map, masked
+from sos_deap.models.pretrained import load_pretrained
+from sos_deap.search.chromosome import WORST_FITNESS, most_removed, sparsity
+from sos_deap.tasks.data import cut_sequences, read_text
+from sos_deap.tasks.metrics import TASKS, Task, checked_seqlen
+from sos_deap.tasks.objectives import OBJECTIVES, Objective
+
+#: Tokens in a forward pass unless the user says otherwise, by type of device.
+BATCH_TOKENS = {"cpu": 4096}
+BATCH_TOKENS_ACCELERATOR = 32_768
+
+
+@dataclass(slots=True)
+class Accounting:
+    """What the evaluations have cost so far.
+
+    ``evaluations`` asked for = ``forward_evaluations`` (computed, each chromosome once) +
+    ``cache_hits`` + ``infeasible`` (over the maximum sparsity; not computed).
+    """
+
+    evaluations: int = 0
+    forward_evaluations: int = 0
+    cache_hits: int = 0
+    infeasible: int = 0
+    non_finite: int = 0
+    out_of_memory: int = 0
+    tokens: int = 0
+    seconds_forward: float = 0.0
+    seconds_outside: float = 0.0
+
+    def asdict(self) -> dict[str, Any]:
+        """The counts by name."""
+        return asdict(self)
+
+
+class Evaluator:
+    """Evaluates chromosomes on one shared model.
+
+    :param model: a transformers model of a known architecture; it is put into evaluation mode.
+    :param task: the metric and its data.
+    :param objective: a name in :data:`sos_deap.tasks.objectives.OBJECTIVES`, or a function
+        ``(score, sparsity) -> (fitness, ...)``.
+    :param batch_tokens: most tokens in a forward pass, over all sub-models in it; ``None`` for
+        4,096 on a CPU and 32,768 elsewhere.
+    :param heldout: the same task on text that the search must not see, if there is any.
+    :raises InputError: for an unknown architecture or objective, or a budget below one token.
+    """
+
+    # Without an instance dictionary DEAP's Toolbox.register cannot copy the model into a partial.
+    __slots__ = (
+        "_cache",
+        "_examples_per_pass",
+        "_worst",
+        "accounting",
+        "batch_tokens",
+        "head_map",
+        "heldout",
+        "model",
+        "objective",
+        "stored_dtype",
+        "task",
+        "tokenizer",
+    )
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        task: Task,
+        objective: str | Objective = "paper",
+        batch_tokens: int | None = None,
+        heldout: Task | None = None,
+    ) -> None:
+        if batch_tokens is None:
+            batch_tokens = BATCH_TOKENS.get(model.device.type, BATCH_TOKENS_ACCELERATOR)
+        if batch_tokens < 1:
+            raise InputError(f"batch_tokens is {batch_tokens}: give at least 1")
+        self.model = model.eval()
+        self.task = task
+        self.heldout = heldout
+        self.objective = checked_objective(objective) if isinstance(objective, str) else objective
+        self.head_map: HeadMap = head_map(model)
+        self.batch_tokens = batch_tokens
+        self.accounting = Accounting()
+        self.tokenizer: Any = None
+        self.stored_dtype: torch.dtype = model.dtype
+        self._examples_per_pass = max(1, batch_tokens // task.seqlen)
+        self._worst = (WORST_FITNESS,) * len(self.objective(-1.0, 0.0))
+        self._cache: dict[bytes, float] = {}
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: str = "builtin:tiny",
+        *,
+        dataset: str = "builtin:pydoc",
+        task: str = "perplexity",
+        objective: str = "paper",
+        seqlen: int | None = None,
+        samples: int = 8,
+        batch_tokens: int | None = None,
+        device: str = "auto",
+        dtype: str = "auto",
+        seed: int = 0,
+    ) -> Evaluator:
+        """Load a model and data. The names are those of the command line's flags.
+
+        :param model: a Hub name, a local folder, or ``builtin:tiny``.
+        :param dataset: a Hub name (``name:configuration``), a local ``.txt`` file, a folder, or
+            ``builtin:pydoc``.
+        :param task: a name in :data:`sos_deap.tasks.metrics.TASKS`.
+        :param objective: a name in :data:`sos_deap.tasks.objectives.OBJECTIVES`.
+        :param seqlen: tokens in a sequence; ``None`` for the model's longest, at most 2,048.
+        :param samples: calibration sequences, drawn with ``seed``.
+        :param batch_tokens: most tokens in a forward pass.
+        :param device: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ...
+        :param dtype: ``"auto"`` (float32 on a CPU, else as stored), ``"float32"``, ``"bfloat16"``
+            or ``"float16"``.
+        :raises InputError: for anything that is not there or does not fit.
+        """
+        if task not in TASKS:
+            raise unknown("task", task, TASKS)
+        checked_objective(objective)
+        if samples < 1:
+            raise InputError(f"samples is {samples}: give at least 1 calibration sequence")
+        calibration_text, heldout_text = read_text(dataset)
+        loaded = load_pretrained(model, device=device, dtype=dtype)
+        length = checked_seqlen(seqlen, loaded.model.config)
+        place, make = loaded.model.device, TASKS[task]
+        calibration = cut_sequences(calibration_text, loaded.tokenizer, length, samples, seed)
+        heldout = cut_sequences(heldout_text, loaded.tokenizer, length)
+        evaluator = cls(
+            loaded.model, make(calibration, place), objective, batch_tokens, make(heldout, place)
+        )
+        evaluator.tokenizer, evaluator.stored_dtype = loaded.tokenizer, loaded.stored_dtype
+        return evaluator
+
+    def __call__(
+        self, individual: Sequence[int], max_sparsity: float | None = None
+    ) -> tuple[float, ...]:
+        """The fitness values of one individual; see :meth:`many`."""
+        return self.many([individual], max_sparsity)[0]
+
+    def many(
+        self, individuals: Iterable[Sequence[int]], max_sparsity: float | None = None
+    ) -> list[tuple[float, ...]]:
+        """The fitness values of several individuals, in order.
+
+        A metric or fitness that is NaN or infinite becomes the worst fitness.
+
+        :param individuals: chromosomes of 0/1 genes, one gene per head.
+        :param max_sparsity: individuals that remove more get the worst fitness without a forward
+            pass; ``None`` for no bound.
+        :raises InputError: for a chromosome that does not fit the model.
+        """
+        keys = [self._key(individual) for individual in individuals]
+        most = most_removed(len(self.head_map), 1.0 if max_sparsity is None else max_sparsity)
+        feasible = [key.count(0) <= most for key in keys]
+        metrics = iter(self.metrics(key for key, fits in zip(keys, feasible, strict=True) if fits))
+        infeasible = feasible.count(False)
+        self.accounting.evaluations += infeasible
+        self.accounting.infeasible += infeasible
+        return [
+            self._fitness(next(metrics), sparsity(key)) if fits else self._worst
+            for key, fits in zip(keys, feasible, strict=True)
+        ]
+
+    def metric(self, individual: Sequence[int]) -> float:
+        """The task's metric of one individual on the calibration data."""
+        return self.metrics([individual])[0]
+
+    def metrics(self, individuals: Iterable[Sequence[int]]) -> list[float]:
+        """The task's metric of several individuals, in order; may be NaN or infinite."""
+        started, forward_before = time.perf_counter(), self.accounting.seconds_forward
+        keys = [self._key(individual) for individual in individuals]
+        new = [key for key in dict.fromkeys(keys) if key not in self._cache]
+        self._compute(new)
+        self.accounting.evaluations += len(keys)
+        self.accounting.forward_evaluations += len(new)
+        self.accounting.cache_hits += len(keys) - len(new)
+        in_forward = self.accounting.seconds_forward - forward_before
+        self.accounting.seconds_outside += time.perf_counter() - started - in_forward
+        return [self._cache[key] for key in keys]
+
+    def metric_of(self, model: PreTrainedModel, task: Task) -> float:
+        """A task's metric of a whole model, dense or pruned, without masks; not accounted."""
+        while True:
+            try:
+                return task.metric(_sums(model, task, 1, self._examples_per_pass)[0])
+            except RuntimeError as error:
+                self._shrink(error, min(self._examples_per_pass, len(task)))
+
+    def known(self, individual: Sequence[int]) -> float | None:
+        """The metric of an individual that was computed before, else ``None``; not accounted."""
+        return self._cache.get(self._key(individual))
+
+    def evaluated(self) -> Iterator[tuple[list[int], float]]:
+        """Every chromosome computed so far, in order, with its metric."""
+        return ((list(key), metric) for key, metric in self._cache.items())
+
+    def _key(self, individual: Sequence[int]) -> bytes:
+        if not isinstance(individual, bytes):
+            individual = bytes(map(int, self.head_map.checked(individual)))
+        return individual
+
+    def _fitness(self, metric: float, removed: float) -> tuple[float, ...]:
+        if not math.isfinite(metric):
+            return self._worst
+        score = metric if self.task.greater_is_better else -metric
+        fitness = self.objective(score, removed)
+        return fitness if all(map(math.isfinite, fitness)) else self._worst
+
+    def _compute(self, pending: list[bytes]) -> None:
+        """Fill the cache, a chunk of sub-models in each forward pass."""
+        while pending:
+            chunk = pending[: max(1, self._examples_per_pass // len(self.task))]
+            started = time.perf_counter()
+            try:
+                with masked(self.model, chunk, self.head_map):
+                    sums = _sums(self.model, self.task, len(chunk), self._examples_per_pass)
+            except RuntimeError as error:
+                self._shrink(error, min(self._examples_per_pass, len(chunk) * len(self.task)))
+                continue
+            finally:
+                self.accounting.seconds_forward += time.perf_counter() - started
+            self.accounting.tokens += len(chunk) * len(self.task) * self.task.seqlen
+            for key, row in zip(chunk, sums, strict=True):
+                metric = self.task.metric(row)
+                self.accounting.non_finite += not math.isfinite(metric)
+                self._cache[key] = metric
+            pending = pending[len(chunk) :]
+
+    def _shrink(self, error: RuntimeError, examples: int) -> None:
+        """After running out of memory, allow half as many examples in a pass; else raise on."""
+        if not _is_out_of_memory(error):
+            raise error
+        if examples == 1:
+            raise InputError(
+                f"one sequence of {self.task.seqlen} tokens does not fit in memory: "
+                "give a smaller --seqlen, a smaller --dtype or another --device"
+            ) from error
+        self.accounting.out_of_memory += 1
+        self._examples_per_pass = examples // 2
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def batched_map(
+    function: Callable[..., Any], individuals: Iterable[Sequence[int]]
+) -> list[Any]:
+    """A ``map`` for DEAP's toolbox that hands an evaluator its whole batch at once.
+
+    :param function: an :class:`Evaluator`, or ``toolbox.evaluate`` registered from one; anything
+        else is mapped one at a time.
+    :param individuals: what to map it over.
+    :returns: one result per individual, in order.
+    """
+    evaluator = function.func if isinstance(function, partial) else function
+    if not isinstance(evaluator, Evaluator):
+        return list(map(function, individuals))
+    keywords = function.keywords if isinstance(function, partial) else {}
+    return list(evaluator.many(individuals, **keywords))
+
+
+def checked_objective(name: str) -> Objective:
+    """The objective of that name, or an :class:`InputError` with the nearest one."""
+    if name not in OBJECTIVES:
+        raise unknown("objective", name, OBJECTIVES)
+    return OBJECTIVES[name]
+
+
+def _sums(model: Any, task: Task, sub_models: int, examples_per_pass: int) -> list[list[float]]:
+    """A task's sums over all its examples, one row per sub-model; one transfer from the device."""
+    step = max(1, examples_per_pass // sub_models)
+    slices = (slice(start, start + step) for start in range(0, len(task), step))
+    with torch.inference_mode():
+        total = sum(task.score(model, examples, sub_models) for examples in slices)
+    rows: list[list[float]] = torch.as_tensor(total).tolist()
+    return rows
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    # On a CPU torch raises a plain RuntimeError from its allocator.
+    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)

@@ -1,0 +1,137 @@
+"""What a run shows and leaves behind: a progress line, a table, CSV and JSON files."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from sos_deap.evaluator import Evaluator
+from sos_deap.search.chromosome import sparsity
+
+
+class Progress:
+    """Prints a line a generation (in a terminal, over the last one) and remembers its figures.
+
+    :param evaluator: whose accounts to show.
+    :param generations: how many there will be at most.
+    """
+
+    def __init__(self, evaluator: Evaluator, generations: int) -> None:
+        self.rows: list[dict[str, Any]] = []
+        self._evaluator, self._generations = evaluator, generations
+        self._terminal = sys.stdout.isatty()
+        self._started = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        """Since the search began."""
+        return time.perf_counter() - self._started
+
+    def __call__(self, generation: int, halloffame: Any) -> None:
+        """Note a generation and show it; for :func:`sos_deap.evolve`'s ``on_generation``."""
+        accounting, seconds = self._evaluator.accounting, self.seconds
+        best = halloffame[0] if len(halloffame) else None
+        self.rows.append(
+            {
+                "best_metric": None if best is None else self._evaluator.known(best),
+                "best_sparsity": None if best is None else sparsity(best),
+                "evaluations": accounting.evaluations,
+                "forward_evaluations": accounting.forward_evaluations,
+                "cache_hits": accounting.cache_hits,
+                "tokens": accounting.tokens,
+                "seconds": round(seconds, 3),
+            }
+        )
+        last = generation == self._generations
+        if self._terminal:
+            print(f"\r\x1b[K{self._line(generation)}", end="", flush=True)
+        elif generation % 10 == 0 or last:
+            print(self._line(generation), flush=True)
+
+    def close(self) -> None:
+        """End the line that a terminal shows."""
+        if self._terminal:
+            print()
+
+    def _line(self, generation: int) -> str:
+        row, width = self.rows[-1], len(str(self._generations))
+        best = "none within the maximum sparsity yet"
+        if row["best_metric"] is not None:
+            name = self._evaluator.task.name
+            best = f"{name} {row['best_metric']:.4g} at sparsity {row['best_sparsity']:.3f}"
+        left = row["seconds"] / (generation + 1) * (self._generations - generation)
+        return (
+            f"generation {generation:{width}d}/{self._generations}  best {best}  "
+            f"{row['forward_evaluations']} forward evaluations, {row['cache_hits']} cache hits  "
+            f"{row['seconds']:.0f} s, ETA {left:.0f} s"
+        )
+
+
+def write_logbook(path: Path, logbook: Any, rows: Iterable[dict[str, Any]]) -> None:
+    """DEAP's logbook, its chapters flattened (``fitness_max``), beside the evaluator's accounts."""
+    table = []
+    for i, (entry, row) in enumerate(zip(logbook, rows, strict=True)):
+        chapters = {
+            f"{name}_{key}": value
+            for name, chapter in logbook.chapters.items()
+            for key, value in chapter[i].items()
+            if key not in ("gen", "nevals")
+        }
+        table.append({**entry, **chapters, **row})
+    write_csv(path, list(table[0]), (list(row.values()) for row in table))
+
+
+def write_evaluations(path: Path, evaluator: Evaluator) -> None:
+    """Every chromosome computed, in order, with its metric and sparsity."""
+    rows = (
+        ["".join(map(str, genes)), metric, sparsity(genes)]
+        for genes, metric in evaluator.evaluated()
+    )
+    write_csv(path, ["chromosome", evaluator.task.name, "sparsity"], rows)
+
+
+def write_csv(path: Path, header: list[str], rows: Iterable[list[Any]]) -> None:
+    """Write a table beside its place and rename it there, so that it is whole or not there."""
+    beside = path.with_name(path.name + ".part")
+    with beside.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)
+    os.replace(beside, path)
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """The same for JSON; NaN and infinity, which JSON lacks, are an error."""
+    text = json.dumps(content, indent=2, allow_nan=False) + "\n"
+    text = re.sub(r"\[[\d,\s]+\]", lambda genes: re.sub(r"\s+", "", genes[0]), text)  # on one line
+    beside = path.with_name(path.name + ".part")
+    beside.write_text(text, encoding="utf-8")
+    os.replace(beside, path)
+
+
+def table(result: dict[str, Any], metric: str) -> str:
+    """Dense beside pruned, from a ``result.json``'s content."""
+    dense, best, data = result["dense"], result["best"], result["data"]
+    lines = [f"{'':34}{'dense':>14}{'pruned':>14}{'change':>10}"]
+    for label, key, style in (
+        ("attention heads", "heads", "d"),
+        ("parameters", "parameters", ",d"),
+        ("bytes of weights", "bytes", ",d"),
+        (f"{metric}, calibration", "metric", ".3f"),
+        (f"{metric}, held-out", "heldout", ".3f"),
+    ):
+        change = best[key] / dense[key] - 1 if dense[key] else 0.0
+        lines.append(f"{label:34}{dense[key]:>14{style}}{best[key]:>14{style}}{change:>+10.1%}")
+    parts = ((name, data[name]) for name in ("calibration", "heldout"))
+    lines += [
+        f"{name}: {part['split']}, {part['sequences']} sequences of {part['seqlen']} tokens"
+        for name, part in parts
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,107 @@
+"""The algorithms by name: the paper's Algorithm 1, and DEAP's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from deap import algorithms, tools
+
+from sos_deap.search.chromosome import is_worst
+
+
+def sos(
+    population: list[Any],
+    toolbox: Any,
+    cxpb: float,
+    ngen: int,
+    stats: Any = None,
+    halloffame: Any = None,
+    verbose: bool = False,
+) -> tuple[list[Any], Any]:
+    """Algorithm 1 of "Survival of the Smallest", with the signature of DEAP's algorithms.
+
+    Its stops (line 10) are :func:`sos_deap.evolve`'s. Where the paper looks at offspring that have
+    no fitness yet (lines 10 and 14), they are evaluated first.
+
+    :param population: individuals; line 1 is the caller's, ``toolbox.population(n=10)``.
+    :param toolbox: with ``evaluate``, ``map``, ``select``, ``mate``, ``mutate`` and ``clone``.
+    :param cxpb: crossover rate C of Algorithm 2.
+    :param ngen: number of generations G.
+    :param stats: a DEAP ``Statistics``, if any.
+    :param halloffame: a DEAP ``HallOfFame``, if any.
+    :param verbose: print the logbook's row of each generation.
+    :returns: the last population and the logbook.
+    """
+    logbook = tools.Logbook()
+    logbook.header = ["gen", "nevals", *(stats.fields if stats else [])]
+
+    def evaluate_and_record(generation: int) -> None:
+        pending = [individual for individual in population if not individual.fitness.valid]
+        for individual, fitness in zip(
+            pending, toolbox.map(toolbox.evaluate, pending), strict=True
+        ):
+            individual.fitness.values = fitness
+        if halloffame is not None:
+            halloffame.update(population)
+        record = stats.compile(population) if stats else {}
+        logbook.record(gen=generation, nevals=len(pending), **record)
+        if verbose:
+            print(logbook.stream)
+
+    evaluate_and_record(0)  # lines 3 to 5
+    for generation in range(1, ngen + 1):  # line 2
+        parents = toolbox.select(population, len(population))  # line 6
+        # Lines 7 and 8: mate neighbours with probability C, then mutate every child.
+        population[:] = algorithms.varAnd(parents, toolbox, cxpb=cxpb, mutpb=1.0)  # line 9
+        evaluate_and_record(generation)
+    return population, logbook
+
+
+def sos_last(
+    population: list[Any], *args: Any, halloffame: Any = None, **kwargs: Any
+) -> tuple[list[Any], Any]:
+    """:func:`sos` to the letter of line 14: the best of the *last* population, not the best ever."""
+    population, logbook = sos(population, *args, halloffame=halloffame, **kwargs)
+    last = [individual for individual in population if not is_worst(individual)]
+    if halloffame is not None and last:  # else keep the last generation that had a feasible one
+        halloffame.clear()
+        halloffame.update(last)
+    return population, logbook
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """A row of :data:`ALGORITHMS`.
+
+    :param run: the function, with the stock DEAP signature.
+    :param parameters: from population size and crossover rate to its keyword arguments.
+    :param literal: follow the paper to the letter: its printed crossover, no repair of chromosomes
+        over the maximum sparsity S, and stop as soon as one reaches it (Algorithm 1, line 10).
+    """
+
+    run: Callable[..., tuple[list[Any], Any]]
+    parameters: Callable[[int, float], dict[str, Any]] = field(
+        default=lambda size, crossover_rate: {"cxpb": crossover_rate}
+    )
+    literal: bool = False
+
+
+def _mutate_all(size: int, crossover_rate: float) -> dict[str, Any]:
+    return {"cxpb": crossover_rate, "mutpb": 1.0}
+
+
+def _mate_or_mutate(size: int, crossover_rate: float) -> dict[str, Any]:
+    # DEAP's varOr mates *or* mutates a child, so the two rates share 1.
+    return {"mu": size, "lambda_": size, "cxpb": crossover_rate, "mutpb": 1.0 - crossover_rate}
+
+
+#: Algorithms by the name the user gives.
+ALGORITHMS: dict[str, Algorithm] = {
+    "eaMuCommaLambda": Algorithm(algorithms.eaMuCommaLambda, _mate_or_mutate),
+    "eaMuPlusLambda": Algorithm(algorithms.eaMuPlusLambda, _mate_or_mutate),
+    "eaSimple": Algorithm(algorithms.eaSimple, _mutate_all),
+    "sos": Algorithm(sos_last, literal=True),
+    "sos-repaired": Algorithm(sos),
+}

@@ -1,0 +1,129 @@
+"""The paper's crossover and mutation, as DEAP operators, and the repair that keeps S binding.
+
+Like DEAP's own, they edit individuals in place, return them in a tuple, and draw from Python's
+global generator.
+"""
+
+from __future__ import annotations
+
+import functools
+import random
+from collections.abc import Callable
+from typing import Any
+
+from sos_deap.search.chromosome import most_removed
+
+Crossover = Callable[[Any, Any], tuple[Any, Any]]
+
+
+def cxFitnessWeighted(ind1: Any, ind2: Any) -> tuple[Any, Any]:
+    """Fitness-weighted crossover (Algorithm 2), repaired: sign-aware, two full children.
+
+    Each gene of each child is drawn on its own, from parent 1 with probability
+    ``f1 / (f1 + f2)``. For costs (negative fitness, as in Equation 1) that ratio would favour the
+    worse parent, so it is taken of the other parent's cost, ``f2 / (f1 + f2)``.
+
+    :param ind1: first parent, evaluated; becomes the first child.
+    :param ind2: second parent, evaluated; becomes the second child.
+    :returns: the two children.
+    :raises ValueError: if a parent has not been evaluated.
+    """
+    return _cross(ind1, ind2, _share_of_first(*_fitnesses(ind1, ind2)), complement=False)
+
+
+def cxFitnessWeightedPaper(ind1: Any, ind2: Any) -> tuple[Any, Any]:
+    """Fitness-weighted crossover as printed in Algorithm 2, whatever the fitness' sign.
+
+    With ``prob = f1 / (f1 + f2)`` (line 2) and one draw per gene (line 6). Lines 7 and 9 give the
+    gene to one child only, whose lengths then add up to one chromosome; here the other child gets
+    the other parent's gene, the shortest completion to two chromosomes.
+
+    :param ind1: first parent, evaluated; becomes the first child.
+    :param ind2: second parent, evaluated; becomes the second child.
+    :returns: the two children.
+    :raises ValueError: if a parent has not been evaluated.
+    """
+    first, second = _fitnesses(ind1, ind2)
+    total = first + second
+    return _cross(ind1, ind2, first / total if total else 0.5, complement=True)
+
+
+def mutSparsityFlipBit(individual: Any, indpb: float, bias: float = 1.0) -> tuple[Any]:
+    """Flip-bit mutation that can prefer to prune.
+
+    A kept head is removed with probability ``2 * indpb * bias / (1 + bias)``, a removed one restored
+    with ``2 * indpb / (1 + bias)``: their mean is ``indpb``, their ratio ``bias``. With a bias of 1
+    it is the paper's flip-bit mutation, DEAP's ``mutFlipBit``, draw for draw.
+
+    :param individual: the individual to mutate.
+    :param indpb: mean probability of a flip per gene.
+    :param bias: ratio of prune flips to restore flips for equally many kept and removed heads.
+    :returns: the individual.
+    :raises ValueError: if a probability or the bias is out of range.
+    """
+    if bias < 0:
+        raise ValueError(f"bias is {bias}: give 0 or more (1 flips both ways alike)")
+    remove, restore = 2 * indpb * bias / (1 + bias), 2 * indpb / (1 + bias)
+    if not (0 <= remove <= 1 and 0 <= restore <= 1):
+        raise ValueError(
+            f"indpb {indpb} with bias {bias} makes flip probabilities of {remove:.3g} and "
+            f"{restore:.3g}: they must lie in [0, 1]"
+        )
+    for i, gene in enumerate(individual):
+        if random.random() < (remove if gene else restore):
+            individual[i] = type(gene)(not gene)
+    return (individual,)
+
+
+def limit_sparsity(max_sparsity: float) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """A decorator for ``toolbox.decorate`` that keeps an operator's children feasible.
+
+    A child with too many heads removed gets heads back, drawn at random among the removed ones.
+
+    :param max_sparsity: largest share of heads removed.
+    :returns: the decorator, for ``mate`` and ``mutate``.
+    """
+
+    def decorate(operator: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(operator)
+        def feasible(*individuals: Any, **parameters: Any) -> Any:
+            children = operator(*individuals, **parameters)
+            for child in children:
+                removed = [i for i, gene in enumerate(child) if not gene]
+                excess = len(removed) - most_removed(len(child), max_sparsity)
+                for i in random.sample(removed, max(0, excess)):
+                    child[i] = 1
+            return children
+
+        return feasible
+
+    return decorate
+
+
+def _fitnesses(ind1: Any, ind2: Any) -> tuple[float, float]:
+    if not (ind1.fitness.valid and ind2.fitness.valid):
+        raise ValueError(
+            "fitness-weighted crossover was given a parent without fitness: "
+            "evaluate the population before mating it"
+        )
+    return ind1.fitness.wvalues[0], ind2.fitness.wvalues[0]
+
+
+def _share_of_first(first: float, second: float) -> float:
+    """The fitter parent's share, larger for it whatever the sign of the fitness."""
+    if first == second:
+        return 0.5
+    if first <= 0 and second <= 0:
+        return second / (first + second)
+    if first >= 0 and second >= 0:
+        return first / (first + second)
+    return 1.0 if first > second else 0.0  # a gain beside a cost: no ratio compares them
+
+
+def _cross(ind1: Any, ind2: Any, share: float, complement: bool) -> tuple[Any, Any]:
+    for i, (gene1, gene2) in enumerate(zip(ind1, ind2, strict=True)):
+        first = random.random() < share
+        second = first if complement else random.random() >= share
+        ind1[i] = gene1 if first else gene2
+        ind2[i] = gene2 if second else gene1
+    return ind1, ind2

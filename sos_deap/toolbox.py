@@ -1,0 +1,99 @@
+"""Fill a DEAP toolbox with everything its algorithms need to prune a model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from deap import tools
+
+from sos_deap.errors import InputError
+from sos_deap.evaluator import Evaluator, batched_map
+from sos_deap.search.chromosome import Chromosome, random_genes, sparsity
+from sos_deap.search.operators import (
+    Crossover,
+    cxFitnessWeighted,
+    cxFitnessWeightedPaper,
+    limit_sparsity,
+    mutSparsityFlipBit,
+)
+
+#: Crossovers by the name the user gives.
+CROSSOVERS: dict[str, Crossover] = {
+    "paper": cxFitnessWeightedPaper,
+    "sign-aware": cxFitnessWeighted,
+}
+
+
+def register(
+    toolbox: Any,
+    evaluator: Evaluator,
+    *,
+    initial_sparsity: float = 0.05,
+    max_sparsity: float = 0.31,
+    mutation_rate: float = 0.01,
+    mutation_bias: float = 1.0,
+    tournament_size: int = 3,
+    crossover: str = "sign-aware",
+    repair: bool = True,
+) -> None:
+    """Register ``individual, population, evaluate, map, mate, mutate, select`` in a toolbox.
+
+    The defaults are the paper's; register any of them anew afterwards to swap it.
+
+    :param toolbox: a DEAP ``base.Toolbox``.
+    :param evaluator: evaluates the individuals, a whole generation at a time.
+    :param initial_sparsity: share of heads removed in a new individual.
+    :param max_sparsity: S, the largest share of heads removed; above it the fitness is the worst.
+    :param mutation_rate: mean probability of a flip per gene.
+    :param mutation_bias: ratio of prune flips to restore flips; 1 is the paper's.
+    :param tournament_size: individuals in a tournament.
+    :param crossover: a key of :data:`CROSSOVERS`.
+    :param repair: let ``mate`` and ``mutate`` give back heads to children above ``max_sparsity``.
+    :raises InputError: for a value out of range.
+    """
+    check_operators(initial_sparsity, max_sparsity, mutation_rate, tournament_size)
+    length = len(evaluator.head_map)
+
+    def individual() -> Chromosome:
+        return Chromosome(random_genes(length, initial_sparsity, max_sparsity))
+
+    toolbox.register("individual", individual)
+    toolbox.register("population", tools.initRepeat, list, toolbox.individual)
+    toolbox.register("evaluate", evaluator, max_sparsity=max_sparsity)
+    toolbox.register("map", batched_map)
+    toolbox.register("mate", CROSSOVERS[crossover])
+    toolbox.register("mutate", mutSparsityFlipBit, indpb=mutation_rate, bias=mutation_bias)
+    toolbox.register("select", tools.selTournament, tournsize=tournament_size)
+    if repair:
+        toolbox.decorate("mate", limit_sparsity(max_sparsity))
+        toolbox.decorate("mutate", limit_sparsity(max_sparsity))
+
+
+def statistics() -> Any:
+    """DEAP's statistics of a population: mean, minimum and maximum of fitness and sparsity."""
+    each = tools.MultiStatistics(
+        fitness=tools.Statistics(lambda individual: individual.fitness.values[0]),
+        sparsity=tools.Statistics(sparsity),
+    )
+    each.register("avg", lambda values: sum(values) / len(values))
+    each.register("min", min)
+    each.register("max", max)
+    return each
+
+
+def check_operators(
+    initial_sparsity: float, max_sparsity: float, mutation_rate: float, tournament_size: int
+) -> None:
+    """Raise :class:`InputError` for settings of the operators that are out of range."""
+    for name, share in (("initial_sparsity", initial_sparsity), ("max_sparsity", max_sparsity)):
+        if not 0 <= share < 1:
+            raise InputError(f"{name} is {share}: a sparsity lies in [0, 1)")
+    if initial_sparsity >= max_sparsity:
+        raise InputError(
+            f"initial_sparsity {initial_sparsity} is not below max_sparsity {max_sparsity}: "
+            "give a smaller initial or a larger maximum sparsity"
+        )
+    if not 0 <= mutation_rate <= 1:
+        raise InputError(f"mutation_rate is {mutation_rate}: a probability lies in [0, 1]")
+    if tournament_size < 1:
+        raise InputError(f"tournament_size is {tournament_size}: give at least 1")
