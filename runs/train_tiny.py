@@ -18,6 +18,7 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -40,8 +41,11 @@ def training_documents() -> list[pydoc.Document]:
     found = list(pydoc.pydoc_documents("train"))
     for package in PACKAGES:
         spec = importlib.util.find_spec(package)
-        assert spec and spec.origin, f"{package} is not installed"
-        raw = ((n, pydoc.docstrings(p)) for n, p in pydoc.modules(Path(spec.origin).parent, package))
+        assert spec is not None, f"{package} is not installed"
+        assert spec.origin is not None
+        raw = (
+            (n, pydoc.docstrings(p)) for n, p in pydoc.modules(Path(spec.origin).parent, package)
+        )
         found += pydoc.deduplicated(raw, filter_)
     return found
 
@@ -59,16 +63,22 @@ def train_tokenizer(documents: list[pydoc.Document], vocabulary: int) -> PreTrai
         show_progress=False,
     )
     tokenizer.train_from_iterator((d.text for d in documents), trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=END, eos_token=END, pad_token=END)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token=END, eos_token=END, pad_token=END
+    )
 
 
-def token_stream(tokenizer: PreTrainedTokenizerFast, documents: list[pydoc.Document]) -> torch.Tensor:
+def token_stream(
+    tokenizer: PreTrainedTokenizerFast, documents: list[pydoc.Document]
+) -> torch.Tensor:
     """All documents' tokens in one row, each document ended by the end token."""
     ids = tokenizer([d.text + END for d in documents], verbose=False)["input_ids"]
     return torch.tensor([token for row in ids for token in row])
 
 
-def batches(stream: torch.Tensor, rows: int, seqlen: int, generator: torch.Generator) -> Iterator[torch.Tensor]:
+def batches(
+    stream: torch.Tensor, rows: int, seqlen: int, generator: torch.Generator
+) -> Iterator[torch.Tensor]:
     """Endless batches (rows, seqlen): each epoch cuts the stream anew, from a random offset."""
     while True:
         offset = int(torch.randint(seqlen, (1,), generator=generator))
@@ -99,8 +109,10 @@ def next_token_loss(model: LlamaForCausalLM, batch: torch.Tensor) -> torch.Tenso
 
 def main() -> None:
     """Train, log and save; weights are stored as bf16."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=3000)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--steps", type=int, default=2500)
     parser.add_argument("--rows", type=int, default=32, help="sequences in a batch")
     parser.add_argument("--seqlen", type=int, default=128)
     parser.add_argument("--vocabulary", type=int, default=2048)
@@ -110,13 +122,17 @@ def main() -> None:
     parser.add_argument("--log", type=Path, default=LOG)
     arguments = parser.parse_args()
 
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     torch.manual_seed(arguments.seed)
     torch.set_num_threads(arguments.threads)
     documents = training_documents()
     tokenizer = train_tokenizer(documents, arguments.vocabulary)
     stream = token_stream(tokenizer, documents)
     calibration = token_stream(tokenizer, list(pydoc.pydoc_documents("calibration")))
-    print(f"{len(documents)} documents, {len(stream)} tokens; calibration {len(calibration)}", flush=True)
+    print(
+        f"{len(documents)} documents, {len(stream)} tokens; calibration {len(calibration)}",
+        flush=True,
+    )
 
     model = LlamaForCausalLM(
         LlamaConfig(
@@ -141,7 +157,9 @@ def main() -> None:
         torch.optim.AdamW(outer, lr=0.004, betas=(0.9, 0.95), weight_decay=0.0),
     ]
     peaks = [o.param_groups[0]["lr"] for o in optimizers]
-    source = batches(stream, arguments.rows, arguments.seqlen, torch.Generator().manual_seed(arguments.seed))
+    source = batches(
+        stream, arguments.rows, arguments.seqlen, torch.Generator().manual_seed(arguments.seed)
+    )
     start, recent = time.perf_counter(), 0.0
     with arguments.log.open("w", newline="") as file:
         log = csv.writer(file, lineterminator="\n")
@@ -159,7 +177,15 @@ def main() -> None:
             if (step + 1) % 100 == 0 or step + 1 == arguments.steps:
                 held = perplexity(model, calibration, arguments.seqlen, 128)
                 tokens = (step + 1) * arguments.rows * arguments.seqlen
-                log.writerow([step + 1, tokens, f"{recent:.4f}", f"{held:.3f}", f"{time.perf_counter() - start:.0f}"])
+                log.writerow(
+                    [
+                        step + 1,
+                        tokens,
+                        f"{recent:.4f}",
+                        f"{held:.3f}",
+                        f"{time.perf_counter() - start:.0f}",
+                    ]
+                )
                 file.flush()
                 save(model, tokenizer, arguments.output_dir)
     print(f"saved to {arguments.output_dir}")
@@ -167,12 +193,11 @@ def main() -> None:
 
 def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """Write a bf16 copy of the weights and the tokenizer."""
-    copy = LlamaForCausalLM(model.config)
+    copy: Any = LlamaForCausalLM(model.config)
     copy.load_state_dict(model.state_dict())
     copy.to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     main()

@@ -263,9 +263,7 @@ class Evaluator:
             torch.cuda.empty_cache()
 
 
-def batched_map(
-    function: Callable[..., Any], individuals: Iterable[Sequence[int]]
-) -> list[Any]:
+def batched_map(function: Callable[..., Any], individuals: Iterable[Sequence[int]]) -> list[Any]:
     """A ``map`` for DEAP's toolbox that hands an evaluator its whole batch at once.
 
     :param function: an :class:`Evaluator`, or ``toolbox.evaluate`` registered from one; anything

@@ -60,7 +60,9 @@ class RunConfig:
         None, "Most tokens in a forward pass (4096 on a CPU, 32768 on a GPU)."
     )
     device: str = _flag("auto", "auto (a GPU if there is one), cpu, cuda, cuda:1, ...")
-    dtype: str = _flag("auto", "auto (float32 on a CPU, else as stored), float32, bfloat16, float16.")
+    dtype: str = _flag(
+        "auto", "auto (float32 on a CPU, else as stored), float32, bfloat16, float16."
+    )
     seed: int = _flag(0, "Seed of the search and of the choice of calibration sequences.")
     output_dir: str | None = _flag(None, "Run folder (runs/<time>-<model>-<algorithm>-<seed>).")
 
@@ -185,16 +187,15 @@ def _search(config: RunConfig, evaluator: Evaluator, folder: Path) -> tuple[dict
     }, evolution.halloffame[0]
 
 
-def _prune(
-    evaluator: Evaluator, heldout: Task, chromosome: Any, folder: Path
-) -> dict[str, Any]:
+def _prune(evaluator: Evaluator, heldout: Task, chromosome: Any, folder: Path) -> dict[str, Any]:
     """Prune, save, load again, and measure what was loaded: the figures are those of the files."""
     from sos_deap.models.prune import load, prune
     from sos_deap.search.chromosome import sparsity
 
     beside = folder.with_name(folder.name + ".part")
     # In the dtype the weights came in: computing in float32 must not double the files.
-    prune(evaluator.model, chromosome).to(evaluator.stored_dtype).save_pretrained(beside)
+    smaller: Any = prune(evaluator.model, chromosome)
+    smaller.to(evaluator.stored_dtype).save_pretrained(beside)
     evaluator.tokenizer.save_pretrained(beside)
     beside.rename(folder)
     pruned: Any = load(folder, dtype=evaluator.model.dtype)
@@ -261,8 +262,9 @@ def parse(arguments: list[str]) -> RunConfig:
         def error(self, message: str) -> NoReturn:
             raise InputError(message)
 
+    settings: Any = RunConfig
     parser = Parser(
-        RunConfig,
+        settings,
         prog="python -m sos_deap.run",
         usage="%(prog)s [settings.yaml|settings.json] [--FLAG VALUE ...]",
         description="Prune a model's attention heads with a genetic algorithm. Without flags it "

@@ -1,0 +1,1 @@
+"""The torch half: heads, masks, slices. Never imports DEAP."""

@@ -1,4 +1,4 @@
-"""Genes to attention heads: which gene is which head, and sub-models by masking one shared model."""
+"""Genes to attention heads: which gene is which head, and sub-models as masks on one model."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class AttentionLayer:
 
 @dataclass(frozen=True)
 class HeadMap:
-    """All the heads of a model in layer order: gene ``i`` of a chromosome is head ``i`` of these."""
+    """All the heads of a model in layer order: gene ``i`` of a chromosome is head ``i``."""
 
     family: Family
     layers: tuple[AttentionLayer, ...]

@@ -39,7 +39,7 @@ def load_pretrained(name: str, *, device: str = "auto", dtype: str = "auto") -> 
     :param name: a Hub name, a local folder, or a name in :data:`BUILTIN`. Only safetensors weights
         are read, and no code from the folder is run.
     :param device: ``"auto"`` (a GPU if there is one), ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ...
-    :param dtype: a key of :data:`DTYPES`; ``"auto"`` is float32 on a CPU and the stored one elsewhere.
+    :param dtype: a key of :data:`DTYPES`; ``"auto"`` is float32 on a CPU, else as stored.
     :raises InputError: for a model, architecture, device or dtype that is not there.
     """
     place = checked_device(device)
@@ -52,7 +52,7 @@ def load_pretrained(name: str, *, device: str = "auto", dtype: str = "auto") -> 
     _check_config(name, config)
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
-        model = AutoModelForCausalLM.from_pretrained(
+        model: Any = AutoModelForCausalLM.from_pretrained(
             source, dtype=chosen or "auto", use_safetensors=True
         )
     except Exception as error:
@@ -93,7 +93,9 @@ def _source(name: str) -> str:
         return str(path)
     # A Hub name is "owner/name" or "name"; anything else was meant as a path.
     if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1 or path.exists():
-        raise InputError(f"model folder {name} does not exist: give a folder, a Hub name or builtin:tiny")
+        raise InputError(
+            f"model folder {name} does not exist: give a folder, a Hub name or builtin:tiny"
+        )
     return name
 
 
@@ -106,7 +108,7 @@ def _check_config(name: str, config: Any) -> None:
     # The BERT line has causal classes too, for its decoder variant only.
     if not causal or getattr(config, "is_decoder", True) is False:
         raise InputError(
-            f"{name} is a {config.model_type} encoder: the task perplexity needs a causal language model"
+            f"{name} is a {config.model_type} encoder: perplexity needs a causal language model"
         )
 
 

@@ -122,7 +122,7 @@ def _smaller_modules(model: nn.Module, heads: HeadMap, kept: Kept) -> dict[str, 
         if len(keep) == layer.heads:
             continue
         attention = model.get_submodule(layer.attention)
-        output = model.get_submodule(layer.output)
+        output: Any = model.get_submodule(layer.output)
         query = _rows(keep, layer.head_dim)
         if not keep:
             width, bias = (_outputs(output), output.bias) if family.output_inside else (0, None)
@@ -139,7 +139,7 @@ def _smaller_modules(model: nn.Module, heads: HeadMap, kept: Kept) -> dict[str, 
 def _projection_rows(
     heads: HeadMap, layer: AttentionLayer, query: list[int], key_value: list[int]
 ) -> dict[str, list[int]]:
-    """The output rows to keep of each projection; a fused one has its three parts one after another."""
+    """The output rows to keep of each projection; a fused one has its parts one after another."""
     family = heads.family
     if not family.fused:
         return {family.query: query, family.key: key_value, family.value: key_value}
@@ -188,7 +188,7 @@ def _ragged_attention(
     """
     if counts := getattr(module, "query_heads_per_kv_head", None):
         key, value = (_repeat_heads(states, counts) for states in (key, value))
-    eager = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
+    eager: Any = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
     attend = ALL_ATTENTION_FUNCTIONS.get_interface(inner, eager)
     return attend(module, query, key, value, *args, **kwargs)
 

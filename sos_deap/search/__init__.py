@@ -1,0 +1,1 @@
+"""The DEAP half: chromosomes, operators, algorithms. Never imports torch."""

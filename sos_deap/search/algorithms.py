@@ -60,10 +60,16 @@ def sos(
 
 
 def sos_last(
-    population: list[Any], *args: Any, halloffame: Any = None, **kwargs: Any
+    population: list[Any],
+    toolbox: Any,
+    cxpb: float,
+    ngen: int,
+    stats: Any = None,
+    halloffame: Any = None,
+    verbose: bool = False,
 ) -> tuple[list[Any], Any]:
-    """:func:`sos` to the letter of line 14: the best of the *last* population, not the best ever."""
-    population, logbook = sos(population, *args, halloffame=halloffame, **kwargs)
+    """:func:`sos` to the letter of line 14: the best of the last population, not the best ever."""
+    population, logbook = sos(population, toolbox, cxpb, ngen, stats, None, verbose)
     last = [individual for individual in population if not is_worst(individual)]
     if halloffame is not None and last:  # else keep the last generation that had a feasible one
         halloffame.clear()

@@ -94,7 +94,9 @@ def check_evolution(
     if algorithm not in ALGORITHMS:
         raise unknown("algorithm", algorithm, ALGORITHMS)
     if population < 2:
-        raise InputError(f"the population is {population}: give at least 2, crossover needs parents")
+        raise InputError(
+            f"the population is {population}: give at least 2, crossover needs parents"
+        )
     if generations < 0:
         raise InputError(f"generations is {generations}: give 0 or more")
     if not 0 <= crossover_rate <= 1:

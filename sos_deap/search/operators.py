@@ -51,8 +51,8 @@ def cxFitnessWeightedPaper(ind1: Any, ind2: Any) -> tuple[Any, Any]:
 def mutSparsityFlipBit(individual: Any, indpb: float, bias: float = 1.0) -> tuple[Any]:
     """Flip-bit mutation that can prefer to prune.
 
-    A kept head is removed with probability ``2 * indpb * bias / (1 + bias)``, a removed one restored
-    with ``2 * indpb / (1 + bias)``: their mean is ``indpb``, their ratio ``bias``. With a bias of 1
+    A kept head is removed with probability ``2 * indpb * bias / (1 + bias)``, and a removed one
+    restored with ``2 * indpb / (1 + bias)``: mean ``indpb``, ratio ``bias``. With a bias of 1
     it is the paper's flip-bit mutation, DEAP's ``mutFlipBit``, draw for draw.
 
     :param individual: the individual to mutate.

@@ -1,0 +1,1 @@
+"""Data, metrics and objectives. Never imports DEAP."""

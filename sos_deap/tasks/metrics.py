@@ -109,5 +109,7 @@ def checked_seqlen(seqlen: int | None, config: Any) -> int:
     if seqlen < 2:
         raise InputError(f"seqlen is {seqlen}: a sequence needs at least 2 tokens, one to predict")
     if longest and seqlen > longest:
-        raise InputError(f"seqlen is {seqlen}, beyond the model's {longest}: give at most {longest}")
+        raise InputError(
+            f"seqlen is {seqlen}, beyond the model's {longest}: give at most {longest}"
+        )
     return seqlen

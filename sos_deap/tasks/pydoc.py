@@ -16,7 +16,7 @@ import sysconfig
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 
@@ -62,12 +62,12 @@ class NearDuplicates:
 
 
 def split_of(name: str) -> str:
-    """The split of a document: ``"test"`` and ``"calibration"`` one in ten each, else ``"train"``."""
+    """The split of a document: one in ten ``"test"``, one ``"calibration"``, else ``"train"``."""
     bucket = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest()) % 10
     return _BUCKETS.get(bucket, "train")
 
 
-@lru_cache(maxsize=None)
+@cache
 def pydoc_documents(split: str) -> tuple[Document, ...]:
     """The documents of one split of ``builtin:pydoc``, sorted by name.
 

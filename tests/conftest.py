@@ -1,0 +1,75 @@
+"""Small models and data: random weights where behaviour is tested, the embedded model where quality is."""
+
+from __future__ import annotations
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+from sos_deap import Evaluator
+from sos_deap.models.pretrained import BUILTIN
+from sos_deap.tasks.data import Sequences
+from sos_deap.tasks.metrics import Perplexity
+
+GENES = 12
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> Iterator[None]:
+    random.seed(1)
+    torch.manual_seed(1)
+    yield
+
+
+def small_llama() -> Any:
+    """A random Llama of 3 layers x 4 heads whose heads all matter."""
+    torch.manual_seed(5)
+    config = LlamaConfig(
+        vocab_size=2048,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
+    model: Any = LlamaForCausalLM(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    return model
+
+
+@pytest.fixture
+def evaluator() -> Evaluator:
+    """On 3 random sequences of 16 tokens; a forward pass holds 2 sub-models."""
+    task = Perplexity(Sequences("random", torch.randint(0, 2048, (3, 16))))
+    return Evaluator(small_llama(), task, batch_tokens=6 * 16)
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small Llama with the embedded tokenizer, as a user's local model."""
+    folder = tmp_path_factory.mktemp("model")
+    small_llama().save_pretrained(folder)
+    AutoTokenizer.from_pretrained(BUILTIN["builtin:tiny"]).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("text") / "words.txt"
+    words = random.Random(2).choices(["tree", "list", "value", "the", "of", "module"], k=4000)
+    path.write_text("\n\n".join(" ".join(words[i : i + 40]) for i in range(0, 4000, 40)))
+    return path

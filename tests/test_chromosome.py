@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import pytest
+from deap import base, creator, tools
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sos_deap import Chromosome
+from sos_deap.search.chromosome import (
+    WORST_FITNESS,
+    is_worst,
+    most_removed,
+    random_genes,
+    sparsity,
+)
+
+
+def test_chromosome_is_a_list_with_fitness_and_sparsity() -> None:
+    chromosome = Chromosome([1, 0, 0, 1])
+    assert chromosome == [1, 0, 0, 1]
+    assert chromosome.sparsity == 0.5
+    assert not chromosome.fitness.valid
+    assert sparsity([]) == 0.0
+
+
+def test_clones_do_not_share_genes_or_fitness() -> None:
+    chromosome = Chromosome([1, 0])
+    chromosome.fitness.values = (3.0,)
+    clone = base.Toolbox().clone(chromosome)
+    clone[0] = 0
+    del clone.fitness.values
+    assert chromosome == [1, 0]
+    assert chromosome.fitness.values == (3.0,)
+    assert type(clone) is Chromosome
+
+
+@given(length=st.integers(1, 300), removed=st.integers(0, 300))
+def test_the_bound_is_exact_at_whole_heads(length: int, removed: int) -> None:
+    removed = min(removed, length)
+    assert most_removed(length, removed / length) == removed
+
+
+@given(st.integers(1, 200), st.floats(0, 0.99), st.floats(0, 0.99))
+def test_random_genes_remove_a_fixed_share_within_the_bound(
+    length: int, initial: float, maximum: float
+) -> None:
+    genes = random_genes(length, initial, maximum)
+    assert set(genes) <= {0, 1}
+    assert len(genes) == length
+    assert genes.count(0) == min(round(length * initial), most_removed(length, maximum))
+    assert sparsity(genes) <= maximum + 1e-9
+
+
+def test_is_worst_knows_creator_individuals() -> None:
+    creator.create("Cost", base.Fitness, weights=(1.0,))
+    creator.create("Individual", list, fitness=creator.Cost)
+    try:
+        individual = creator.Individual([1, 0])
+        assert is_worst(individual)
+        individual.fitness.values = (-5.0,)
+        assert not is_worst(individual)
+        individual.fitness.values = (WORST_FITNESS,)
+        assert is_worst(individual)
+        assert sparsity(individual) == 0.5
+    finally:
+        del creator.Cost, creator.Individual
+
+
+@pytest.mark.parametrize("worst_first", [True, False])
+def test_the_worst_fitness_loses_every_comparison_that_nan_would_win(worst_first: bool) -> None:
+    good, bad = Chromosome([1]), Chromosome([0])
+    good.fitness.values, bad.fitness.values = (-1e9,), (WORST_FITNESS,)
+    hall = tools.HallOfFame(1)
+    hall.update([bad, good] if worst_first else [good, bad])
+    assert hall[0] == good

@@ -1,0 +1,250 @@
+"""The evaluator against the plainest reference: slice, run each sequence alone, exponentiate."""
+
+from __future__ import annotations
+
+import gc
+import math
+import random
+from typing import Any
+
+import pytest
+import torch
+from deap import algorithms, base, creator, tools
+
+from sos_deap import Chromosome, Evaluator, InputError, batched_map, masked, prune, register
+from sos_deap.search.chromosome import WORST_FITNESS
+from tests.conftest import GENES, small_llama
+
+
+def by_hand(model: Any, ids: torch.Tensor) -> float:
+    """Perplexity one sequence and one token at a time."""
+    losses = []
+    for row in ids:
+        with torch.inference_mode():
+            log_probabilities = model(row[None]).logits[0].log_softmax(-1)
+        losses += [-float(log_probabilities[i, row[i + 1]]) for i in range(len(row) - 1)]
+    return math.exp(sum(losses) / len(losses))
+
+
+def chromosomes(count: int, seed: int = 0) -> list[list[int]]:
+    rng = random.Random(seed)
+    return [[int(rng.random() < 0.7) for _ in range(GENES)] for _ in range(count)]
+
+
+def token_ids(evaluator: Evaluator) -> torch.Tensor:
+    task: Any = evaluator.task
+    ids: torch.Tensor = task._input_ids
+    return ids
+
+
+def test_metrics_are_those_of_the_sliced_model(evaluator: Evaluator) -> None:
+    several = [*chromosomes(7), [1] * GENES, [0] * GENES]
+    expected = [by_hand(prune(evaluator.model, c), token_ids(evaluator)) for c in several]
+    assert evaluator.metrics(several) == pytest.approx(expected, rel=1e-5)
+    assert evaluator.metric_of(evaluator.model, evaluator.task) == pytest.approx(
+        by_hand(evaluator.model, token_ids(evaluator)), rel=1e-5
+    )
+
+
+def test_the_chunk_size_does_not_matter(evaluator: Evaluator) -> None:
+    several = chromosomes(6)
+    expected = evaluator.metrics(several)
+    for tokens in (1, 16, 40, 48, 100, 10_000):  # from one sequence at a time to all at once
+        other = Evaluator(evaluator.model, evaluator.task, batch_tokens=tokens)
+        assert other.metrics(several) == pytest.approx(expected, rel=1e-5)
+        assert other.accounting.forward_evaluations == 6
+
+
+def test_duplicates_and_known_chromosomes_cost_nothing(evaluator: Evaluator) -> None:
+    a, b, c = chromosomes(3)
+    first = evaluator.metrics([a, b, a])
+    assert first[0] == first[2]
+    again = evaluator.metrics([b, c, b])
+    assert again[0] == first[1]
+    accounting = evaluator.accounting
+    assert (accounting.evaluations, accounting.forward_evaluations) == (6, 3)
+    assert accounting.cache_hits == 3
+    assert accounting.tokens == 3 * 3 * 16
+    assert [genes for genes, _ in evaluator.evaluated()] == [a, b, c]
+    assert evaluator.known(c) == again[1]
+    assert evaluator.known(chromosomes(4)[3]) is None
+    assert accounting.evaluations == 6  # asking what is known is not an evaluation
+
+
+def test_passes_hold_as_many_sub_models_as_fit(evaluator: Evaluator) -> None:
+    rows: list[int] = []
+    evaluator.model.register_forward_pre_hook(
+        lambda module, args, kwargs: rows.append(len(args[0])), with_kwargs=True
+    )
+    evaluator.metrics(chromosomes(5))
+    assert rows == [6, 6, 3]  # two sub-models of three sequences, then the last alone
+
+
+def test_fitness_is_equation_1(evaluator: Evaluator) -> None:
+    genes = [1] * 9 + [0] * 3
+    perplexity = by_hand(prune(evaluator.model, genes), token_ids(evaluator))
+    assert evaluator(genes) == pytest.approx((-perplexity * 0.75,), rel=1e-5)
+    assert evaluator.many([genes, genes]) == [evaluator(genes)] * 2
+
+
+def test_over_the_bound_is_worst_and_costs_nothing(evaluator: Evaluator) -> None:
+    inside, above = [1] * 9 + [0] * 3, [1] * 8 + [0] * 4
+    values = evaluator.many([above, inside, above], max_sparsity=0.25)
+    assert values[0] == values[2] == (WORST_FITNESS,)
+    assert values[1][0] > WORST_FITNESS
+    accounting = evaluator.accounting
+    assert (accounting.evaluations, accounting.infeasible) == (3, 2)
+    assert accounting.forward_evaluations == 1
+
+
+def test_a_metric_that_is_not_finite_is_the_worst_fitness(evaluator: Evaluator) -> None:
+    """Head 5 breaks the model: whoever keeps it computes NaN."""
+    attention: Any = evaluator.model
+    with torch.no_grad():
+        attention.model.layers[1].self_attn.o_proj.weight[:, 8:16] = 1e30
+        attention.model.layers[1].self_attn.v_proj.weight[:] *= 1e20
+    without = [1] * GENES
+    without[4:8] = [0] * 4
+    kept, removed = evaluator.many([[1] * GENES, without])
+    assert kept == (WORST_FITNESS,)
+    assert math.isfinite(removed[0]) and removed[0] > WORST_FITNESS
+    assert not math.isfinite(evaluator.metric([1] * GENES))
+    assert evaluator.accounting.non_finite == 1
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 5, 7])
+def test_out_of_memory_halves_the_chunk(
+    evaluator: Evaluator, limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    several = chromosomes(5)
+    expected = evaluator.metrics(several)
+    roomy = Evaluator(evaluator.model, evaluator.task, batch_tokens=15 * 16)
+    forward, rows = evaluator.model.forward, list[int]()
+
+    def limited(ids: torch.Tensor, **kwargs: Any) -> Any:
+        rows.append(len(ids))
+        if len(ids) > limit:
+            raise torch.OutOfMemoryError("simulated")
+        return forward(ids, **kwargs)
+
+    monkeypatch.setattr(evaluator.model, "forward", limited)
+    assert roomy.metrics(several) == pytest.approx(expected, rel=1e-5)
+    assert roomy.accounting.out_of_memory == sum(n > limit for n in rows) > 0
+    assert rows[0] == 15
+    assert roomy.accounting.forward_evaluations == 5
+    assert roomy.accounting.tokens == 5 * 3 * 16
+
+
+def test_out_of_memory_with_one_sequence_says_what_to_do(
+    evaluator: Evaluator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: Any, **kwargs: Any) -> None:
+        raise RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 1 byte")
+
+    monkeypatch.setattr(evaluator.model, "forward", full)
+    with pytest.raises(InputError, match="one sequence of 16 tokens does not fit in memory"):
+        evaluator.metric([1] * GENES)
+
+
+def test_other_errors_pass_through(evaluator: Evaluator, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*args: Any, **kwargs: Any) -> None:
+        raise RuntimeError("something else")
+
+    monkeypatch.setattr(evaluator.model, "forward", broken)
+    with pytest.raises(RuntimeError, match="something else"):
+        evaluator.metric([1] * GENES)
+
+
+@pytest.mark.parametrize(
+    ("genes", "message"),
+    [
+        ([1] * 11, "11 genes, the model 12 heads"),
+        ([1] * 11 + [2], "a gene is 2"),
+        ([1] * 11 + [0.5], "a gene is 0.5"),
+        ([1] * 11 + ["x"], "a gene is 'x'"),
+    ],
+)
+def test_bad_chromosomes(evaluator: Evaluator, genes: list[Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        evaluator(genes)
+    assert evaluator.accounting.evaluations == 0
+
+
+def test_bad_settings(evaluator: Evaluator) -> None:
+    with pytest.raises(InputError, match="unknown objective 'papr': did you mean 'paper'"):
+        Evaluator(evaluator.model, evaluator.task, "papr")
+    with pytest.raises(InputError, match="batch_tokens is 0"):
+        Evaluator(evaluator.model, evaluator.task, batch_tokens=0)
+
+
+def test_batched_map_evaluates_a_generation_at_once(evaluator: Evaluator) -> None:
+    toolbox = base.Toolbox()
+    register(toolbox, evaluator, max_sparsity=0.9)
+    a, b = chromosomes(2)
+    individuals = [Chromosome(genes) for genes in (a, b, a)]
+    expected = [toolbox.evaluate(individual)[0] for individual in individuals]
+    fresh = Evaluator(evaluator.model, evaluator.task, batch_tokens=10_000)
+    register(toolbox, fresh, max_sparsity=0.9)
+    calls: list[int] = []
+    fresh.model.register_forward_pre_hook(lambda *_: calls.append(1))
+    mapped = [values[0] for values in toolbox.map(toolbox.evaluate, iter(individuals))]
+    assert mapped == pytest.approx(expected, rel=1e-5)
+    assert len(calls) == 1
+    assert batched_map(fresh, individuals) == fresh.many(individuals)
+    assert batched_map(len, individuals) == [GENES] * 3  # any other function
+
+
+def test_the_toolbox_holds_no_copy_of_the_model(evaluator: Evaluator) -> None:
+    toolbox = base.Toolbox()
+    register(toolbox, evaluator)
+    assert not hasattr(evaluator, "__dict__")
+    assert not any(evaluator.model in vars(holder).values() for holder in [toolbox.evaluate])
+    assert [r for r in gc.get_referrers(evaluator) if isinstance(r, type(toolbox.evaluate))]
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "parameters"),
+    [
+        (algorithms.eaSimple, {"cxpb": 0.9, "mutpb": 1.0}),
+        (algorithms.eaMuPlusLambda, {"mu": 6, "lambda_": 6, "cxpb": 0.6, "mutpb": 0.4}),
+        (algorithms.eaMuCommaLambda, {"mu": 6, "lambda_": 6, "cxpb": 0.6, "mutpb": 0.4}),
+    ],
+)
+def test_stock_algorithms_run_unchanged_and_keep_the_bound(
+    evaluator: Evaluator, algorithm: Any, parameters: dict[str, Any]
+) -> None:
+    toolbox, hall = base.Toolbox(), tools.HallOfFame(5)
+    register(toolbox, evaluator, max_sparsity=0.34, mutation_rate=0.2)
+    population, logbook = algorithm(
+        toolbox.population(n=6), toolbox, ngen=5, halloffame=hall, verbose=False, **parameters
+    )
+    assert evaluator.accounting.evaluations == sum(logbook.select("nevals"))
+    assert max(individual.count(0) for individual in [*population, *hall]) == 4  # 0.34 of 12
+    for individual in hall:
+        perplexity = by_hand(prune(evaluator.model, individual), token_ids(evaluator))
+        assert individual.fitness.values[0] == pytest.approx(
+            -perplexity * (1 - individual.sparsity), rel=1e-5
+        )
+
+
+def test_individuals_made_by_creator_work_everywhere(evaluator: Evaluator) -> None:
+    creator.create("Best", base.Fitness, weights=(1.0,))
+    creator.create("Heads", list, fitness=creator.Best)
+    try:
+        toolbox = base.Toolbox()
+        register(toolbox, evaluator)
+        toolbox.register("individual", lambda: creator.Heads([1] * 11 + [0]))
+        toolbox.register("population", tools.initRepeat, list, toolbox.individual)
+        hall = tools.HallOfFame(1)
+        algorithms.eaSimple(toolbox.population(n=4), toolbox, 0.9, 1.0, 2, None, hall, False)
+        pruned = by_hand(prune(evaluator.model, hall[0]), token_ids(evaluator))
+        with masked(evaluator.model, [hall[0]]):
+            assert by_hand(evaluator.model, token_ids(evaluator)) == pytest.approx(pruned, 1e-5)
+    finally:
+        del creator.Best, creator.Heads
+
+
+def test_the_model_is_put_into_evaluation_mode() -> None:
+    model = small_llama().train()
+    task: Any = type("Task", (), {"seqlen": 1, "__len__": lambda self: 1})()
+    assert not Evaluator(model, task).model.training

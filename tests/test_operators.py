@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from deap import tools
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sos_deap import Chromosome, cxFitnessWeighted, cxFitnessWeightedPaper, mutSparsityFlipBit
+from sos_deap.search import operators
+from sos_deap.search.operators import limit_sparsity
+
+GENES = st.lists(st.integers(0, 1), min_size=1, max_size=60)
+FITNESS = st.floats(-1e6, 1e6)
+CROSSOVERS = [cxFitnessWeighted, cxFitnessWeightedPaper]
+
+
+def parent(genes: list[int], fitness: float) -> Chromosome:
+    chromosome = Chromosome(genes)
+    chromosome.fitness.values = (fitness,)
+    return chromosome
+
+
+@pytest.mark.parametrize("cross", CROSSOVERS)
+@given(data=st.data(), genes=GENES, fitness=st.tuples(FITNESS, FITNESS))
+def test_every_gene_comes_from_a_parent(
+    cross: Any, data: Any, genes: list[int], fitness: tuple[float, float]
+) -> None:
+    other = data.draw(st.lists(st.integers(0, 1), min_size=len(genes), max_size=len(genes)))
+    parents = parent(genes, fitness[0]), parent(other, fitness[1])
+    children = cross(*parents)
+    assert children[0] is parents[0]
+    assert children[1] is parents[1]
+    for child in children:
+        assert len(child) == len(genes)
+        assert all(g in pair for g, *pair in zip(child, genes, other, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "share"),
+    [(-10, -30, 0.75), (-30, -10, 0.25), (0.9, 0.3, 0.75), (-5, -5, 0.5), (0, -4, 1), (3, -1, 1)],
+)
+def test_the_fitter_parent_gives_more_genes(first: float, second: float, share: float) -> None:
+    """By hand: costs 10 and 30 give 30 / 40; gains 0.9 and 0.3 give 0.9 / 1.2."""
+    genes = 20_000
+    children = cxFitnessWeighted(parent([1] * genes, first), parent([0] * genes, second))
+    for child in children:
+        assert sum(child) / genes == pytest.approx(share, abs=0.02)
+
+
+def test_the_paper_s_ratio_favours_the_worse_of_two_costs() -> None:
+    genes = 20_000
+    first, second = cxFitnessWeightedPaper(parent([1] * genes, -10), parent([0] * genes, -30))
+    assert sum(first) / genes == pytest.approx(0.25, abs=0.02)
+    assert [1 - gene for gene in first] == second
+
+
+def test_algorithm_2_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """f1 = 3, f2 = 1: prob = 0.75. Draws 0.7, 0.8, 0.1, 0.75: parents 1, 2, 1, 2."""
+    draws: Iterator[float] = iter([0.7, 0.8, 0.1, 0.75])
+    monkeypatch.setattr(operators.random, "random", lambda: next(draws))
+    children = cxFitnessWeightedPaper(parent([1, 1, 0, 0], 3), parent([0, 0, 1, 1], 1))
+    assert children == ([1, 0, 0, 1], [0, 1, 1, 0])
+
+
+@pytest.mark.parametrize("cross", CROSSOVERS)
+def test_parents_without_fitness_are_refused(cross: Any) -> None:
+    with pytest.raises(ValueError, match="evaluate the population before mating"):
+        cross(Chromosome([1]), parent([0], 1.0))
+
+
+@given(GENES, st.floats(0, 1), st.integers(0, 2**32))
+def test_without_bias_it_is_deap_s_flip_bit(genes: list[int], indpb: float, seed: int) -> None:
+    random.seed(seed)
+    (ours,) = mutSparsityFlipBit(Chromosome(genes), indpb)
+    random.seed(seed)
+    (stock,) = tools.mutFlipBit(Chromosome(genes), indpb)
+    assert ours == stock
+
+
+def test_bias_is_the_ratio_of_prune_to_restore_flips() -> None:
+    count = 100_000
+    (mutant,) = mutSparsityFlipBit([1] * count + [0] * count, indpb=0.05, bias=4)
+    pruned, restored = mutant[:count].count(0), mutant[count:].count(1)
+    assert pruned / restored == pytest.approx(4, rel=0.1)
+    assert (pruned + restored) / (2 * count) == pytest.approx(0.05, rel=0.05)
+
+
+@pytest.mark.parametrize(("indpb", "bias"), [(0.1, -1), (1.5, 1), (0.6, 9)])
+def test_impossible_rates_are_refused(indpb: float, bias: float) -> None:
+    with pytest.raises(ValueError, match="bias"):
+        mutSparsityFlipBit([1], indpb, bias)
+
+
+@given(GENES, st.floats(0, 1))
+def test_repair_only_gives_heads_back_and_only_as_many_as_needed(
+    genes: list[int], maximum: float
+) -> None:
+    def remove_all(individual: list[int]) -> tuple[list[int]]:
+        before[:] = individual
+        return (individual,)
+
+    before: list[int] = []
+    (child,) = limit_sparsity(maximum)(remove_all)(list(genes))
+    most = int(maximum * len(genes) + 1e-9)
+    assert child.count(0) == min(before.count(0), most)
+    assert all(after >= gene for after, gene in zip(child, before, strict=True))
