@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from sos_deap.search.drive import evolve as evolve
     from sos_deap.search.operators import cxFitnessWeighted as cxFitnessWeighted
     from sos_deap.search.operators import cxFitnessWeightedPaper as cxFitnessWeightedPaper
+    from sos_deap.search.operators import limit_sparsity as limit_sparsity
     from sos_deap.search.operators import mutSparsityFlipBit as mutSparsityFlipBit
     from sos_deap.toolbox import register as register
     from sos_deap.toolbox import statistics as statistics
@@ -41,6 +42,7 @@ _HOME = {
     "cxFitnessWeightedPaper": "search.operators",
     "evolve": "search.drive",
     "head_map": "models.heads",
+    "limit_sparsity": "search.operators",
     "load": "models.prune",
     "masked": "models.heads",
     "mutSparsityFlipBit": "search.operators",

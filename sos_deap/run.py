@@ -236,8 +236,9 @@ def _free_folder(config: RunConfig) -> Path:
         now = time.strftime("%Y%m%d-%H%M%S")
         folder = Path("runs", f"{now}-{model}-{config.algorithm}-{config.seed}")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        holds = "holds a run" if (folder / "config.json").is_file() else "is not empty"
-        raise InputError(f"output folder {folder} already {holds}: give another --output_dir")
+        run = (folder / "config.json").is_file()
+        what = "holds a run already" if run else "is not an empty folder"
+        raise InputError(f"output folder {folder} {what}: give another --output_dir")
     return folder
 
 
@@ -275,7 +276,7 @@ def parse(arguments: list[str]) -> RunConfig:
         arguments = [*_from_file(Path(arguments[0])), *arguments[1:]]
     config, rest = parser.parse_args_into_dataclasses(arguments, return_remaining_strings=True)
     if rest:
-        raise unknown("flag", rest[0], [f"--{name}" for name in _NAMES])
+        raise unknown("flag", rest[0].partition("=")[0], [f"--{name}" for name in _NAMES])
     chosen: RunConfig = config
     return chosen
 

@@ -1,4 +1,4 @@
-"""Small models and data: random weights where behaviour is tested, the embedded model where quality is."""
+"""Small models and data: random weights, since behaviour is what is tested here."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported
 
 import random
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +23,9 @@ GENES = 12
 
 
 @pytest.fixture(autouse=True)
-def seeded() -> Iterator[None]:
+def seeded() -> None:
     random.seed(1)
     torch.manual_seed(1)
-    yield
 
 
 def small_llama() -> Any:

@@ -118,7 +118,7 @@ def test_algorithm_1_by_hand() -> None:
     toolbox = toolbox_for(evaluate)
     toolbox.register("mutate", mutate)
     toolbox.register("select", lambda people, k: [toolbox.clone(tools.selBest(people, 1)[0])] * k)
-    toolbox.register("clone", lambda individual: _copy(individual))
+    toolbox.register("clone", _copy)
     hall = tools.HallOfFame(1)
     start = [Chromosome([1, 1, 1]), Chromosome([1, 0, 1])]
     population, logbook = sos(start, toolbox, cxpb=0.0, ngen=2, halloffame=hall)
@@ -150,7 +150,7 @@ def test_stops_at_the_threshold() -> None:
 
 
 def test_the_literal_algorithm_stops_when_a_chromosome_reaches_s() -> None:
-    """By hand: one more head goes each generation, 0.10, 0.15, ... of 20, so S = 0.2 is the third."""
+    """By hand: one more head of 20 goes each generation, so 0.10, 0.15, 0.20."""
 
     def bounded(individual: Any) -> tuple[float]:
         return (WORST_FITNESS if individual.count(0) > 4 else float(individual.count(0)),)

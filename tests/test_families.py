@@ -114,9 +114,9 @@ def test_generation_uses_the_cache(
         model.set_attn_implementation("eager")
     how: dict[str, Any] = {"max_new_tokens": 8, "do_sample": False, "pad_token_id": 0}
     for number, genes in enumerate(chromosomes(4)):
-        pruned = prune(model, genes)
+        pruned: Any = prune(model, genes)
         pruned.save_pretrained(tmp_path / str(number))
-        reloaded = load(tmp_path / str(number))
+        reloaded: Any = load(tmp_path / str(number))
         with_cache = pruned.generate(ids, use_cache=True, **how)
         assert torch.equal(with_cache, pruned.generate(ids, use_cache=False, **how))
         assert torch.equal(with_cache, reloaded.generate(ids, **how))

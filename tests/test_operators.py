@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sos_deap import Chromosome, cxFitnessWeighted, cxFitnessWeightedPaper, mutSparsityFlipBit
-from sos_deap.search import operators
 from sos_deap.search.operators import limit_sparsity
 
 GENES = st.lists(st.integers(0, 1), min_size=1, max_size=60)
@@ -61,7 +60,7 @@ def test_the_paper_s_ratio_favours_the_worse_of_two_costs() -> None:
 def test_algorithm_2_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     """f1 = 3, f2 = 1: prob = 0.75. Draws 0.7, 0.8, 0.1, 0.75: parents 1, 2, 1, 2."""
     draws: Iterator[float] = iter([0.7, 0.8, 0.1, 0.75])
-    monkeypatch.setattr(operators.random, "random", lambda: next(draws))
+    monkeypatch.setattr(random, "random", lambda: next(draws))
     children = cxFitnessWeightedPaper(parent([1, 1, 0, 0], 3), parent([0, 0, 1, 1], 1))
     assert children == ([1, 0, 0, 1], [0, 1, 1, 0])
 

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModel
+
+from sos_deap import Evaluator, InputError, prune
+from sos_deap.models.pretrained import load_pretrained
+from tests.conftest import small_llama
+
+
+def test_the_embedded_model() -> None:
+    loaded = load_pretrained("builtin:tiny")
+    config = loaded.model.config
+    assert (config.num_hidden_layers, config.num_attention_heads) == (12, 12)
+    assert loaded.stored_dtype == torch.bfloat16
+    assert not loaded.model.training
+    text = "Return a list of the names."
+    assert loaded.tokenizer.decode(loaded.tokenizer(text)["input_ids"]) == text
+
+
+def test_dtype_and_device(model_folder: Path) -> None:
+    loaded = load_pretrained(str(model_folder), dtype="bfloat16", device="cpu")
+    assert loaded.model.dtype == torch.bfloat16
+    assert loaded.stored_dtype == torch.float32
+    assert load_pretrained(str(model_folder), device="cpu").model.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("./nowhere", "model folder ./nowhere does not exist"),
+        ("/no/such/folder", "does not exist"),
+        ("builtin:tin", "unknown model 'builtin:tin': did you mean 'builtin:tiny'"),
+        ("no-such-owner/no-such-model", "cannot load the model no-such-owner/no-such-model"),
+    ],
+)
+def test_unknown_models(name: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        load_pretrained(name)
+
+
+def test_unknown_device_and_dtype(model_folder: Path) -> None:
+    with pytest.raises(InputError, match="device 'cuda:99' is not there: this machine has cpu"):
+        load_pretrained(str(model_folder), device="cuda:99")
+    with pytest.raises(InputError, match="device 'tpux' is not there"):
+        load_pretrained(str(model_folder), device="tpux")
+    with pytest.raises(InputError, match="unknown dtype 'float23': did you mean 'float32'"):
+        load_pretrained(str(model_folder), dtype="float23")
+
+
+def test_folders_that_hold_no_usable_model(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="holds no config.json"):
+        load_pretrained(str(tmp_path))
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(InputError, match="cannot load the model"):
+        load_pretrained(str(tmp_path))
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "t5"}))
+    with pytest.raises(InputError, match=r"'t5': .*known are bert, distilbert, gpt2"):
+        load_pretrained(str(tmp_path))
+    AutoModel.from_config(AutoConfig.for_model("bert", num_hidden_layers=1)).save_pretrained(
+        tmp_path
+    )
+    with pytest.raises(InputError, match="is a bert encoder: perplexity needs a causal"):
+        load_pretrained(str(tmp_path))
+
+
+def test_a_pruned_model_is_refused(tmp_path: Path) -> None:
+    prune(small_llama(), [1, 0] * 6).save_pretrained(tmp_path)
+    with pytest.raises(InputError, match="already pruned"):
+        load_pretrained(str(tmp_path))
+
+
+def test_from_pretrained_checks_its_arguments(model_folder: Path) -> None:
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"task": "perplexty"}, "unknown task 'perplexty': did you mean 'perplexity'"),
+        ({"objective": "papr"}, "unknown objective 'papr'"),
+        ({"samples": 0}, "samples is 0"),
+        ({"seqlen": 65}, "beyond the model's 64"),
+    ]
+    for arguments, message in cases:
+        with pytest.raises(InputError, match=message):
+            Evaluator.from_pretrained(str(model_folder), **arguments)

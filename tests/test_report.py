@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from sos_deap import Evaluator
+from sos_deap.report import Progress, table, write_csv, write_json
+from tests.conftest import GENES
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_progress_says_where_the_search_is(
+    evaluator: Evaluator, terminal: bool, monkeypatch: Any, capsys: Any
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
+    progress = Progress(evaluator, generations=12)
+    progress(0, [])
+    best = [1] * (GENES - 3) + [0] * 3
+    metric = evaluator.metric(best)
+    evaluator.metric(best)
+    for generation in range(1, 13):
+        progress(generation, [best])
+    progress.close()
+    printed = capsys.readouterr().out
+    assert "none within the maximum sparsity yet" in printed
+    last = printed.rstrip("\n").splitlines()[-1].split("\r\x1b[K")[-1]
+    assert last.startswith(f"generation 12/12  best perplexity {metric:.4g} at sparsity 0.250  ")
+    assert "1 forward evaluations, 1 cache hits" in last
+    assert last.endswith("ETA 0 s")
+    # A terminal shows one line that changes; a file gets every tenth and the last.
+    assert printed.count("\n") == (1 if terminal else 3)
+    assert [row["evaluations"] for row in progress.rows] == [0] + [2] * 12
+
+
+def test_files_are_whole_or_not_there(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"genes": [1, 0, 1], "nested": {"x": 0.5}})
+    text = (tmp_path / "a.json").read_text()
+    assert '"genes": [1,0,1]' in text  # on one line
+    assert json.loads(text) == {"genes": [1, 0, 1], "nested": {"x": 0.5}}
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "a.json", {"x": float("nan")})
+    assert (tmp_path / "a.json").read_text() == text
+
+    def rows() -> Any:
+        yield [1]
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        write_csv(tmp_path / "b.csv", ["x"], rows())
+    assert not (tmp_path / "b.csv").exists()
+    write_csv(tmp_path / "b.csv", ["x", "y"], [[1, "a,b"]])
+    with (tmp_path / "b.csv").open(newline="") as file:
+        assert list(csv.reader(file)) == [["x", "y"], ["1", "a,b"]]
+
+
+def test_the_table_by_hand() -> None:
+    sides = SimpleNamespace(
+        dense={"heads": 10, "parameters": 1000, "bytes": 4000, "metric": 5.0, "heldout": 6.0},
+        best={"heads": 7, "parameters": 900, "bytes": 3600, "metric": 5.5, "heldout": 6.0},
+    )
+    part = {"split": "words", "sequences": 2, "seqlen": 8}
+    shown = table({**vars(sides), "data": {"calibration": part, "heldout": part}}, "perplexity")
+    lines = [line.split() for line in shown.splitlines()]
+    assert lines[1] == ["attention", "heads", "10", "7", "-30.0%"]
+    assert lines[2] == ["parameters", "1,000", "900", "-10.0%"]
+    assert lines[4] == ["perplexity,", "calibration", "5.000", "5.500", "+10.0%"]
+    assert lines[5] == ["perplexity,", "held-out", "6.000", "6.000", "+0.0%"]

@@ -1,0 +1,270 @@
+"""The command line from outside: what it writes, and what it refuses."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sos_deap import Evaluator, load, masked
+from sos_deap.__main__ import main as front_door
+from sos_deap.run import main
+
+
+@pytest.fixture
+def small(model_folder: Path, text_file: Path) -> list[str]:
+    """Flags of a run of a second or two."""
+    flags = {
+        "model": model_folder,
+        "dataset": text_file,
+        "population_size": 6,
+        "generations": 5,
+        "samples": 2,
+        "mutation_rate": 0.1,
+        "max_sparsity": 0.34,
+        "device": "cpu",
+    }
+    return [f"--{name}={value}" for name, value in flags.items()]
+
+
+def read(folder: Path) -> dict[str, Any]:
+    result: dict[str, Any] = json.loads((folder / "result.json").read_text())
+    return result
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_run_leaves_everything_and_a_model_that_loads(
+    small: list[str], tmp_path: Path, capsys: Any
+) -> None:
+    folder = tmp_path / "run"
+    assert main([*small, f"--output_dir={folder}"]) == 0
+    names = {path.name for path in folder.iterdir()}
+    assert names == {"config.json", "result.json", "logbook.csv", "evaluations.csv", "pruned"}
+    result, printed = read(folder), capsys.readouterr().out
+    dense, best, search, data = (result[k] for k in ("dense", "best", "search", "data"))
+
+    # The pruned model: what the figures say, measured again from the files alone.
+    pruned: Any = load(folder / "pruned")
+    parameters = sum(p.numel() for p in pruned.parameters())
+    assert (best["parameters"], best["bytes"]) == (parameters, 4 * parameters)
+    assert best["heads"] == sum(best["chromosome"]) == 12 - round(best["sparsity"] * 12)
+    assert best["sparsity"] <= 0.34
+    evaluator = Evaluator.from_pretrained(
+        str(_flag(small, "model")), dataset=_flag(small, "dataset"), samples=2, device="cpu"
+    )
+    heldout: Any = evaluator.heldout
+    assert evaluator.metric_of(pruned, heldout) == pytest.approx(best["heldout"], rel=1e-6)
+    with masked(evaluator.model, [best["chromosome"]]):
+        assert evaluator.metric_of(evaluator.model, heldout) == pytest.approx(
+            best["heldout"], rel=1e-5
+        )
+    assert evaluator.metric([1] * 12) == pytest.approx(dense["metric"], rel=1e-5)
+    assert dense["heads"] == 12
+
+    # The search: accounts that add up, and the winner is the best of all that was evaluated.
+    evaluations = rows(folder / "evaluations.csv")
+    assert search["evaluations"] == 36  # 6 individuals, 5 generations and the initial one
+    assert search["evaluations"] == search["forward_evaluations"] + search["cache_hits"]
+    assert len(evaluations) == search["forward_evaluations"]
+    fitness = {
+        row["chromosome"]: -float(row["perplexity"]) * (1 - float(row["sparsity"]))
+        for row in evaluations
+    }
+    assert max(fitness, key=fitness.__getitem__) == "".join(map(str, best["chromosome"]))
+    assert search["tokens"] == search["forward_evaluations"] * 2 * 64
+    assert search["stopped_by"] == "generations"
+    logbook = rows(folder / "logbook.csv")
+    assert [int(row["gen"]) for row in logbook] == list(range(6))
+    assert sum(int(row["nevals"]) for row in logbook) == 36
+    assert float(logbook[-1]["best_metric"]) == pytest.approx(best["metric"], rel=1e-5)
+
+    assert data["calibration"]["token_hash"] != data["heldout"]["token_hash"]
+    assert data["calibration"]["tokens"] == 2 * 64
+    assert json.loads((folder / "config.json").read_text())["population_size"] == 6
+    assert result["versions"]["torch"] == torch.__version__
+    for shown in ("generation 5/5", "cache hits", "ETA", "attention heads", str(folder / "pruned")):
+        assert shown in printed
+
+
+def _flag(flags: list[str], name: str) -> str:
+    return next(f.split("=", 1)[1] for f in flags if f.startswith(f"--{name}="))
+
+
+def test_same_seed_same_result_but_for_times(small: list[str], tmp_path: Path) -> None:
+    results = []
+    for name, seed in (("a", 3), ("b", 3), ("c", 4)):
+        assert main([*small, f"--seed={seed}", f"--output_dir={tmp_path / name}"]) == 0
+        result = read(tmp_path / name)
+        for key in [key for key in result["search"] if key.startswith("seconds")]:
+            del result["search"][key]
+        results.append(result)
+    assert results[0] == results[1]
+    assert results[0]["search"] != results[2]["search"]
+
+
+@pytest.mark.parametrize(
+    "algorithm", ["sos", "sos-repaired", "eaSimple", "eaMuPlusLambda", "eaMuCommaLambda"]
+)
+def test_every_algorithm_keeps_the_bound(small: list[str], tmp_path: Path, algorithm: str) -> None:
+    folder = tmp_path / "run"
+    flags = [f"--algorithm={algorithm}", "--mutation_rate=0.3", f"--output_dir={folder}"]
+    assert main([*small, *flags]) == 0
+    result = read(folder)
+    assert result["best"]["sparsity"] <= 0.34
+    assert all(float(row["sparsity"]) <= 0.34 for row in rows(folder / "evaluations.csv"))
+    if algorithm == "sos":
+        assert result["search"]["stopped_by"] == "max_sparsity"
+
+
+def test_a_configuration_file_and_flags_over_it(small: list[str], tmp_path: Path) -> None:
+    settings = tmp_path / "settings.yaml"
+    lines = [flag.removeprefix("--").replace("=", ": ", 1) for flag in small]
+    settings.write_text("\n".join([*lines, "threshold: null", "generations: 1"][1:] + lines[:1]))
+    folder = tmp_path / "run"
+    assert main([str(settings), "--generations=2", f"--output_dir={folder}"]) == 0
+    assert read(folder)["search"]["generations"] == 2
+    config = folder / "config.json"
+    again = json.loads(config.read_text()) | {"output_dir": str(tmp_path / "again")}
+    (tmp_path / "again.json").write_text(json.dumps(again))
+    assert main([str(tmp_path / "again.json")]) == 0
+    assert read(tmp_path / "again")["best"] == read(folder)["best"]
+
+
+def test_the_threshold_stops(small: list[str], tmp_path: Path) -> None:
+    assert main([*small, "--threshold=-1e9", f"--output_dir={tmp_path / 'run'}"]) == 0
+    search = read(tmp_path / "run")["search"]
+    assert (search["stopped_by"], search["generations"]) == ("threshold", 0)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--model=./nowhere"], "model folder ./nowhere does not exist"),
+        (["--dataset=missing.txt"], "missing.txt does not exist"),
+        (["--dataset={empty}"], "is empty"),
+        (["--dataset={short}"], "fewer than one sequence of 64"),
+        (["--seqlen=65"], "beyond the model's 64"),
+        (["--max_sparsity=1"], "max_sparsity is 1.0: a sparsity lies in [0, 1)"),
+        (["--max_sparsity=nan"], "max_sparsity is nan"),
+        (["--initial_sparsity=-0.1"], "initial_sparsity is -0.1"),
+        (["--initial_sparsity=0.34"], "initial_sparsity 0.34 is not below max_sparsity 0.34"),
+        (["--population_size=1"], "population is 1: give at least 2"),
+        (["--generations=-1"], "generations is -1"),
+        (["--mutation_rate=2"], "mutation_rate is 2.0"),
+        (["--crossover_rate=-1"], "crossover_rate is -1.0"),
+        (["--tournament_size=0"], "tournament_size is 0"),
+        (["--samples=0"], "samples is 0"),
+        (["--batch_tokens=0"], "batch_tokens is 0"),
+        (["--algorithm=sos-repared"], "did you mean 'sos-repaired'"),
+        (["--objective=papr"], "did you mean 'paper'"),
+        (["--task=perplexty"], "did you mean 'perplexity'"),
+        (["--device=cuda:77"], "device 'cuda:77' is not there"),
+        (["--dtype=int8"], "unknown dtype 'int8'"),
+        (["--output_dir={full}"], "holds a run already"),
+        (["--output_dir={notempty}"], "is not an empty folder"),
+        (["--output_dir={empty}"], "is not an empty folder"),
+        (["--generation=5"], "unknown flag '--generation': did you mean '--generations'"),
+        (["--generations=ten"], "--generations: invalid int value: 'ten'"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(
+    small: list[str], tmp_path: Path, flags: list[str], message: str, capsys: Any
+) -> None:
+    places = {name: tmp_path / name for name in ("full", "notempty", "empty", "short")}
+    for folder, file in (("full", "config.json"), ("notempty", "thesis.tex")):
+        places[folder].mkdir()
+        (places[folder] / file).write_text("mine")
+    for name, text in (("empty", ""), ("short", "one two")):
+        places[name] = places[name].with_suffix(".txt")
+        places[name].write_text(text)
+    before = sorted(tmp_path.rglob("*"))
+    flags = [flag.format(**places) for flag in flags]
+    if not any(flag.startswith("--output_dir") for flag in flags):
+        flags.append(f"--output_dir={tmp_path / 'run'}")
+    assert main([*small, *flags]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: ")
+    assert captured.err.count("\n") == 1
+    assert message in captured.err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("generation: 3", "did you mean 'generations'"),
+        ("- 1", "holds no settings"),
+        ("a: [", "cannot be read"),
+        (None, "does not exist"),
+    ],
+)
+def test_bad_configuration_files(
+    tmp_path: Path, text: str | None, message: str, capsys: Any
+) -> None:
+    path = tmp_path / "settings.yaml"
+    if text is not None:
+        path.write_text(text)
+    assert main([str(path)]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_model_that_computes_nan_is_refused_before_the_search(
+    small: list[str], tmp_path: Path, capsys: Any
+) -> None:
+    from tests.conftest import small_llama
+
+    model = small_llama()
+    with torch.no_grad():
+        model.lm_head.weight.fill_(math.nan)
+    folder = Path(_flag(small, "model"))
+    model.save_pretrained(tmp_path / "nan")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / "nan" / name).write_text((folder / name).read_text())
+    assert main([*small, f"--model={tmp_path / 'nan'}", f"--output_dir={tmp_path / 'run'}"]) == 2
+    assert "perplexity (metric) is nan" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_front_door(capsys: Any) -> None:
+    assert front_door([]) == 0
+    assert "run " in capsys.readouterr().out
+    assert front_door(["rnu"]) == 2
+    assert "did you mean 'run'" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as stop:
+        front_door(["run", "--help"])
+    assert stop.value.code == 0
+    assert "--max_sparsity" in capsys.readouterr().out
+
+
+def test_help_needs_no_torch_and_the_module_runs_as_a_program(tmp_path: Path) -> None:
+    """Within two seconds on an idle machine; here the cause is tested, and a generous bound."""
+    started = time.perf_counter()
+    command = [sys.executable, "-X", "importtime", "-m", "sos_deap.run", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=True)
+    assert time.perf_counter() - started < 10
+    assert "--population_size" in done.stdout
+    assert " torch\n" not in done.stderr
+    bad = subprocess.run(
+        [sys.executable, "-m", "sos_deap", "run", "--algorithm=x"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        check=False,
+    )
+    assert bad.returncode == 2
+    assert bad.stderr.startswith("error: unknown algorithm 'x'")
+    assert bad.stderr.count("\n") == 1
