@@ -174,7 +174,9 @@ class Evaluator:
         keys = [self._key(individual) for individual in individuals]
         most = most_removed(len(self.head_map), 1.0 if max_sparsity is None else max_sparsity)
         feasible = [key.count(0) <= most for key in keys]
-        metrics = iter(self.metrics(key for key, fits in zip(keys, feasible, strict=True) if fits))
+        metrics = iter(
+            self._metrics([key for key, fits in zip(keys, feasible, strict=True) if fits])
+        )
         infeasible = feasible.count(False)
         self.accounting.evaluations += infeasible
         self.accounting.infeasible += infeasible
@@ -189,8 +191,10 @@ class Evaluator:
 
     def metrics(self, individuals: Iterable[Sequence[int]]) -> list[float]:
         """The task's metric of several individuals, in order; may be NaN or infinite."""
+        return self._metrics([self._key(individual) for individual in individuals])
+
+    def _metrics(self, keys: list[bytes]) -> list[float]:
         started, forward_before = time.perf_counter(), self.accounting.seconds_forward
-        keys = [self._key(individual) for individual in individuals]
         new = [key for key in dict.fromkeys(keys) if key not in self._cache]
         self._compute(new)
         self.accounting.evaluations += len(keys)
@@ -217,9 +221,7 @@ class Evaluator:
         return ((list(key), metric) for key, metric in self._cache.items())
 
     def _key(self, individual: Sequence[int]) -> bytes:
-        if not isinstance(individual, bytes):
-            individual = bytes(map(int, self.head_map.checked(individual)))
-        return individual
+        return bytes(map(int, self.head_map.checked(individual)))
 
     def _fitness(self, metric: float, removed: float) -> tuple[float, ...]:
         if not math.isfinite(metric):

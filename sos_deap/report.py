@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import sys
 import time
 from collections.abc import Iterable
@@ -51,7 +52,8 @@ class Progress:
         )
         last = generation == self._generations
         if self._terminal:
-            print(f"\r\x1b[K{self._line(generation)}", end="", flush=True)
+            width = shutil.get_terminal_size().columns - 1  # a longer line would not be overwritten
+            print(f"\r\x1b[K{self._line(generation)[:width]}", end="", flush=True)
         elif generation % 10 == 0 or last:
             print(self._line(generation), flush=True)
 

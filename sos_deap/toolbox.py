@@ -6,7 +6,7 @@ from typing import Any
 
 from deap import tools
 
-from sos_deap.errors import InputError
+from sos_deap.errors import InputError, unknown
 from sos_deap.evaluator import Evaluator, batched_map
 from sos_deap.search.chromosome import Chromosome, random_genes, sparsity
 from sos_deap.search.operators import (
@@ -52,6 +52,8 @@ def register(
     :raises InputError: for a value out of range.
     """
     check_operators(initial_sparsity, max_sparsity, mutation_rate, tournament_size)
+    if crossover not in CROSSOVERS:
+        raise unknown("crossover", crossover, CROSSOVERS)
     length = len(evaluator.head_map)
 
     def individual() -> Chromosome:

@@ -166,6 +166,13 @@ def test_head_map() -> None:
     assert {layer.kv_heads for layer in heads.layers} == {2}
 
 
+def test_a_model_without_its_architecture_s_layers_is_refused() -> None:
+    model = build("llama")
+    del model.model.layers[:]
+    with pytest.raises(InputError, match=r"no attention layer of the llama architecture"):
+        head_map(model)
+
+
 def test_unknown_architecture_names_the_known_ones() -> None:
     with pytest.raises(InputError, match=r"'Linear'.*known are bert, distilbert"):
         head_map(torch.nn.Linear(2, 2))

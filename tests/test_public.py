@@ -13,14 +13,14 @@ import pytest
 import sos_deap
 
 README = Path(__file__).parent.parent / "README.md"
-PROMISED = (
-    "Chromosome Evaluator register batched_map statistics evolve cxFitnessWeighted "
-    "mutSparsityFlipBit head_map masked prune load"
-).split()
+PROMISED = {
+    *("Chromosome", "Evaluator", "register", "batched_map", "statistics", "evolve"),
+    *("cxFitnessWeighted", "mutSparsityFlipBit", "head_map", "masked", "prune", "load"),
+}
 
 
 def test_all_is_reality() -> None:
-    assert set(PROMISED) <= set(sos_deap.__all__)
+    assert set(sos_deap.__all__) >= PROMISED
     for name in sos_deap.__all__:
         thing = getattr(sos_deap, name)
         assert thing.__name__ == name

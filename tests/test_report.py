@@ -19,6 +19,7 @@ def test_progress_says_where_the_search_is(
     evaluator: Evaluator, terminal: bool, monkeypatch: Any, capsys: Any
 ) -> None:
     monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
+    monkeypatch.setenv("COLUMNS", "200")
     progress = Progress(evaluator, generations=12)
     progress(0, [])
     best = [1] * (GENES - 3) + [0] * 3
@@ -29,13 +30,22 @@ def test_progress_says_where_the_search_is(
     progress.close()
     printed = capsys.readouterr().out
     assert "none within the maximum sparsity yet" in printed
-    last = printed.rstrip("\n").splitlines()[-1].split("\r\x1b[K")[-1]
+    last = printed.rstrip("\n").splitlines()[-1].removeprefix("\x1b[K")
     assert last.startswith(f"generation 12/12  best perplexity {metric:.4g} at sparsity 0.250  ")
     assert "1 forward evaluations, 1 cache hits" in last
     assert last.endswith("ETA 0 s")
     # A terminal shows one line that changes; a file gets every tenth and the last.
     assert printed.count("\n") == (1 if terminal else 3)
     assert [row["evaluations"] for row in progress.rows] == [0] + [2] * 12
+
+
+def test_progress_stays_on_one_line_of_the_terminal(
+    evaluator: Evaluator, monkeypatch: Any, capsys: Any
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "40")
+    Progress(evaluator, generations=12)(0, [])
+    assert len(capsys.readouterr().out.removeprefix("\r\x1b[K")) == 39
 
 
 def test_files_are_whole_or_not_there(tmp_path: Path) -> None:

@@ -95,7 +95,13 @@ def stock_head_map(model: nn.Module) -> HeadMap:
     if kind not in FAMILIES:
         raise unknown("architecture", kind, FAMILIES)
     family = FAMILIES[kind]
-    return HeadMap(family, tuple(_attention_layers(model, family)))
+    layers = tuple(_attention_layers(model, family))
+    if not layers:
+        raise InputError(
+            f"no attention layer of the {kind} architecture in this {type(model).__name__}: "
+            f"expected modules named ...{family.block}.{family.attention}"
+        )
+    return HeadMap(family, layers)
 
 
 def _attention_layers(model: nn.Module, family: Family) -> Iterator[AttentionLayer]:
