@@ -53,18 +53,22 @@ class RunConfig:
     tournament_size: int = _flag(3, "Chromosomes in a selection tournament.")
     initial_sparsity: float = _flag(0.05, "Share of heads removed at the start.")
     max_sparsity: float = _flag(0.31, "Largest share of heads removed, S.")
-    threshold: float | None = _flag(None, "Stop when a fitness reaches this, tau (off).")
-    seqlen: int | None = _flag(None, "Tokens in a sequence (the model's longest, at most 2048).")
+    threshold: float | None = _flag(None, "Stop when a fitness reaches this, tau; None is never.")
+    seqlen: int | None = _flag(
+        None, "Tokens in a sequence; None is the model's longest, at most 2048."
+    )
     samples: int = _flag(8, "Calibration sequences that score each sub-model.")
     batch_tokens: int | None = _flag(
-        None, "Most tokens in a forward pass (4096 on a CPU, 32768 on a GPU)."
+        None, "Most tokens in a forward pass; None is 4096 on a CPU, 32768 on a GPU."
     )
     device: str = _flag("auto", "auto (a GPU if there is one), cpu, cuda, cuda:1, ...")
     dtype: str = _flag(
         "auto", "auto (float32 on a CPU, else as stored), float32, bfloat16, float16."
     )
     seed: int = _flag(0, "Seed of the search and of the choice of calibration sequences.")
-    output_dir: str | None = _flag(None, "Run folder (runs/<time>-<model>-<algorithm>-<seed>).")
+    output_dir: str | None = _flag(
+        None, "Run folder; None is runs/<time>-<model>-<algorithm>-<seed>."
+    )
 
 
 def run(config: RunConfig) -> Path:

@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 import time
@@ -17,7 +18,13 @@ import torch
 
 from sos_deap import Evaluator, load, masked
 from sos_deap.__main__ import main as front_door
+from sos_deap.models.pretrained import BUILTIN as BUILTIN_MODELS
+from sos_deap.models.pretrained import DTYPES
 from sos_deap.run import main
+from sos_deap.search.algorithms import ALGORITHMS
+from sos_deap.tasks.data import BUILTIN as BUILTIN_DATA
+from sos_deap.tasks.metrics import TASKS
+from sos_deap.tasks.objectives import OBJECTIVES
 
 
 @pytest.fixture
@@ -247,6 +254,15 @@ def test_the_front_door(capsys: Any) -> None:
         front_door(["run", "--help"])
     assert stop.value.code == 0
     assert "--max_sparsity" in capsys.readouterr().out
+
+
+def test_help_names_everything_that_can_be_chosen(capsys: Any) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    text = re.sub(r"-\n\s+", "-", capsys.readouterr().out)  # a line may break at a hyphen
+    words = set(re.findall(r"[\w:-]+", text))
+    for names in (ALGORITHMS, OBJECTIVES, TASKS, DTYPES, BUILTIN_MODELS, BUILTIN_DATA):
+        assert set(names) <= words
 
 
 def test_help_needs_no_torch_and_the_module_runs_as_a_program(tmp_path: Path) -> None:
