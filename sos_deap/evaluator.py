@@ -234,21 +234,26 @@ class Evaluator:
         """Fill the cache, a chunk of sub-models in each forward pass."""
         while pending:
             chunk = pending[: max(1, self._examples_per_pass // len(self.task))]
-            started = time.perf_counter()
             try:
-                with masked(self.model, chunk, self.head_map):
-                    sums = _sums(self.model, self.task, len(chunk), self._examples_per_pass)
+                sums = self._score(chunk)
             except RuntimeError as error:
                 self._shrink(error, min(self._examples_per_pass, len(chunk) * len(self.task)))
                 continue
-            finally:
-                self.accounting.seconds_forward += time.perf_counter() - started
             self.accounting.tokens += len(chunk) * len(self.task) * self.task.seqlen
             for key, row in zip(chunk, sums, strict=True):
                 metric = self.task.metric(row)
                 self.accounting.non_finite += not math.isfinite(metric)
                 self._cache[key] = metric
             pending = pending[len(chunk) :]
+
+    def _score(self, chunk: list[bytes]) -> list[list[float]]:
+        """The task's sums of a chunk of sub-models; only this counts as forward time."""
+        with masked(self.model, chunk, self.head_map):
+            started = time.perf_counter()
+            try:
+                return _sums(self.model, self.task, len(chunk), self._examples_per_pass)
+            finally:
+                self.accounting.seconds_forward += time.perf_counter() - started
 
     def _shrink(self, error: RuntimeError, examples: int) -> None:
         """After running out of memory, allow half as many examples in a pass; else raise on."""
