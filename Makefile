@@ -1,4 +1,5 @@
-# `make run` and `make test` do all the set-up; .venv is made once, and again when its inputs change.
+# `make run` and `make test` do all the set-up; .venv is brought up to date when its inputs change.
+# Flags: make run FLAGS="--seed 1 --generations 20"
 PYTHON ?= python3
 BIN := .venv/bin
 export HF_HUB_OFFLINE ?= 1
@@ -6,7 +7,7 @@ export HF_HUB_OFFLINE ?= 1
 .PHONY: run test lint check clean
 
 run: .venv/installed
-	$(BIN)/python -m sos_deap.run
+	$(BIN)/python -m sos_deap.run $(FLAGS)
 
 test: .venv/installed
 	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered
