@@ -1,6 +1,6 @@
 """The main job, timed from outside: `python -m sos_deap.run` as a user starts it.
 
-    python -m benchmarks.main_job NAME [--repeats 3] [--FLAG VALUE ...]   # the flags of sos_deap.run
+    python -m benchmarks.main_job NAME [--repeats 3] [--FLAG VALUE ...]   # sos_deap.run's flags
 
 Writes results/main_job_NAME.json: the settings that differ from the defaults, the seconds of the
 whole process, the share of the search outside forward passes, and the last run's `result.json`
