@@ -10,6 +10,11 @@ class InputError(ValueError):
     """Bad input from the user; the command line prints it as one line and exits with status 2."""
 
 
+def first_line(error: BaseException) -> str:
+    """What an error of a library says, on one line."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(" :")
+
+
 def unknown(kind: str, given: str, known: Iterable[str]) -> InputError:
     """The error for a name that is in no table, with the nearest name that is.
 

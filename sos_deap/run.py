@@ -17,7 +17,7 @@ from pathlib import Path
 from platform import python_version
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from sos_deap.errors import InputError, unknown
+from sos_deap.errors import InputError, first_line, unknown
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -126,6 +126,8 @@ def _check(config: RunConfig) -> None:
     from sos_deap.search.drive import check_evolution
     from sos_deap.toolbox import check_operators
 
+    if not 0 <= config.seed < 2**32:
+        raise InputError(f"seed is {config.seed}: give a number from 0 to {2**32 - 1}")
     check_evolution(
         config.algorithm, config.population_size, config.generations, config.crossover_rate
     )
@@ -294,8 +296,9 @@ def _from_file(path: Path) -> list[str]:
     except FileNotFoundError as error:
         raise InputError(f"configuration file {path} does not exist") from error
     except (OSError, ValueError, yaml.YAMLError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"configuration file {path} cannot be read: {reason}") from error
+        raise InputError(
+            f"configuration file {path} cannot be read: {first_line(error)}"
+        ) from error
     if not isinstance(content, dict):
         raise InputError(f"configuration file {path} holds no settings: write lines of name: value")
     for key in content:
@@ -313,6 +316,9 @@ def main(arguments: list[str] | None = None) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:  # a full disk, say; what was written before is whole
+        print(f"error: {first_line(error)}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

@@ -60,13 +60,41 @@ def test_folders_that_hold_no_usable_model(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot load the model"):
         load_pretrained(str(tmp_path))
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "t5"}))
-    with pytest.raises(InputError, match=r"'t5': .*known are bert, distilbert, gpt2"):
+    with pytest.raises(
+        InputError, match="unknown architecture 't5': .*known are bert, distilbert, gpt2"
+    ):
         load_pretrained(str(tmp_path))
     AutoModel.from_config(AutoConfig.for_model("bert", num_hidden_layers=1)).save_pretrained(
         tmp_path
     )
     with pytest.raises(InputError, match="is a bert encoder: perplexity needs a causal"):
         load_pretrained(str(tmp_path))
+
+
+def test_a_missing_tokenizer_is_named(model_folder: Path, tmp_path: Path) -> None:
+    for path in model_folder.iterdir():
+        if not path.name.startswith("tokenizer"):
+            (tmp_path / path.name).write_bytes(path.read_bytes())
+    with pytest.raises(InputError, match="cannot load the tokenizer of the model"):
+        load_pretrained(str(tmp_path))
+
+
+def test_code_in_a_model_folder_is_not_run(model_folder: Path, tmp_path: Path) -> None:
+    for path in model_folder.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    config = json.loads((tmp_path / "config.json").read_text())
+    code = {"AutoConfig": "code.Config", "AutoModelForCausalLM": "code.Model"}
+    ran = tmp_path / "ran"
+    (tmp_path / "code.py").write_text(f"open({str(ran)!r}, 'w')")
+    for kind, message in (("llama", None), ("own", "custom code|trust_remote_code")):
+        changed = {**config, "model_type": kind, "auto_map": code}
+        (tmp_path / "config.json").write_text(json.dumps(changed))
+        if message is None:
+            load_pretrained(str(tmp_path))  # a stock class needs no code
+        else:
+            with pytest.raises(InputError, match=message):
+                load_pretrained(str(tmp_path))
+        assert not ran.exists()
 
 
 def test_a_pruned_model_is_refused(tmp_path: Path) -> None:

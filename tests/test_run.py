@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from sos_deap import Evaluator, load, masked
 from sos_deap.__main__ import main as front_door
@@ -173,6 +174,7 @@ def test_the_threshold_stops(small: list[str], tmp_path: Path) -> None:
         (["--mutation_rate=2"], "mutation_rate is 2.0"),
         (["--crossover_rate=-1"], "crossover_rate is -1.0"),
         (["--tournament_size=0"], "tournament_size is 0"),
+        (["--seed=-1"], "seed is -1"),
         (["--samples=0"], "samples is 0"),
         (["--batch_tokens=0"], "batch_tokens is 0"),
         (["--algorithm=sos-repared"], "did you mean 'sos-repaired'"),
@@ -243,6 +245,47 @@ def test_a_model_that_computes_nan_is_refused_before_the_search(
     assert main([*small, f"--model={tmp_path / 'nan'}", f"--output_dir={tmp_path / 'run'}"]) == 2
     assert "perplexity (metric) is nan" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_gpt2_from_the_command_line(small: list[str], tmp_path: Path) -> None:
+    config = GPT2Config(n_layer=3, n_head=4, n_embd=32, vocab_size=2048, n_positions=64)
+    GPT2LMHeadModel(config).save_pretrained(tmp_path / "gpt2")
+    for path in Path(_flag(small, "model")).glob("tokenizer*"):
+        (tmp_path / "gpt2" / path.name).write_text(path.read_text())
+    flags = [f"--model={tmp_path / 'gpt2'}", f"--output_dir={tmp_path / 'run'}"]
+    assert main([*small, *flags]) == 0
+    best = read(tmp_path / "run")["best"]
+    pruned: Any = load(tmp_path / "run" / "pruned")
+    assert pruned.num_parameters() == best["parameters"]
+    # A head of width 8 in a hidden size of 32: q, k, v and output weights, and q, k, v biases.
+    assert read(tmp_path / "run")["dense"]["parameters"] - best["parameters"] == (
+        (12 - best["heads"]) * (4 * 8 * 32 + 3 * 8)
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "message"),
+    [
+        (OSError(28, "No space left on device"), 1, "No space left"),
+        (KeyboardInterrupt(), 130, "inter"),
+    ],
+)
+def test_a_run_that_is_cut_short_says_so(
+    small: list[str],
+    tmp_path: Path,
+    monkeypatch: Any,
+    capsys: Any,
+    error: Any,
+    status: int,
+    message: str,
+) -> None:
+    def fail(*arguments: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("sos_deap.report.write_logbook", fail)
+    assert main([*small, f"--output_dir={tmp_path / 'run'}"]) == status
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run" / "result.json").exists()
 
 
 def test_the_front_door(capsys: Any) -> None:

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from sos_deap.errors import InputError, unknown
+from sos_deap.errors import InputError, first_line, unknown
 from sos_deap.models.families import FAMILIES
 
 #: Models that come with this package, by the name the user gives.
@@ -46,17 +46,21 @@ def load_pretrained(name: str, *, device: str = "auto", dtype: str = "auto") -> 
     chosen = checked_dtype(dtype) or (torch.float32 if place.type == "cpu" else None)
     source = _source(name)
     try:
-        config = AutoConfig.from_pretrained(source)
+        # False, not None, or transformers asks on the terminal whether to run a folder's code.
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
     except Exception as error:  # the Hub's client and the config classes raise many kinds
-        raise _cannot_load(name, error) from error
+        raise _cannot_load("model", name, error) from error
     _check_config(name, config)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    except Exception as error:
+        raise _cannot_load("tokenizer of the model", name, error) from error
+    try:
         model: Any = AutoModelForCausalLM.from_pretrained(
-            source, dtype=chosen or "auto", use_safetensors=True
+            source, dtype=chosen or "auto", use_safetensors=True, trust_remote_code=False
         )
     except Exception as error:
-        raise _cannot_load(name, error) from error
+        raise _cannot_load("model", name, error) from error
     return Pretrained(model.to(place).eval(), tokenizer, config.dtype or model.dtype)
 
 
@@ -101,7 +105,7 @@ def _source(name: str) -> str:
 
 def _check_config(name: str, config: Any) -> None:
     if config.model_type not in FAMILIES:
-        raise unknown(f"architecture of {name}:", config.model_type, FAMILIES)
+        raise unknown("architecture", config.model_type, FAMILIES)
     if getattr(config, "kept_heads", None) is not None:
         raise InputError(f"{name} is already pruned: prune the original, with all the heads to go")
     causal = config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
@@ -112,6 +116,5 @@ def _check_config(name: str, config: Any) -> None:
         )
 
 
-def _cannot_load(name: str, error: Exception) -> InputError:
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return InputError(f"cannot load the model {name}: {reason}")
+def _cannot_load(what: str, name: str, error: Exception) -> InputError:
+    return InputError(f"cannot load the {what} {name}: {first_line(error)}")

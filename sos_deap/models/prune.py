@@ -19,7 +19,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.pytorch_utils import Conv1D
 
-from sos_deap.errors import InputError
+from sos_deap.errors import InputError, first_line
 from sos_deap.models.heads import AttentionLayer, HeadMap, head_map, stock_head_map
 
 Kept = list[list[int]]  # the numbers of the query heads that each layer keeps
@@ -71,12 +71,16 @@ def load(folder: str | Path, *, dtype: str | torch.dtype = "auto") -> PreTrained
 
     try:
         loaded, info = Pruned.from_pretrained(
-            folder, dtype=dtype, use_safetensors=True, output_loading_info=True
+            folder,
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
         )
     except InputError:
         raise
     except Exception as error:  # a damaged folder fails in many ways, deep inside three libraries
-        raise InputError(f"cannot load {folder}: {_first_line(error)}") from error
+        raise InputError(f"cannot load {folder}: {first_line(error)}") from error
     if wrong := {what: sorted(map(str, names)) for what, names in info.items() if names}:
         what, names = next(iter(wrong.items()))
         raise InputError(
@@ -248,7 +252,7 @@ def _read_config(folder: Path) -> tuple[type[PreTrainedModel], Kept]:
         config = json.loads(path.read_text(encoding="utf-8"))
         kept, architecture = config.get("kept_heads"), (config.get("architectures") or [None])[0]
     except (ValueError, AttributeError, TypeError, KeyError) as error:
-        raise InputError(f"{path} is damaged ({_first_line(error)}): save it again") from error
+        raise InputError(f"{path} is damaged ({first_line(error)}): save it again") from error
     if kept is None:
         raise InputError(
             f"{path} names no kept_heads, so sos_deap did not write it: "
@@ -276,7 +280,3 @@ def _check_kept(kept: Any, heads: HeadMap) -> None:
             "kept_heads in config.json must list, for each of the model's "
             f"{len(heads.layers)} layers, the numbers of its kept heads in rising order"
         )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

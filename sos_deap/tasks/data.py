@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sos_deap.errors import InputError, unknown
+from sos_deap.errors import InputError, first_line, unknown
 from sos_deap.tasks.pydoc import pydoc_documents
 
 
@@ -142,8 +142,7 @@ def _from_datasets(dataset: str) -> tuple[Text, Text]:
     try:
         splits = load_dataset(name, configuration or None)
     except Exception as error:  # it raises its own kinds, the Hub client's and the file readers'
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"cannot load the data set {dataset}: {reason}") from error
+        raise InputError(f"cannot load the data set {dataset}: {first_line(error)}") from error
     texts = {split: _column(dataset, rows) for split, rows in splits.items()}
     heldout = next((split for split in ("test", "validation") if split in texts), None)
     calibration = next((split for split in ("train", "validation") if split in texts), None)

@@ -1,7 +1,7 @@
 """English text that is on every machine: the documentation that comes with Python itself.
 
 ``builtin:pydoc`` is the reference manual's topics (``pydoc_data.topics``) and the docstrings of the
-standard library, parsed from source with ``ast`` (nothing is imported or run). A document is one
+standard library, read from source with ``ast`` (no module of it is run for that). A document is one
 topic or one module; a hash of its name decides its split, so a document keeps its split from one
 Python version to the next.
 """
