@@ -22,7 +22,7 @@ from sos_deap.models.pretrained import load_pretrained
 from sos_deap.search.chromosome import WORST_FITNESS, most_removed, sparsity
 from sos_deap.tasks.data import cut_sequences, read_text
 from sos_deap.tasks.metrics import TASKS, Task, checked_seqlen
-from sos_deap.tasks.objectives import OBJECTIVES, Objective
+from sos_deap.tasks.objectives import Objective, checked_objective
 
 #: Tokens in a forward pass unless the user says otherwise, by type of device.
 BATCH_TOKENS = {"cpu": 4096}
@@ -71,7 +71,6 @@ class Evaluator:
         "_examples_per_pass",
         "_worst",
         "accounting",
-        "batch_tokens",
         "head_map",
         "heldout",
         "model",
@@ -93,12 +92,11 @@ class Evaluator:
             batch_tokens = BATCH_TOKENS.get(model.device.type, BATCH_TOKENS_ACCELERATOR)
         if batch_tokens < 1:
             raise InputError(f"batch_tokens is {batch_tokens}: give at least 1")
-        self.model = model.eval()
+        self.model: PreTrainedModel = model.eval()
         self.task = task
         self.heldout = heldout
         self.objective = checked_objective(objective) if isinstance(objective, str) else objective
         self.head_map: HeadMap = head_map(model)
-        self.batch_tokens = batch_tokens
         self.accounting = Accounting()
         self.tokenizer: Any = None
         self.stored_dtype: torch.dtype = model.dtype
@@ -283,13 +281,6 @@ def batched_map(function: Callable[..., Any], individuals: Iterable[Sequence[int
         return list(map(function, individuals))
     keywords = function.keywords if isinstance(function, partial) else {}
     return list(evaluator.many(individuals, **keywords))
-
-
-def checked_objective(name: str) -> Objective:
-    """The objective of that name, or an :class:`InputError` with the nearest one."""
-    if name not in OBJECTIVES:
-        raise unknown("objective", name, OBJECTIVES)
-    return OBJECTIVES[name]
 
 
 def _sums(model: Any, task: Task, sub_models: int, examples_per_pass: int) -> list[list[float]]:

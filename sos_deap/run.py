@@ -6,7 +6,6 @@ This is the only file that sees the configuration; everything it calls takes pla
 from __future__ import annotations
 
 import json
-import math
 import random
 import re
 import sys
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from sos_deap.evaluator import Evaluator
-    from sos_deap.tasks.metrics import Task
 
 
 def _flag(default: Any, text: str) -> Any:
@@ -80,6 +78,7 @@ def run(config: RunConfig) -> Path:
     """
     # Imported here, so that --help does not wait for torch.
     from sos_deap.evaluator import Evaluator
+    from sos_deap.outcome import prune_and_measure, quality, size
     from sos_deap.report import table, write_json
 
     _check(config)
@@ -99,8 +98,8 @@ def run(config: RunConfig) -> Path:
     heads, heldout = evaluator.head_map, evaluator.heldout
     assert heldout is not None  # from_pretrained always cuts a held-out part
     dense = {
-        **_quality(evaluator, heldout, evaluator.model),
-        **_size(evaluator.model, evaluator.stored_dtype, len(heads)),
+        **quality(evaluator, heldout, evaluator.model),
+        **size(evaluator.model, evaluator.stored_dtype, len(heads)),
     }
     _claim(folder, config)
     print(f"{config.model}: {len(heads)} attention heads in {len(heads.layers)} layers")
@@ -108,7 +107,9 @@ def run(config: RunConfig) -> Path:
     search, chromosome = _search(config, evaluator, folder)
     result = {
         "dense": dense,
-        "best": _prune(evaluator, heldout, chromosome, folder / "pruned"),
+        "best": prune_and_measure(
+            evaluator, heldout, _original(config, evaluator), chromosome, folder / "pruned"
+        ),
         "search": search,
         "data": {"calibration": evaluator.task.describe(), "heldout": heldout.describe()},
         "dtype": str(evaluator.model.dtype).removeprefix("torch."),
@@ -193,44 +194,14 @@ def _search(config: RunConfig, evaluator: Evaluator, folder: Path) -> tuple[dict
     }, evolution.halloffame[0]
 
 
-def _prune(evaluator: Evaluator, heldout: Task, chromosome: Any, folder: Path) -> dict[str, Any]:
-    """Prune, save, load again, and measure what was loaded: the figures are those of the files."""
-    from sos_deap.models.prune import load, prune
-    from sos_deap.search.chromosome import sparsity
+def _original(config: RunConfig, evaluator: Evaluator) -> PreTrainedModel:
+    """The model with its weights as stored: loaded once more if the search rounded them."""
+    from sos_deap.models.pretrained import load_pretrained
 
-    beside = folder.with_name(folder.name + ".part")
-    # In the dtype the weights came in: computing in float32 must not double the files.
-    smaller: Any = prune(evaluator.model, chromosome)
-    smaller.to(evaluator.stored_dtype).save_pretrained(beside)
-    evaluator.tokenizer.save_pretrained(beside)
-    beside.rename(folder)
-    pruned: Any = load(folder, dtype=evaluator.model.dtype)
-    return {
-        **_quality(evaluator, heldout, pruned.to(evaluator.model.device)),
-        **_size(pruned, evaluator.stored_dtype, sum(chromosome)),
-        "sparsity": sparsity(chromosome),
-        "chromosome": list(chromosome),
-    }
-
-
-def _quality(evaluator: Evaluator, heldout: Task, model: PreTrainedModel) -> dict[str, float]:
-    """The metric on the calibration and on the held-out part."""
-    found = {
-        "metric": evaluator.metric_of(model, evaluator.task),
-        "heldout": evaluator.metric_of(model, heldout),
-    }
-    for part, value in found.items():
-        if not math.isfinite(value):
-            raise InputError(
-                f"the model's {evaluator.task.name} ({part}) is {value}: check the model and the "
-                "data, or compute with --dtype float32"
-            )
-    return found
-
-
-def _size(model: PreTrainedModel, stored_dtype: Any, heads: int) -> dict[str, int]:
-    parameters = model.num_parameters()
-    return {"heads": heads, "parameters": parameters, "bytes": parameters * stored_dtype.itemsize}
+    stored = str(evaluator.stored_dtype).removeprefix("torch.")
+    if str(evaluator.model.dtype) in ("torch.float32", f"torch.{stored}"):
+        return evaluator.model
+    return load_pretrained(config.model, device="cpu", dtype=stored).model
 
 
 def _free_folder(config: RunConfig) -> Path:

@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
-from sos_deap import Evaluator, load, masked
+from sos_deap import Evaluator, load, masked, prune
 from sos_deap.__main__ import main as front_door
 from sos_deap.models.pretrained import BUILTIN as BUILTIN_MODELS
 from sos_deap.models.pretrained import DTYPES
@@ -245,6 +245,19 @@ def test_a_model_that_computes_nan_is_refused_before_the_search(
     assert main([*small, f"--model={tmp_path / 'nan'}", f"--output_dir={tmp_path / 'run'}"]) == 2
     assert "perplexity (metric) is nan" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_a_search_in_low_precision_does_not_round_the_weights(
+    small: list[str], tmp_path: Path
+) -> None:
+    flags = ["--dtype=bfloat16", "--generations=1", f"--output_dir={tmp_path / 'run'}"]
+    assert main([*small, *flags]) == 0
+    result, pruned = read(tmp_path / "run"), load(tmp_path / "run" / "pruned")
+    assert result["dtype"] == "bfloat16"
+    assert result["best"]["bytes"] == 4 * result["best"]["parameters"]
+    stored: Any = AutoModelForCausalLM.from_pretrained(_flag(small, "model"))
+    expected = prune(stored, result["best"]["chromosome"]).state_dict()
+    assert all(torch.equal(expected[name], w) for name, w in pruned.state_dict().items())
 
 
 def test_gpt2_from_the_command_line(small: list[str], tmp_path: Path) -> None:

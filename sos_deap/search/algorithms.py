@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from deap import algorithms, tools
@@ -19,6 +20,7 @@ def sos(
     stats: Any = None,
     halloffame: Any = None,
     verbose: bool = False,
+    best_ever: bool = True,
 ) -> tuple[list[Any], Any]:
     """Algorithm 1 of "Survival of the Smallest", with the signature of DEAP's algorithms.
 
@@ -32,6 +34,8 @@ def sos(
     :param stats: a DEAP ``Statistics``, if any.
     :param halloffame: a DEAP ``HallOfFame``, if any.
     :param verbose: print the logbook's row of each generation.
+    :param best_ever: keep the best of all generations in the hall of fame; line 14 to the letter
+        looks at the last population only.
     :returns: the last population and the logbook.
     """
     logbook = tools.Logbook()
@@ -44,7 +48,10 @@ def sos(
         ):
             individual.fitness.values = fitness
         if halloffame is not None:
-            halloffame.update(population)
+            feasible = [individual for individual in population if not is_worst(individual)]
+            if feasible and not best_ever:
+                halloffame.clear()
+            halloffame.update(feasible)
         record = stats.compile(population) if stats else {}
         logbook.record(gen=generation, nevals=len(pending), **record)
         if verbose:
@@ -56,24 +63,6 @@ def sos(
         # Lines 7 and 8: mate neighbours with probability C, then mutate every child.
         population[:] = algorithms.varAnd(parents, toolbox, cxpb=cxpb, mutpb=1.0)  # line 9
         evaluate_and_record(generation)
-    return population, logbook
-
-
-def sos_last(
-    population: list[Any],
-    toolbox: Any,
-    cxpb: float,
-    ngen: int,
-    stats: Any = None,
-    halloffame: Any = None,
-    verbose: bool = False,
-) -> tuple[list[Any], Any]:
-    """:func:`sos` to the letter of line 14: the best of the last population, not the best ever."""
-    population, logbook = sos(population, toolbox, cxpb, ngen, stats, None, verbose)
-    last = [individual for individual in population if not is_worst(individual)]
-    if halloffame is not None and last:  # else keep the last generation that had a feasible one
-        halloffame.clear()
-        halloffame.update(last)
     return population, logbook
 
 
@@ -108,6 +97,6 @@ ALGORITHMS: dict[str, Algorithm] = {
     "eaMuCommaLambda": Algorithm(algorithms.eaMuCommaLambda, _mate_or_mutate),
     "eaMuPlusLambda": Algorithm(algorithms.eaMuPlusLambda, _mate_or_mutate),
     "eaSimple": Algorithm(algorithms.eaSimple, _mutate_all),
-    "sos": Algorithm(sos_last, literal=True),
+    "sos": Algorithm(partial(sos, best_ever=False), literal=True),
     "sos-repaired": Algorithm(sos),
 }

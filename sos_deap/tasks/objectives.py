@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from sos_deap.errors import unknown
+
 Objective = Callable[[float, float], tuple[float, ...]]
 
 
@@ -38,3 +40,10 @@ OBJECTIVES: dict[str, Objective] = {
     "paper": paper,
     "paper-literal": paper_literal,
 }
+
+
+def checked_objective(name: str) -> Objective:
+    """The objective of that name, or an :class:`InputError` with the nearest one."""
+    if name not in OBJECTIVES:
+        raise unknown("objective", name, OBJECTIVES)
+    return OBJECTIVES[name]
