@@ -70,9 +70,9 @@ class Progress:
             best = f"{name} {row['best_metric']:.4g} at sparsity {row['best_sparsity']:.3f}"
         left = row["seconds"] / (generation + 1) * (self._generations - generation)
         return (
-            f"generation {generation:{width}d}/{self._generations}  best {best}  "
-            f"{row['forward_evaluations']} forward evaluations, {row['cache_hits']} cache hits  "
-            f"{row['seconds']:.0f} s, ETA {left:.0f} s"
+            f"generation {generation:{width}d}/{self._generations}  "
+            f"{row['seconds']:.0f} s, ETA {left:.0f} s  best {best}  "
+            f"{row['forward_evaluations']} forward evaluations, {row['cache_hits']} cache hits"
         )
 
 

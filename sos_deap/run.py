@@ -174,11 +174,11 @@ def _search(config: RunConfig, evaluator: Evaluator, folder: Path) -> tuple[dict
             stats=statistics(),
             on_generation=progress,
         )
-    finally:
+    finally:  # after Ctrl-C too: what was computed is kept
+        seconds = progress.seconds
         progress.close()
-    seconds = progress.seconds
+        write_evaluations(folder / "evaluations.csv", evaluator)
     write_logbook(folder / "logbook.csv", evolution.logbook, progress.rows)
-    write_evaluations(folder / "evaluations.csv", evaluator)
     if not evolution.halloffame:
         raise InputError(
             f"no sub-model had a finite {evaluator.task.name}: try another dtype or other data"

@@ -299,6 +299,7 @@ def test_a_run_that_is_cut_short_says_so(
     assert main([*small, f"--output_dir={tmp_path / 'run'}"]) == status
     assert message in capsys.readouterr().err
     assert not (tmp_path / "run" / "result.json").exists()
+    assert rows(tmp_path / "run" / "evaluations.csv")  # what was computed is kept
 
 
 def test_the_front_door(capsys: Any) -> None:
