@@ -131,6 +131,8 @@ def table(result: dict[str, Any], metric: str) -> str:
     ):
         change = best[key] / dense[key] - 1 if dense[key] else 0.0
         lines.append(f"{label:34}{dense[key]:>14{style}}{best[key]:>14{style}}{change:>+10.1%}")
+    if bad := result["search"]["non_finite"]:
+        lines.append(f"{bad} sub-models had no finite {metric} and got the worst fitness")
     parts = ((name, data[name]) for name in ("calibration", "heldout"))
     lines += [
         f"{name}: {part['split']}, {part['sequences']} sequences of {part['seqlen']} tokens"

@@ -9,7 +9,14 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    PreTrainedModel,
+)
 
 from sos_deap import InputError, head_map, load, masked, prune
 from sos_deap.models.families import FAMILIES
@@ -87,6 +94,19 @@ def test_masked_single_sliced_and_reloaded_agree(
         assert torch.equal(output(reloaded, ids), output(pruned, ids))
     assert not torch.allclose(together[1], dense, rtol=1e-2)  # heads matter in these models
     assert torch.equal(output(model, ids), dense)  # and the model is as it was
+
+
+@pytest.mark.parametrize("auto", [AutoModelForSequenceClassification, AutoModelForMaskedLM])
+@pytest.mark.parametrize("family", sorted(set(FAMILIES) - {"gpt2", "llama"}))
+def test_encoders_with_a_task_head(family: str, auto: Any, tmp_path: Path) -> None:
+    model, ids = build(family, auto=auto), torch.randint(1, 61, (2, 9))
+    for number, genes in enumerate(chromosomes(3)):
+        with masked(model, [genes]):
+            expected = output(model, ids)
+        pruned = prune(model, genes)
+        assert_close(output(pruned, ids), expected)
+        pruned.save_pretrained(tmp_path / str(number))
+        assert torch.equal(output(load(tmp_path / str(number)), ids), output(pruned, ids))
 
 
 @pytest.mark.parametrize("side", ["left", "right"])

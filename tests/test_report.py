@@ -74,7 +74,15 @@ def test_the_table_by_hand() -> None:
         best={"heads": 7, "parameters": 900, "bytes": 3600, "metric": 5.5, "heldout": 6.0},
     )
     part = {"split": "words", "sequences": 2, "seqlen": 8}
-    shown = table({**vars(sides), "data": {"calibration": part, "heldout": part}}, "perplexity")
+    result = {
+        **vars(sides),
+        "data": {"calibration": part, "heldout": part},
+        "search": {"non_finite": 0},
+    }
+    shown = table(result, "perplexity")
+    assert "finite" not in shown
+    result["search"]["non_finite"] = 3
+    assert "3 sub-models had no finite perplexity" in table(result, "perplexity")
     lines = [line.split() for line in shown.splitlines()]
     assert lines[1] == ["attention", "heads", "10", "7", "-30.0%"]
     assert lines[2] == ["parameters", "1,000", "900", "-10.0%"]
