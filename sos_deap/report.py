@@ -50,17 +50,19 @@ class Progress:
                 "seconds": round(seconds, 3),
             }
         )
-        last = generation == self._generations
         if self._terminal:
             width = shutil.get_terminal_size().columns - 1  # a longer line would not be overwritten
             print(f"\r\x1b[K{self._line(generation)[:width]}", end="", flush=True)
-        elif generation % 10 == 0 or last:
+        elif generation % 10 == 0:
             print(self._line(generation), flush=True)
 
     def close(self) -> None:
-        """End the line that a terminal shows."""
+        """End the line that a terminal shows; elsewhere show the last generation if not yet."""
+        last = len(self.rows) - 1
         if self._terminal:
             print()
+        elif self.rows and last % 10:
+            print(self._line(last), flush=True)
 
     def _line(self, generation: int) -> str:
         row, width = self.rows[-1], len(str(self._generations))

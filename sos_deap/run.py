@@ -105,6 +105,7 @@ def run(config: RunConfig) -> Path:
     print(f"{config.model}: {len(heads)} attention heads in {len(heads.layers)} layers")
     print(f"run folder: {folder}", flush=True)
     search, chromosome = _search(config, evaluator, folder)
+    print(f"ended after {search['generations']} generations, stopped by {search['stopped_by']}")
     result = {
         "dense": dense,
         "best": prune_and_measure(

@@ -47,6 +47,11 @@ def test_progress_stays_on_one_line_of_the_terminal(
     assert len(capsys.readouterr().out.removeprefix("\r\x1b[K")) == 39
 
 
+def test_progress_without_a_generation_closes_quietly(evaluator: Evaluator, capsys: Any) -> None:
+    Progress(evaluator, generations=12).close()
+    assert capsys.readouterr().out == ""
+
+
 def test_files_are_whole_or_not_there(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", {"genes": [1, 0, 1], "nested": {"x": 0.5}})
     text = (tmp_path / "a.json").read_text()

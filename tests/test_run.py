@@ -103,7 +103,14 @@ def test_a_run_leaves_everything_and_a_model_that_loads(
     assert data["calibration"]["tokens"] == 2 * 64
     assert json.loads((folder / "config.json").read_text())["population_size"] == 6
     assert result["versions"]["torch"] == torch.__version__
-    for shown in ("generation 5/5", "cache hits", "ETA", "attention heads", str(folder / "pruned")):
+    for shown in (
+        "generation 5/5",
+        "ended after 5 generations, stopped by generations",
+        "cache hits",
+        "ETA",
+        "attention heads",
+        str(folder / "pruned"),
+    ):
         assert shown in printed
 
 
