@@ -41,7 +41,7 @@ def main() -> None:
     """Measure and write the result."""
     evaluator = Evaluator.from_pretrained("builtin:tiny", dataset="builtin:pydoc", device="cpu")
     heldout: Any = evaluator.heldout
-    windows = heldout._sequences.input_ids
+    windows = heldout.sequences.input_ids
     dense = evaluator.metric_of(evaluator.model, heldout)
     ngram, trained_on = ngram_perplexity(evaluator.tokenizer, windows)
     generator, heads = random.Random(0), len(evaluator.head_map)

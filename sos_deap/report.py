@@ -1,4 +1,4 @@
-"""What a run shows and leaves behind: a progress line, a table, CSV and JSON files."""
+"""What a run shows and leaves behind: a progress line, a table, its folder, CSV and JSON files."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from sos_deap.errors import InputError
 from sos_deap.evaluator import Evaluator
 from sos_deap.search.chromosome import sparsity
 
@@ -76,6 +77,31 @@ class Progress:
             f"{row['seconds']:.0f} s, ETA {left:.0f} s  best {best}  "
             f"{row['forward_evaluations']} forward evaluations, {row['cache_hits']} cache hits"
         )
+
+
+def free_folder(folder: Path) -> Path:
+    """Return a run folder's path.
+
+    :raises InputError: if there is anything in it already.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        run = (folder / "config.json").is_file()
+        what = "holds a run already" if run else "is not an empty folder"
+        raise InputError(f"output folder {folder} {what}: give another --output_dir")
+    return folder
+
+
+def claim(folder: Path, settings: dict[str, Any]) -> None:
+    """Make the run folder and write its ``config.json``; of several runs only one can.
+
+    :raises InputError: if that is not possible.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / "config.json").open("x", encoding="utf-8") as file:
+            file.write(json.dumps(settings, indent=2) + "\n")
+    except OSError as error:
+        raise InputError(f"cannot write to output folder {folder}: {error.strerror}") from error
 
 
 def write_logbook(path: Path, logbook: Any, rows: Iterable[dict[str, Any]]) -> None:

@@ -5,7 +5,6 @@ This is the only file that sees the configuration; everything it calls takes pla
 
 from __future__ import annotations
 
-import json
 import random
 import re
 import sys
@@ -79,10 +78,10 @@ def run(config: RunConfig) -> Path:
     # Imported here, so that --help does not wait for torch.
     from sos_deap.evaluator import Evaluator
     from sos_deap.outcome import prune_and_measure, quality, size
-    from sos_deap.report import table, write_json
+    from sos_deap.report import claim, free_folder, table, write_json
 
     _check(config)
-    folder = _free_folder(config)
+    folder = free_folder(_folder(config))
     evaluator = Evaluator.from_pretrained(
         config.model,
         dataset=config.dataset,
@@ -101,7 +100,7 @@ def run(config: RunConfig) -> Path:
         **quality(evaluator, heldout, evaluator.model),
         **size(evaluator.model, evaluator.stored_dtype, len(heads)),
     }
-    _claim(folder, config)
+    claim(folder, asdict(config))
     print(f"{config.model}: {len(heads)} attention heads in {len(heads.layers)} layers")
     print(f"run folder: {folder}", flush=True)
     search, chromosome = _search(config, evaluator, folder)
@@ -141,27 +140,14 @@ def _check(config: RunConfig) -> None:
 def _search(config: RunConfig, evaluator: Evaluator, folder: Path) -> tuple[dict[str, Any], Any]:
     """Search; leave the logbook and the evaluations in the folder; return figures and winner."""
     import numpy
-    from deap import base
 
     from sos_deap.report import Progress, write_evaluations, write_logbook
-    from sos_deap.search.algorithms import ALGORITHMS
     from sos_deap.search.drive import evolve
-    from sos_deap.toolbox import register, statistics
+    from sos_deap.toolbox import statistics
 
     random.seed(config.seed)  # DEAP's operators and ours
     numpy.random.seed(config.seed)  # some of DEAP's selections
-    literal = ALGORITHMS[config.algorithm].literal
-    toolbox = base.Toolbox()
-    register(
-        toolbox,
-        evaluator,
-        initial_sparsity=config.initial_sparsity,
-        max_sparsity=config.max_sparsity,
-        mutation_rate=config.mutation_rate,
-        tournament_size=config.tournament_size,
-        crossover="paper" if literal else "sign-aware",
-        repair=not literal,
-    )
+    toolbox = _toolbox(config, evaluator)
     progress = Progress(evaluator, config.generations)
     try:
         evolution = evolve(
@@ -195,6 +181,27 @@ def _search(config: RunConfig, evaluator: Evaluator, folder: Path) -> tuple[dict
     }, evolution.halloffame[0]
 
 
+def _toolbox(config: RunConfig, evaluator: Evaluator) -> Any:
+    from deap import base
+
+    from sos_deap.search.algorithms import ALGORITHMS
+    from sos_deap.toolbox import register
+
+    literal = ALGORITHMS[config.algorithm].literal
+    toolbox = base.Toolbox()
+    register(
+        toolbox,
+        evaluator,
+        initial_sparsity=config.initial_sparsity,
+        max_sparsity=config.max_sparsity,
+        mutation_rate=config.mutation_rate,
+        tournament_size=config.tournament_size,
+        crossover="paper" if literal else "sign-aware",
+        repair=not literal,
+    )
+    return toolbox
+
+
 def _original(config: RunConfig, evaluator: Evaluator) -> PreTrainedModel:
     """The model with its weights as stored: loaded once more if the search rounded them."""
     from sos_deap.models.pretrained import load_pretrained
@@ -205,29 +212,12 @@ def _original(config: RunConfig, evaluator: Evaluator) -> PreTrainedModel:
     return load_pretrained(config.model, device="cpu", dtype=stored).model
 
 
-def _free_folder(config: RunConfig) -> Path:
-    """The run folder's path; an error if there is anything in it already."""
+def _folder(config: RunConfig) -> Path:
     if config.output_dir is not None:
-        folder = Path(config.output_dir)
-    else:
-        model = re.sub(r"[^A-Za-z0-9.]+", "-", config.model).strip("-.")
-        now = time.strftime("%Y%m%d-%H%M%S")
-        folder = Path("runs", f"{now}-{model}-{config.algorithm}-{config.seed}")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        run = (folder / "config.json").is_file()
-        what = "holds a run already" if run else "is not an empty folder"
-        raise InputError(f"output folder {folder} {what}: give another --output_dir")
-    return folder
-
-
-def _claim(folder: Path, config: RunConfig) -> None:
-    """Make the folder and write the configuration; only one run can."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / "config.json").open("x", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(config), indent=2) + "\n")
-    except OSError as error:
-        raise InputError(f"cannot write to output folder {folder}: {error.strerror}") from error
+        return Path(config.output_dir)
+    model = re.sub(r"[^A-Za-z0-9.]+", "-", config.model).strip("-.")
+    now = time.strftime("%Y%m%d-%H%M%S")
+    return Path("runs", f"{now}-{model}-{config.algorithm}-{config.seed}")
 
 
 def parse(arguments: list[str]) -> RunConfig:

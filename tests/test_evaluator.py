@@ -33,7 +33,7 @@ def chromosomes(count: int, seed: int = 0) -> list[list[int]]:
 
 def token_ids(evaluator: Evaluator) -> torch.Tensor:
     task: Any = evaluator.task
-    ids: torch.Tensor = task._input_ids
+    ids: torch.Tensor = task.sequences.input_ids
     return ids
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from sos_deap import Evaluator
-from sos_deap.report import Progress, table, write_csv, write_json
+from sos_deap import Evaluator, InputError
+from sos_deap.report import Progress, claim, free_folder, table, write_csv, write_json
 from tests.conftest import GENES
 
 
@@ -50,6 +50,14 @@ def test_progress_stays_on_one_line_of_the_terminal(
 def test_progress_without_a_generation_closes_quietly(evaluator: Evaluator, capsys: Any) -> None:
     Progress(evaluator, generations=12).close()
     assert capsys.readouterr().out == ""
+
+
+def test_only_one_of_two_runs_gets_a_folder(tmp_path: Path) -> None:
+    first, second = free_folder(tmp_path / "run"), free_folder(tmp_path / "run")
+    claim(first, {"seed": 1})
+    with pytest.raises(InputError, match="cannot write to output folder .*exists"):
+        claim(second, {"seed": 2})
+    assert json.loads((first / "config.json").read_text()) == {"seed": 1}
 
 
 def test_files_are_whole_or_not_there(tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ class Perplexity:
     greater_is_better = False
 
     def __init__(self, sequences: Sequences, device: torch.device | str = "cpu") -> None:
-        self._sequences = sequences
+        self.sequences = sequences
         self._input_ids = sequences.input_ids.to(device)
 
     @property
@@ -71,7 +71,7 @@ class Perplexity:
 
     def describe(self) -> dict[str, Any]:
         """Split, sequence length, token count and token hash."""
-        return self._sequences.describe()
+        return self.sequences.describe()
 
     def score(self, model: Any, examples: slice, sub_models: int) -> Tensor:
         """Sums (negative log-likelihood in nats, scored tokens), (sub-models, 2)."""
