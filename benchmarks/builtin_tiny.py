@@ -19,7 +19,7 @@ import torch
 from benchmarks.ngram import KneserNey
 from runs.train_tiny import LOG, token_stream, training_documents
 from sos_deap import Evaluator, masked
-from sos_deap.report import write_json
+from sos_deap.files import write_json
 
 RESULT = Path(__file__).parent / "results" / "builtin_tiny.json"
 REMOVED, DRAWS = 0.30, 20

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from sos_deap.evaluator import batched_map as batched_map
     from sos_deap.models.heads import head_map as head_map
     from sos_deap.models.heads import masked as masked
-    from sos_deap.models.prune import load as load
+    from sos_deap.models.pretrained import load as load
     from sos_deap.models.prune import prune as prune
     from sos_deap.search.chromosome import Chromosome as Chromosome
     from sos_deap.search.drive import evolve as evolve
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from sos_deap.search.operators import cxFitnessWeightedPaper as cxFitnessWeightedPaper
     from sos_deap.search.operators import limit_sparsity as limit_sparsity
     from sos_deap.search.operators import mutSparsityFlipBit as mutSparsityFlipBit
+    from sos_deap.search.operators import uniform_layers as uniform_layers
     from sos_deap.toolbox import register as register
     from sos_deap.toolbox import statistics as statistics
 
@@ -43,12 +44,13 @@ _HOME = {
     "evolve": "search.drive",
     "head_map": "models.heads",
     "limit_sparsity": "search.operators",
-    "load": "models.prune",
+    "load": "models.pretrained",
     "masked": "models.heads",
     "mutSparsityFlipBit": "search.operators",
     "prune": "models.prune",
     "register": "toolbox",
     "statistics": "toolbox",
+    "uniform_layers": "search.operators",
 }
 
 __all__ = sorted(_HOME)  # noqa: PLE0605

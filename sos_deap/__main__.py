@@ -5,10 +5,14 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
-from sos_deap.errors import InputError, unknown
+from sos_deap.errors import unknown
 
-#: Commands: the module whose ``main(arguments)`` runs it, and what it does.
-COMMANDS = {"run": ("sos_deap.run", "search for heads to remove, and prune a model")}
+#: Commands: the module and function that run it, and what it does.
+COMMANDS = {
+    "run": ("sos_deap.run", "main", "search for heads to remove, and prune a model"),
+    "prune": ("sos_deap.commands", "prune", "remove known heads, without a search"),
+    "measure": ("sos_deap.commands", "measure", "time and size a model, beside another"),
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -16,16 +20,14 @@ def main(arguments: list[str] | None = None) -> int:
     command, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     if command in ("-h", "--help"):
         print("usage: python -m sos_deap COMMAND [--help] ...\n\ncommands:")
-        for name, (_, purpose) in COMMANDS.items():
+        for name, (_, _, purpose) in COMMANDS.items():
             print(f"  {name:10}{purpose}")
         return 0
-    try:
-        if command not in COMMANDS:
-            raise unknown("command", command, COMMANDS)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+    if command not in COMMANDS:
+        print(f"error: {unknown('command', command, COMMANDS)}", file=sys.stderr)
         return 2
-    status: int = import_module(COMMANDS[command][0]).main(rest)
+    module, function, _ = COMMANDS[command]
+    status: int = getattr(import_module(module), function)(rest)
     return status
 
 

@@ -62,7 +62,9 @@ class Evaluator:
     :param batch_tokens: most tokens in a forward pass, over all sub-models in it; ``None`` for
         4,096 on a CPU and 32,768 elsewhere.
     :param heldout: the same task on text that the search must not see, if there is any.
-    :raises InputError: for an unknown architecture or objective, or a budget below one token.
+    :param unit: what a gene stands for: ``"head"``, or ``"group"`` for a key/value head with all
+        its query heads.
+    :raises InputError: for an unknown architecture, unit or objective, or a budget below one token.
     """
 
     # Without an instance dictionary DEAP's Toolbox.register cannot copy the model into a partial.
@@ -87,6 +89,7 @@ class Evaluator:
         objective: str | Objective = "paper",
         batch_tokens: int | None = None,
         heldout: Task | None = None,
+        unit: str = "head",
     ) -> None:
         if batch_tokens is None:
             batch_tokens = BATCH_TOKENS.get(model.device.type, BATCH_TOKENS_ACCELERATOR)
@@ -96,7 +99,7 @@ class Evaluator:
         self.task = task
         self.heldout = heldout
         self.objective = checked_objective(objective) if isinstance(objective, str) else objective
-        self.head_map: HeadMap = head_map(model)
+        self.head_map: HeadMap = head_map(model, unit)
         self.accounting = Accounting()
         self.tokenizer: Any = None
         self.stored_dtype: torch.dtype = model.dtype
@@ -117,6 +120,7 @@ class Evaluator:
         batch_tokens: int | None = None,
         device: str = "auto",
         dtype: str = "auto",
+        unit: str = "head",
         seed: int = 0,
     ) -> Evaluator:
         """Load a model and data. The names are those of the command line's flags.
@@ -132,6 +136,7 @@ class Evaluator:
         :param device: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ...
         :param dtype: ``"auto"`` (float32 on a CPU, else as stored), ``"float32"``, ``"bfloat16"``
             or ``"float16"``.
+        :param unit: ``"head"`` or ``"group"``.
         :raises InputError: for anything that is not there or does not fit.
         """
         if task not in TASKS:
@@ -146,7 +151,12 @@ class Evaluator:
         calibration = cut_sequences(calibration_text, loaded.tokenizer, length, samples, seed)
         heldout = cut_sequences(heldout_text, loaded.tokenizer, length)
         evaluator = cls(
-            loaded.model, make(calibration, place), objective, batch_tokens, make(heldout, place)
+            loaded.model,
+            make(calibration, place),
+            objective,
+            batch_tokens,
+            make(heldout, place),
+            unit,
         )
         evaluator.tokenizer, evaluator.stored_dtype = loaded.tokenizer, loaded.stored_dtype
         return evaluator

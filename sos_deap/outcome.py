@@ -1,52 +1,128 @@
-"""What came out: quality and size of the dense and the pruned model, the latter from its files."""
+"""What came out: a pruned model's files, its quality and its size, measured on what they hold."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
+from platform import python_version
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
+from sos_deap.card import model_card
+from sos_deap.chromosome_file import write_chromosome
 from sos_deap.errors import InputError
 from sos_deap.evaluator import Evaluator
-from sos_deap.models.prune import load, prune
+from sos_deap.files import whole_folder
+from sos_deap.models.folder import auto_class
+from sos_deap.models.heads import HeadMap
+from sos_deap.models.identity import fingerprint
+from sos_deap.models.pretrained import load
+from sos_deap.models.prune import prune
 from sos_deap.search.chromosome import sparsity
 from sos_deap.tasks.metrics import Task
 
+_PACKAGES = ("sos_deap", "torch", "transformers", "datasets", "tokenizers", "deap", "numpy")
 
-def prune_and_measure(
-    evaluator: Evaluator,
-    heldout: Task,
-    original: PreTrainedModel,
-    chromosome: Sequence[int],
+
+def versions() -> dict[str, str]:
+    """The versions of Python and of the packages that results depend on."""
+    return {name: version(name) for name in _PACKAGES} | {"python": python_version()}
+
+
+def prune_to(
     folder: Path,
-) -> dict[str, Any]:
-    """Prune, save, load again, and measure what was loaded: the figures are those of the files.
+    model: PreTrainedModel,
+    chromosome: Sequence[int],
+    heads: HeadMap,
+    layout: str,
+    dtype: torch.dtype,
+) -> PreTrainedModel:
+    """Prune a model, save it, and read it back: what is measured then is what the files hold.
 
-    :param evaluator: the search's.
-    :param heldout: text that the search did not see.
-    :param original: the model to prune, with its weights as precise as they were stored.
-    :param chromosome: one 0/1 gene per head.
-    :param folder: where to save; it appears there whole, or not at all.
-    :returns: the ``best`` part of ``result.json``.
+    :param folder: an empty folder for the files.
+    :param model: the model, with its weights as precise as they were stored.
+    :param chromosome: one 0/1 gene per unit of ``heads``.
+    :param heads: the model's head map.
+    :param layout: a name in :data:`sos_deap.models.prune.LAYOUTS`.
+    :param dtype: of the files: computing in float32 must not double them.
+    :returns: the pruned model, in the dtype of ``model``.
     """
-    beside = folder.with_name(folder.name + ".part")
-    smaller: Any = prune(original, chromosome)
-    # In the dtype the weights came in: computing in float32 must not double the files.
-    smaller.to(evaluator.stored_dtype).save_pretrained(beside)
+    smaller: Any = prune(model, chromosome, heads, layout)
+    smaller.to(dtype).save_pretrained(folder)
     del smaller  # a large model need not be in memory three times
-    evaluator.tokenizer.save_pretrained(beside)
-    beside.rename(folder)
-    pruned: Any = load(folder, dtype=evaluator.model.dtype)
-    return {
-        **quality(evaluator, heldout, pruned.to(evaluator.model.device)),
-        **size(pruned, evaluator.stored_dtype, sum(chromosome)),
-        "sparsity": sparsity(chromosome),
-        "chromosome": list(chromosome),
-    }
+    return load(folder, dtype=model.dtype)
+
+
+def write_card(
+    folder: Path,
+    name: str,
+    model: PreTrainedModel,
+    chromosome: Sequence[int],
+    heads: HeadMap,
+    layout: str,
+    facts: Mapping[str, Any],
+    metrics: Sequence[tuple[str, float, float]] = (),
+) -> None:
+    """Write the model card of what :func:`prune_to` saved; see :func:`model_card` for the rest."""
+    card = model_card(
+        base_model=name,
+        layout=layout,
+        auto=auto_class(model),
+        heads_per_layer=heads.heads_per_layer,
+        kept=heads.kept_heads(chromosome),
+        facts={**facts, "versions": ", ".join(f"{k} {v}" for k, v in versions().items())},
+        metrics=metrics,
+    )
+    (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def save_best(
+    folder: Path,
+    evaluator: Evaluator,
+    original: PreTrainedModel,
+    chromosome: list[int],
+    *,
+    layout: str,
+    name: str,
+    dense: Mapping[str, Any],
+    facts: Mapping[str, Any],
+) -> tuple[dict[str, Any], PreTrainedModel]:
+    """Write a search's winner into a run folder: ``chromosome.json`` and ``pruned/``.
+
+    :param folder: the run folder.
+    :param evaluator: the search's, with held-out text.
+    :param original: the model to prune, with its weights as precise as they were stored.
+    :param chromosome: the winner.
+    :param layout: a name in :data:`sos_deap.models.prune.LAYOUTS`.
+    :param name: of the original model.
+    :param dense: its quality and size.
+    :param facts: further lines for the model card.
+    :returns: the ``best`` part of ``result.json``, and the model as the files have it.
+    """
+    heads, stored, heldout = evaluator.head_map, evaluator.stored_dtype, evaluator.heldout
+    assert heldout is not None
+    path, mark = folder / "chromosome.json", fingerprint(original)
+    write_chromosome(path, chromosome, model=name, fingerprint=mark, unit=heads.unit)
+    with whole_folder(folder / "pruned") as beside:
+        pruned: Any = prune_to(beside, original, chromosome, heads, layout, stored)
+        evaluator.tokenizer.save_pretrained(beside)
+        pruned.to(evaluator.model.device, evaluator.model.dtype)
+        best: dict[str, Any] = {
+            **quality(evaluator, heldout, pruned),
+            **size(pruned, stored, sum(map(len, heads.kept_heads(chromosome)))),
+            "sparsity": sparsity(chromosome),
+            "chromosome": chromosome,
+        }
+        metrics = [
+            (f"{evaluator.task.name}, {part}", dense[key], best[key])
+            for part, key in (("calibration", "metric"), ("held-out", "heldout"))
+        ]
+        write_card(beside, name, original, chromosome, heads, layout, facts, metrics)
+    return best, pruned
 
 
 def quality(evaluator: Evaluator, heldout: Task, model: PreTrainedModel) -> dict[str, float]:

@@ -1,11 +1,7 @@
-"""What a run shows and leaves behind: a progress line, a table, its folder, CSV and JSON files."""
+"""What a run shows and leaves behind: a progress line, a table, and its CSV files."""
 
 from __future__ import annotations
 
-import csv
-import json
-import os
-import re
 import shutil
 import sys
 import time
@@ -13,8 +9,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from sos_deap.errors import InputError
 from sos_deap.evaluator import Evaluator
+from sos_deap.files import write_csv
 from sos_deap.search.chromosome import sparsity
 
 
@@ -79,31 +75,6 @@ class Progress:
         )
 
 
-def free_folder(folder: Path) -> Path:
-    """Return a run folder's path.
-
-    :raises InputError: if there is anything in it already.
-    """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        run = (folder / "config.json").is_file()
-        what = "holds a run already" if run else "is not an empty folder"
-        raise InputError(f"output folder {folder} {what}: give another --output_dir")
-    return folder
-
-
-def claim(folder: Path, settings: dict[str, Any]) -> None:
-    """Make the run folder and write its ``config.json``; of several runs only one can.
-
-    :raises InputError: if that is not possible.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / "config.json").open("x", encoding="utf-8") as file:
-            file.write(json.dumps(settings, indent=2) + "\n")
-    except OSError as error:
-        raise InputError(f"cannot write to output folder {folder}: {error.strerror}") from error
-
-
 def write_logbook(path: Path, logbook: Any, rows: Iterable[dict[str, Any]]) -> None:
     """DEAP's logbook, its chapters flattened (``fitness_max``), beside the evaluator's accounts."""
     table = []
@@ -127,25 +98,6 @@ def write_evaluations(path: Path, evaluator: Evaluator) -> None:
     write_csv(path, ["chromosome", evaluator.task.name, "sparsity"], rows)
 
 
-def write_csv(path: Path, header: list[str], rows: Iterable[list[Any]]) -> None:
-    """Write a table beside its place and rename it there, so that it is whole or not there."""
-    beside = path.with_name(path.name + ".part")
-    with beside.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(rows)
-    os.replace(beside, path)
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """The same for JSON; NaN and infinity, which JSON lacks, are an error."""
-    text = json.dumps(content, indent=2, allow_nan=False) + "\n"
-    text = re.sub(r"\[[\d,\s]+\]", lambda genes: re.sub(r"\s+", "", genes[0]), text)  # on one line
-    beside = path.with_name(path.name + ".part")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, path)
-
-
 def table(result: dict[str, Any], metric: str) -> str:
     """Dense beside pruned, from a ``result.json``'s content."""
     dense, best, data = result["dense"], result["best"], result["data"]
@@ -166,4 +118,37 @@ def table(result: dict[str, Any], metric: str) -> str:
         f"{name}: {part['split']}, {part['sequences']} sequences of {part['seqlen']} tokens"
         for name, part in parts
     ]
+    return "\n".join(lines)
+
+
+def measured_table(rows: Iterable[dict[str, Any]]) -> str:
+    """What :func:`sos_deap.models.measure.measure` found, for people."""
+    return "\n\n".join(map(_measured, rows))
+
+
+def _measured(row: dict[str, Any]) -> str:
+    names = list(row["models"])
+    title = f"{row['batch_size']} x {row['length']} tokens, medians of {row['rounds']}"
+    lines = [
+        f"{title:34}" + "".join(f"{name:>14}" for name in names) + f"{'saved':>10}{'bound':>8}"
+    ]
+    if len(names) == 1:
+        lines = [f"{title:34}{names[0]:>14}"]
+    for label, key, scale, gain in (
+        ("prefill, ms", "prefill_seconds", 1e3, "prefill"),
+        ("decoding, ms a token", "decode_seconds", 1e3, "decode"),
+        ("peak memory of a prefill, MB", "peak_bytes", 1e-6, None),
+        ("weights, MB", "weight_bytes", 1e-6, None),
+        ("key/value cache, bytes a token", "kv_bytes_per_token", 1, None),
+    ):
+        values = [row["models"][name][key] for name in names]
+        if None in values:
+            continue
+        line = f"{label:34}" + "".join(f"{value * scale:>14,.6g}" for value in values)
+        if len(names) == 2 and values[0]:
+            saved = 1 - values[1] / values[0]
+            line += f"{saved:>10.1%}"
+            if gain:
+                line += f"{row['gains'][names[1]][f'{gain}_bound']:>8.1%}"
+        lines.append(line)
     return "\n".join(lines)

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import random
 import re
+import shlex
 import sys
 import time
 from dataclasses import asdict, dataclass, field, fields
-from importlib.metadata import version
 from pathlib import Path
-from platform import python_version
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
+from sos_deap.command import Parser, answered, quiet
 from sos_deap.errors import InputError, first_line, unknown
 
 if TYPE_CHECKING:
@@ -50,6 +50,14 @@ class RunConfig:
     tournament_size: int = _flag(3, "Chromosomes in a selection tournament.")
     initial_sparsity: float = _flag(0.05, "Share of heads removed at the start.")
     max_sparsity: float = _flag(0.31, "Largest share of heads removed, S.")
+    unit: str = _flag(
+        "head", "What a gene removes: head, or group (a key/value head with all its query heads)."
+    )
+    layout: str = _flag(
+        "sliced",
+        "What becomes of the removed heads: sliced (cut out), uniform (cut out, as many in every "
+        "layer: a stock model), zeroed (kept, with zeros for weights).",
+    )
     threshold: float | None = _flag(None, "Stop when a fitness reaches this, tau; None is never.")
     seqlen: int | None = _flag(
         None, "Tokens in a sequence; None is the model's longest, at most 2048."
@@ -77,8 +85,10 @@ def run(config: RunConfig) -> Path:
     """
     # Imported here, so that --help does not wait for torch.
     from sos_deap.evaluator import Evaluator
-    from sos_deap.outcome import prune_and_measure, quality, size
-    from sos_deap.report import claim, free_folder, table, write_json
+    from sos_deap.files import claim, free_folder, write_json
+    from sos_deap.models.prune import check_layout
+    from sos_deap.outcome import quality, save_best, size, versions
+    from sos_deap.report import measured_table, table
 
     _check(config)
     folder = free_folder(_folder(config))
@@ -92,34 +102,81 @@ def run(config: RunConfig) -> Path:
         batch_tokens=config.batch_tokens,
         device=config.device,
         dtype=config.dtype,
+        unit=config.unit,
         seed=config.seed,
     )
     heads, heldout = evaluator.head_map, evaluator.heldout
     assert heldout is not None  # from_pretrained always cuts a held-out part
+    check_layout(evaluator.model, heads, config.layout)
+    toolbox = _toolbox(config, evaluator)
     dense = {
         **quality(evaluator, heldout, evaluator.model),
-        **size(evaluator.model, evaluator.stored_dtype, len(heads)),
+        **size(evaluator.model, evaluator.stored_dtype, sum(heads.heads_per_layer)),
     }
     claim(folder, asdict(config))
-    print(f"{config.model}: {len(heads)} attention heads in {len(heads.layers)} layers")
+    layers = f"in {len(heads.layers)} layers"
+    groups = f"; {len(heads)} groups are the genes" if config.unit == "group" else ""
+    print(f"{config.model}: {dense['heads']} attention heads {layers}{groups}")
     print(f"run folder: {folder}", flush=True)
-    search, chromosome = _search(config, evaluator, folder)
+    search, chromosome = _search(config, evaluator, toolbox, folder)
     print(f"ended after {search['generations']} generations, stopped by {search['stopped_by']}")
+    data = {"calibration": evaluator.task.describe(), "heldout": heldout.describe()}
+    facts = {
+        "command": f"`python -m sos_deap.run {shlex.join(_flags(config))}`".replace(" `", "`"),
+        "seed": config.seed,
+        **{f"{part} data": _inline(described) for part, described in data.items()},
+    }
+    best, pruned = save_best(
+        folder,
+        evaluator,
+        _original(config, evaluator),
+        list(chromosome),
+        layout=config.layout,
+        name=config.model,
+        dense=dense,
+        facts=facts,
+    )
     result = {
         "dense": dense,
-        "best": prune_and_measure(
-            evaluator, heldout, _original(config, evaluator), chromosome, folder / "pruned"
-        ),
+        "best": best,
         "search": search,
-        "data": {"calibration": evaluator.task.describe(), "heldout": heldout.describe()},
+        "data": data,
         "dtype": str(evaluator.model.dtype).removeprefix("torch."),
-        "versions": {name: version(name) for name in _VERSIONS} | {"python": python_version()},
+        "versions": versions(),
     }
     write_json(folder / "result.json", result)
-    print(f"\n{table(result, evaluator.task.name)}\n")
+    print(f"\n{table(result, evaluator.task.name)}\n", flush=True)
+    measured = _measure({"dense": evaluator.model, "pruned": pruned}, evaluator.task.seqlen)
+    write_json(folder / "measured.json", measured)
+    print(f"{measured_table(measured)}\n")
     print(f"result:       {folder / 'result.json'}")
-    print(f"pruned model: {folder / 'pruned'}  (sos_deap.load reads it)")
+    print(f"pruned model: {folder / 'pruned'}  (its README.md tells how to load it)")
     return folder
+
+
+def _measure(models: dict[str, Any], seqlen: int) -> Any:
+    """Time the models on no more positions than they were evaluated on, for some ten seconds."""
+    from sos_deap.models.measure import measure
+
+    new_tokens = min(16, seqlen // 2)
+    length = min(512, seqlen - new_tokens)
+    return measure(
+        models, lengths=[length], new_tokens=new_tokens if new_tokens > 1 else 0, seconds=10
+    )
+
+
+def _flags(config: RunConfig) -> list[str]:
+    """The flags that differ from the defaults."""
+    changed = (
+        (field.name, getattr(config, field.name))
+        for field in fields(config)
+        if getattr(config, field.name) != field.default
+    )
+    return [f"--{name}={value}" for name, value in changed]
+
+
+def _inline(described: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in described.items())
 
 
 def _check(config: RunConfig) -> None:
@@ -137,7 +194,9 @@ def _check(config: RunConfig) -> None:
     )
 
 
-def _search(config: RunConfig, evaluator: Evaluator, folder: Path) -> tuple[dict[str, Any], Any]:
+def _search(
+    config: RunConfig, evaluator: Evaluator, toolbox: Any, folder: Path
+) -> tuple[dict[str, Any], Any]:
     """Search; leave the logbook and the evaluations in the folder; return figures and winner."""
     import numpy
 
@@ -147,7 +206,6 @@ def _search(config: RunConfig, evaluator: Evaluator, folder: Path) -> tuple[dict
 
     random.seed(config.seed)  # DEAP's operators and ours
     numpy.random.seed(config.seed)  # some of DEAP's selections
-    toolbox = _toolbox(config, evaluator)
     progress = Progress(evaluator, config.generations)
     try:
         evolution = evolve(
@@ -184,10 +242,13 @@ def _search(config: RunConfig, evaluator: Evaluator, folder: Path) -> tuple[dict
 def _toolbox(config: RunConfig, evaluator: Evaluator) -> Any:
     from deap import base
 
+    from sos_deap.models.prune import uniform_counts
     from sos_deap.search.algorithms import ALGORITHMS
     from sos_deap.toolbox import register
 
     literal = ALGORITHMS[config.algorithm].literal
+    uniform = config.layout == "uniform"
+    counts = uniform_counts(evaluator.model, evaluator.head_map) if uniform else None
     toolbox = base.Toolbox()
     register(
         toolbox,
@@ -198,6 +259,7 @@ def _toolbox(config: RunConfig, evaluator: Evaluator) -> Any:
         tournament_size=config.tournament_size,
         crossover="paper" if literal else "sign-aware",
         repair=not literal,
+        uniform=counts,
     )
     return toolbox
 
@@ -227,12 +289,11 @@ def parse(arguments: list[str]) -> RunConfig:
     """
     from transformers.hf_argparser import HfArgumentParser
 
-    class Parser(HfArgumentParser):
-        def error(self, message: str) -> NoReturn:
-            raise InputError(message)
+    class DataclassParser(Parser, HfArgumentParser):
+        """Flags from a dataclass, and errors as everywhere."""
 
     settings: Any = RunConfig
-    parser = Parser(
+    parser = DataclassParser(
         settings,
         prog="python -m sos_deap.run",
         usage="%(prog)s [settings.yaml|settings.json] [--FLAG VALUE ...]",
@@ -270,33 +331,17 @@ def _from_file(path: Path) -> list[str]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line: run, and turn bad input into one line and exit status 2."""
-    try:
+    """The command line; returns the exit status."""
+
+    def job() -> None:
         config = parse(sys.argv[1:] if arguments is None else arguments)
-        _quiet()
+        quiet()
         run(config)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:  # a full disk, say; what was written before is whole
-        print(f"error: {first_line(error)}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    return 0
 
-
-def _quiet() -> None:
-    """Silence the progress bars and advice of the libraries; errors are this program's to tell."""
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    return answered(job)
 
 
 _NAMES = [field.name for field in fields(RunConfig)]
-_VERSIONS = ("sos_deap", "torch", "transformers", "datasets", "tokenizers", "deap", "numpy")
 
 
 if __name__ == "__main__":

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from deap import tools
 
 from sos_deap.errors import InputError, unknown
 from sos_deap.evaluator import Evaluator, batched_map
-from sos_deap.search.chromosome import Chromosome, random_genes, sparsity
+from sos_deap.search.chromosome import Chromosome, most_removed, random_genes, sparsity
 from sos_deap.search.operators import (
     Crossover,
     cxFitnessWeighted,
     cxFitnessWeightedPaper,
     limit_sparsity,
     mutSparsityFlipBit,
+    uniform_layers,
 )
 
 #: Crossovers by the name the user gives.
@@ -35,6 +37,7 @@ def register(
     tournament_size: int = 3,
     crossover: str = "sign-aware",
     repair: bool = True,
+    uniform: Sequence[int] | None = None,
 ) -> None:
     """Register ``individual, population, evaluate, map, mate, mutate, select`` in a toolbox.
 
@@ -49,15 +52,25 @@ def register(
     :param tournament_size: individuals in a tournament.
     :param crossover: a key of :data:`CROSSOVERS`.
     :param repair: let ``mate`` and ``mutate`` give back heads to children above ``max_sparsity``.
-    :raises InputError: for a value out of range.
+    :param uniform: keep equally many heads in every layer, one of these numbers: those that
+        :func:`sos_deap.models.prune.uniform_counts` finds, for the layout ``"uniform"``.
+    :raises InputError: for a value out of range, and if ``max_sparsity`` leaves none of the
+        ``uniform`` numbers.
     """
     check_operators(initial_sparsity, max_sparsity, mutation_rate, tournament_size)
     if crossover not in CROSSOVERS:
         raise unknown("crossover", crossover, CROSSOVERS)
     length = len(evaluator.head_map)
+    even_out = _even_out(evaluator, max_sparsity, uniform) if uniform else None
+
+    def one() -> tuple[Chromosome]:
+        return (Chromosome(random_genes(length, initial_sparsity, max_sparsity)),)
+
+    fresh = even_out(one) if even_out else one
 
     def individual() -> Chromosome:
-        return Chromosome(random_genes(length, initial_sparsity, max_sparsity))
+        (chromosome,) = fresh()
+        return chromosome
 
     toolbox.register("individual", individual)
     toolbox.register("population", tools.initRepeat, list, toolbox.individual)
@@ -66,9 +79,25 @@ def register(
     toolbox.register("mate", CROSSOVERS[crossover])
     toolbox.register("mutate", mutSparsityFlipBit, indpb=mutation_rate, bias=mutation_bias)
     toolbox.register("select", tools.selTournament, tournsize=tournament_size)
-    if repair:
+    if even_out:
+        toolbox.decorate("mate", even_out)
+        toolbox.decorate("mutate", even_out)
+    elif repair:
         toolbox.decorate("mate", limit_sparsity(max_sparsity))
         toolbox.decorate("mutate", limit_sparsity(max_sparsity))
+
+
+def _even_out(evaluator: Evaluator, max_sparsity: float, counts: Sequence[int]) -> Any:
+    """The decorator that keeps the layers of an evaluator's chromosomes equally large."""
+    size, unit = max(evaluator.head_map.genes_per_layer), evaluator.head_map.unit
+    feasible = [count for count in counts if count >= size - most_removed(size, max_sparsity)]
+    if feasible in ([], [size]):
+        raise InputError(
+            f"with max_sparsity {max_sparsity} a uniform layer keeps all its {size} {unit}s: "
+            f"fewer can be {', '.join(str(count) for count in counts if count < size)}; give a "
+            "larger max_sparsity, or another layout"
+        )
+    return uniform_layers(size, feasible)
 
 
 def statistics() -> Any:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sos_deap import Chromosome, cxFitnessWeighted, cxFitnessWeightedPaper, mutSparsityFlipBit
-from sos_deap.search.operators import limit_sparsity
+from sos_deap.search.operators import limit_sparsity, uniform_layers
 
 GENES = st.lists(st.integers(0, 1), min_size=1, max_size=60)
 FITNESS = st.floats(-1e6, 1e6)
@@ -107,3 +107,29 @@ def test_repair_only_gives_heads_back_and_only_as_many_as_needed(
     most = int(maximum * len(genes) + 1e-9)
     assert child.count(0) == min(before.count(0), most)
     assert all(after >= gene for after, gene in zip(child, before, strict=True))
+
+
+@given(data=st.data(), layers=st.integers(1, 6), size=st.integers(2, 8))
+def test_uniform_layers_keep_one_of_the_counts_next_to_the_mean(
+    data: Any, layers: int, size: int
+) -> None:
+    genes = data.draw(st.lists(st.integers(0, 1), min_size=layers * size, max_size=layers * size))
+    counts = data.draw(st.lists(st.integers(1, size), min_size=1, unique=True))
+    mean = sum(genes) / layers
+    (child,) = uniform_layers(size, counts)(lambda given: (given,))(list(genes))
+    kept = {sum(child[start : start + size]) for start in range(0, len(child), size)}
+    assert len(kept) == 1 and kept <= set(counts)
+    (count,) = kept
+    between = range(*sorted((count, round(mean))))
+    assert not any(c for c in counts if c in between and c not in (count, round(mean)))
+    for start in range(0, len(child), size):  # a layer only loses heads, or only gets some back
+        pairs = list(zip(genes[start : start + size], child[start : start + size], strict=True))
+        assert not ((0, 1) in pairs and (1, 0) in pairs)
+
+
+def test_uniform_layers_keep_the_mean_on_average() -> None:
+    random.seed(4)
+    operator = uniform_layers(10, [5, 9])(lambda given: (given,))
+    means = [sum(operator([1] * 7 + [0] * 3 + [1] * 6 + [0] * 4)[0]) / 2 for _ in range(4000)]
+    assert set(means) == {5.0, 9.0}
+    assert sum(means) / len(means) == pytest.approx(6.5, abs=0.1)

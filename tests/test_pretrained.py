@@ -36,7 +36,10 @@ def test_dtype_and_device(model_folder: Path) -> None:
         ("./nowhere", "model folder ./nowhere does not exist"),
         ("/no/such/folder", "does not exist"),
         ("builtin:tin", "unknown model 'builtin:tin': did you mean 'builtin:tiny'"),
-        ("no-such-owner/no-such-model", "cannot load the model no-such-owner/no-such-model"),
+        (
+            "no-such-owner/no-such-model",
+            "cannot load the config.json of no-such-owner/no-such-model",
+        ),
     ],
 )
 def test_unknown_models(name: str, message: str) -> None:
@@ -57,12 +60,10 @@ def test_folders_that_hold_no_usable_model(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds no config.json"):
         load_pretrained(str(tmp_path))
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(InputError, match="cannot load the model"):
+    with pytest.raises(InputError, match="cannot load the config.json of"):
         load_pretrained(str(tmp_path))
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "t5"}))
-    with pytest.raises(
-        InputError, match="unknown architecture 't5': .*known are bert, distilbert, gpt2"
-    ):
+    with pytest.raises(InputError, match="is a t5 encoder-decoder: perplexity needs a causal"):
         load_pretrained(str(tmp_path))
     AutoModel.from_config(AutoConfig.for_model("bert", num_hidden_layers=1)).save_pretrained(
         tmp_path
@@ -75,7 +76,7 @@ def test_a_missing_tokenizer_is_named(model_folder: Path, tmp_path: Path) -> Non
     for path in model_folder.iterdir():
         if not path.name.startswith("tokenizer"):
             (tmp_path / path.name).write_bytes(path.read_bytes())
-    with pytest.raises(InputError, match="cannot load the tokenizer of the model"):
+    with pytest.raises(InputError, match="cannot load the tokenizer of"):
         load_pretrained(str(tmp_path))
 
 

@@ -1,4 +1,4 @@
-"""Folders that `load` must refuse; what it must get right is in test_families.py."""
+"""Layouts, and folders that `load` must refuse; the rest is in test_families.py."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import AutoModelForCausalLM
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 
-from sos_deap import InputError, load, prune
+from sos_deap import InputError, head_map, load, masked, prune
+from sos_deap.models.prune import uniform_counts
 from tests.conftest import GENES, small_llama
+from tests.tiny import assert_close, build, chromosomes, inputs, output
 
 
 @pytest.fixture
@@ -30,7 +33,12 @@ def test_the_config_names_the_kept_heads(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     assert config["kept_heads"] == [[0, 2, 3], [], [0, 1, 2, 3]]
     assert load(folder).config.kept_heads == config["kept_heads"]
-    assert sorted(path.suffix for path in folder.iterdir()) == [".json", ".json", ".safetensors"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "modeling_pruned.py",
+    ]
 
 
 def test_the_stock_class_does_not_load_it_silently(folder: Path) -> None:
@@ -39,10 +47,9 @@ def test_the_stock_class_does_not_load_it_silently(folder: Path) -> None:
 
 
 def test_a_foreign_or_missing_folder(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="holds no config.json"):
+    with pytest.raises(InputError, match="nowhere does not exist"):
         load(tmp_path / "nowhere")
-    small_llama().save_pretrained(tmp_path)
-    with pytest.raises(InputError, match="sos_deap did not write it"):
+    with pytest.raises(InputError, match="holds no config.json"):
         load(tmp_path)
 
 
@@ -104,3 +111,85 @@ def test_pickled_weights_are_not_read(folder: Path) -> None:
     torch.save({}, folder / "pytorch_model.bin")
     with pytest.raises(InputError, match="cannot load"):
         load(folder)
+
+
+@pytest.mark.parametrize("family", ["bart", "bert", "falcon", "gpt2", "gpt_neox", "llama", "vit"])
+def test_the_zeroed_layout_is_a_stock_model(family: str, tmp_path: Path) -> None:
+    model = build(family)
+    batch, genes = inputs(model), chromosomes(len(head_map(model)), 1)[-1]
+    with masked(model, [genes]):
+        expected = output(model, batch)
+    zeroed = prune(model, genes, layout="zeroed")
+    assert type(zeroed) is type(model) and zeroed.num_parameters() == model.num_parameters()
+    assert_close(output(zeroed, batch), expected)
+    zeroed.save_pretrained(tmp_path)
+    assert torch.equal(output(type(model).from_pretrained(tmp_path), batch), output(zeroed, batch))
+    assert torch.equal(output(load(tmp_path), batch), output(zeroed, batch))
+
+
+UNIFORM = [
+    ("gemma", None), ("gemma2", None), ("gemma3_text", None), ("granite", None), ("llama", None),
+    ("llama", 1), ("mistral", None), ("mixtral", None), ("phi3", None), ("qwen2", None),
+    ("qwen3", None), ("smollm3", None), ("starcoder2", None), ("vit", None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("family", "kv_heads"), UNIFORM)
+def test_the_uniform_layout_is_a_smaller_stock_model(
+    family: str, kv_heads: int | None, tmp_path: Path
+) -> None:
+    model = build(family, kv_heads)
+    batch, genes = inputs(model), [1, 0, 1, 0] + [1, 1, 0, 0] + [0, 0, 1, 1]
+    with masked(model, [genes]):
+        expected = output(model, batch)
+    uniform = prune(model, genes, layout="uniform")
+    assert type(uniform) is type(model) and uniform.num_parameters() < model.num_parameters()
+    assert_close(output(uniform, batch), expected)
+    uniform.save_pretrained(tmp_path)
+    assert not list(tmp_path.glob("*.py"))
+    assert AutoConfig.from_pretrained(tmp_path).num_attention_heads == 2
+    assert torch.equal(output(type(model).from_pretrained(tmp_path), batch), output(uniform, batch))
+    assert len(head_map(uniform)) == 6  # so it can be pruned again
+
+
+def test_the_uniform_layout_of_grouped_query_attention_takes_whole_groups(tmp_path: Path) -> None:
+    model = build("llama", 2)
+    heads, batch = head_map(model, unit="group"), inputs(model)
+    with pytest.raises(InputError, match="whole groups: use the unit group"):
+        prune(model, [1, 0, 1, 0] * 3, layout="uniform")
+    with masked(model, [[1, 0, 0, 1, 1, 0]], heads):
+        expected = output(model, batch)
+    prune(model, [1, 0, 0, 1, 1, 0], heads, "uniform").save_pretrained(tmp_path)
+    stock = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert_close(output(stock, batch), expected)
+    assert (stock.config.num_attention_heads, stock.config.num_key_value_heads) == (2, 1)
+
+
+@pytest.mark.parametrize("family", ["bart", "bert", "falcon", "gpt2", "gptj", "opt", "modernbert"])
+def test_configs_that_cannot_have_fewer_heads_are_named(family: str) -> None:
+    model = build(family)
+    genes = [1, 0, 1, 0] * (len(head_map(model)) // 4)
+    with pytest.raises(InputError, match=f"stock {family} config cannot have fewer heads .*sliced"):
+        prune(model, genes, layout="uniform")
+
+
+@pytest.mark.parametrize(
+    "genes", [[1, 0, 1, 1] + [1, 0, 0, 1] + [1, 1, 1, 0], [0] * 12], ids=["unequal", "none"]
+)
+def test_the_uniform_layout_needs_equally_many_heads(genes: list[int]) -> None:
+    with pytest.raises(InputError, match="equally many heads, at least one"):
+        prune(build("llama"), genes, layout="uniform")
+
+
+def test_counts_that_a_stock_config_can_have() -> None:
+    # LlamaConfig wants hidden_size, here 32, to be a multiple; MistralConfig does not.
+    for family, counts in (("llama", [1, 2, 4]), ("mistral", [1, 2, 3, 4])):
+        model = build(family)
+        assert uniform_counts(model, head_map(model)) == counts
+    with pytest.raises(InputError, match="hidden size .* is not a multiple"):
+        prune(build("llama"), [1, 1, 1, 0] * 3, layout="uniform")
+
+
+def test_unknown_layouts() -> None:
+    with pytest.raises(InputError, match="unknown layout 'zero': did you mean 'zeroed'"):
+        prune(build("llama"), [1] * 12, layout="zero")

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from sos_deap import Evaluator, InputError
-from sos_deap.report import Progress, claim, free_folder, table, write_csv, write_json
+from sos_deap.files import claim, free_folder, write_csv, write_json
+from sos_deap.report import Progress, table
 from tests.conftest import GENES
 
 

@@ -60,7 +60,15 @@ def test_a_run_leaves_everything_and_a_model_that_loads(
     folder = tmp_path / "run"
     assert main([*small, f"--output_dir={folder}"]) == 0
     names = {path.name for path in folder.iterdir()}
-    assert names == {"config.json", "result.json", "logbook.csv", "evaluations.csv", "pruned"}
+    assert names == {
+        "chromosome.json",
+        "config.json",
+        "result.json",
+        "logbook.csv",
+        "measured.json",
+        "evaluations.csv",
+        "pruned",
+    }
     result, printed = read(folder), capsys.readouterr().out
     dense, best, search, data = (result[k] for k in ("dense", "best", "search", "data"))
 
@@ -142,6 +150,71 @@ def test_every_algorithm_keeps_the_bound(small: list[str], tmp_path: Path, algor
     assert all(float(row["sparsity"]) <= 0.34 for row in rows(folder / "evaluations.csv"))
     if algorithm == "sos":
         assert result["search"]["stopped_by"] == "max_sparsity"
+
+
+def test_what_a_run_leaves_for_others(small: list[str], tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    assert main([*small, "--seed=5", f"--output_dir={folder}"]) == 0
+    best, dense = (read(folder)[part] for part in ("best", "dense"))
+    card = (folder / "pruned" / "README.md").read_text()
+    removed = 12 - best["heads"]
+    for fact in (
+        f"{removed} of the 12 attention heads",
+        f"| perplexity, held-out | {dense['heldout']:.4g} | {best['heldout']:.4g} |",
+        "--seed=5",
+        "- seed: 5",
+        read(folder)["data"]["heldout"]["token_hash"],
+        f"torch {torch.__version__}",
+    ):
+        assert fact in card
+    # The chromosome can be applied again, and gives the same weights.
+    again = tmp_path / "again"
+    chromosome = f"--chromosome={folder / 'chromosome.json'}"
+    model = _flag(small, "model")
+    assert front_door(["prune", model, chromosome, f"--output_dir={again}"]) == 0
+    weights = [place / "model.safetensors" for place in (folder / "pruned", again)]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+    (measured,) = json.loads((folder / "measured.json").read_text())
+    assert set(measured["models"]) == {"dense", "pruned"} and measured["length"] == 48
+
+
+def test_groups_in_the_uniform_layout_make_a_stock_model(
+    small: list[str], tmp_path: Path, capsys: Any
+) -> None:
+    folder = tmp_path / "run"
+    flags = ["--unit=group", "--layout=uniform", "--max_sparsity=0.5", "--mutation_rate=0.4"]
+    assert main([*small, *flags, f"--output_dir={folder}"]) == 0
+    assert "12 attention heads in 3 layers; 6 groups are the genes" in capsys.readouterr().out
+    best = read(folder)["best"]
+    assert len(best["chromosome"]) == 6
+    assert best["heads"] == 2 * sum(best["chromosome"])
+    stock = AutoModelForCausalLM.from_pretrained(folder / "pruned")
+    assert stock.config.num_attention_heads == best["heads"] / 3
+    for row in rows(folder / "evaluations.csv"):
+        genes = row["chromosome"]
+        assert len({genes[start : start + 2].count("1") for start in (0, 2, 4)}) == 1
+
+
+def test_the_zeroed_layout_keeps_the_size(small: list[str], tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    assert main([*small, "--layout=zeroed", f"--output_dir={folder}"]) == 0
+    best, dense = (read(folder)[part] for part in ("best", "dense"))
+    assert best["heads"] < dense["heads"] and best["parameters"] == dense["parameters"]
+    stock: Any = AutoModelForCausalLM.from_pretrained(folder / "pruned")
+    evaluator = Evaluator.from_pretrained(
+        _flag(small, "model"), dataset=_flag(small, "dataset"), samples=2, device="cpu"
+    )
+    assert evaluator.heldout is not None
+    heldout = evaluator.metric_of(stock, evaluator.heldout)
+    assert heldout == pytest.approx(best["heldout"], rel=1e-6)
+
+
+def test_short_sequences_are_measured_too(small: list[str], tmp_path: Path) -> None:
+    for seqlen in (2, 3, 20):
+        folder = tmp_path / str(seqlen)
+        flags = ["--generations=1", f"--seqlen={seqlen}", f"--output_dir={folder}"]
+        assert main([*small, *flags]) == 0
+        assert (folder / "measured.json").is_file()
 
 
 def test_a_configuration_file_and_flags_over_it(small: list[str], tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -73,3 +74,31 @@ def test_statistics_by_hand(evaluator: Evaluator) -> None:
         "sparsity": {"avg": 0.375, "min": 0.25, "max": 0.5},
     }
     assert isinstance(statistics(), tools.MultiStatistics)
+
+
+def test_uniform_individuals_stay_uniform(evaluator: Evaluator) -> None:
+    toolbox = base.Toolbox()
+    register(
+        toolbox,
+        evaluator,
+        initial_sparsity=0.3,
+        max_sparsity=0.5,
+        mutation_rate=0.3,
+        uniform=[1, 2, 3, 4],
+    )
+    population = [*toolbox.population(n=20), toolbox.individual()]
+    for individual in population:
+        individual.fitness.values = toolbox.evaluate(individual)
+    seen = set()
+    for one, two in pairwise(population):
+        children = toolbox.mate(toolbox.clone(one), toolbox.clone(two))
+        for child in (one, *children, *toolbox.mutate(toolbox.clone(two))):
+            kept = {sum(child[start : start + 4]) for start in range(0, GENES, 4)}
+            assert len(kept) == 1 and min(kept) >= 2
+            seen |= kept
+    assert seen == {2, 3, 4}
+
+
+def test_uniform_needs_a_number_within_the_bound(evaluator: Evaluator) -> None:
+    with pytest.raises(InputError, match="keeps all its 4 heads: fewer can be 1, 2; give a larger"):
+        register(base.Toolbox(), evaluator, max_sparsity=0.4, uniform=[1, 2, 4])

@@ -6,80 +6,148 @@ To add one, add a row; tests/test_families.py picks it up. Paths are those of th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import replace
+from typing import Any
 
+from sos_deap.models.slicing import Family
 
-@dataclass(frozen=True)
-class Family:
-    """The names of the attention parts in one architecture.
-
-    :param block: path of a layer, with ``*`` for its number; what stands before it is a prefix.
-    :param attention: path in the layer of the module whose ``forward`` computes the attention.
-    :param query: path in that module of the query projection.
-    :param key: the same for the keys.
-    :param value: the same for the values. Three equal paths mean one fused projection, whose
-        outputs are all the query heads, then all the key heads, then all the value heads.
-    :param output: path in the *layer* of the output projection, whose input is the heads' outputs
-        side by side. Outside ``attention`` in the BERT line.
-    :param split_size: attribute of the attention module that holds the width of one part of a
-        fused projection, where ``forward`` splits by it.
-    """
-
-    block: str
-    attention: str
-    query: str
-    key: str
-    value: str
-    output: str
-    split_size: str | None = None
-
-    @property
-    def fused(self) -> bool:
-        """Whether one projection makes queries, keys and values."""
-        return self.query == self.key == self.value
-
-    @property
-    def output_inside(self) -> bool:
-        """Whether the attention module applies the output projection itself."""
-        return self.output.startswith(self.attention + ".")
-
-
+_LLAMA = Family(
+    block="layers.*",
+    attention=("self_attn",),
+    query="q_proj",
+    key="k_proj",
+    value="v_proj",
+    output="o_proj",
+)
+_BART = replace(_LLAMA, attention=("self_attn", "encoder_attn"), output="out_proj")
 _BERT = Family(
-    block="encoder.layer.*",
-    attention="attention.self",
+    block="layer.*",
+    attention=("attention.self", "crossattention.self"),
     query="query",
     key="key",
     value="value",
-    output="attention.output.dense",
+    output="../output.dense",
+    head_dim="attention_head_size",
 )
 
 #: Architectures by ``config.model_type``.
 FAMILIES: dict[str, Family] = {
+    "bart": _BART,
     "bert": _BERT,
+    "bloom": Family(
+        block="h.*",
+        attention=("self_attention",),
+        query="query_key_value",
+        output="dense",
+        interleaved=True,
+        unsliceable="its position bias (ALiBi) is one tensor over all the heads of all layers",
+    ),
+    "camembert": _BERT,
+    "cohere": _LLAMA,
+    "deberta-v2": replace(
+        _BERT,
+        attention=("attention.self",),
+        query="query_proj",
+        key="key_proj",
+        value="value_proj",
+        more=("pos_key_proj", "pos_query_proj"),
+        attributes=(("num_attention_heads", "heads"),),
+    ),
     "distilbert": Family(
-        block="transformer.layer.*",
-        attention="attention",
+        block="layer.*",
+        attention=("attention",),
         query="q_lin",
         key="k_lin",
         value="v_lin",
-        output="attention.out_lin",
+        output="out_lin",
+        head_dim="attention_head_size",
     ),
+    "electra": _BERT,
+    "falcon": Family(
+        block="h.*",
+        attention=("self_attention",),
+        query="query_key_value",
+        output="dense",
+        attributes=(("num_heads", "heads"),),
+        requires=(("multi_query", True), ("new_decoder_architecture", False), ("alibi", False)),
+    ),
+    "gemma": _LLAMA,
+    "gemma2": _LLAMA,
+    "gemma3_text": _LLAMA,
     "gpt2": Family(
         block="h.*",
-        attention="attn",
+        attention=("attn",),
         query="c_attn",
-        key="c_attn",
-        value="c_attn",
-        output="attn.c_proj",
-        split_size="split_size",
+        output="c_proj",
+        attributes=(("split_size", "width"),),
     ),
-    "llama": Family(
+    "gpt_neox": Family(
         block="layers.*",
-        attention="self_attn",
-        query="q_proj",
-        key="k_proj",
-        value="v_proj",
-        output="self_attn.o_proj",
+        attention=("attention",),
+        query="query_key_value",
+        output="dense",
+        interleaved=True,
+        head_dim="head_size",
     ),
+    "gptj": replace(
+        _LLAMA,
+        block="h.*",
+        attention=("attn",),
+        output="out_proj",
+        attributes=(("num_attention_heads", "heads"),),
+    ),
+    "granite": _LLAMA,
+    "llama": _LLAMA,
+    "mbart": _BART,
+    "mistral": _LLAMA,
+    "mixtral": _LLAMA,
+    "modernbert": Family(
+        block="layers.*",
+        attention=("attn",),
+        query="Wqkv",
+        output="Wo",
+    ),
+    "olmo2": replace(
+        _LLAMA, unsliceable="its query and key norms span all the heads, so each affects the others"
+    ),
+    "opt": replace(_LLAMA, output="out_proj", attributes=(("num_heads", "heads"),)),
+    "pegasus": _BART,
+    "phi3": replace(
+        _LLAMA,
+        query="qkv_proj",
+        key="",
+        value="",
+        attributes=(("config.num_attention_heads", "heads"), ("num_key_value_heads", "kv_heads")),
+    ),
+    "qwen2": _LLAMA,
+    "qwen3": _LLAMA,
+    "qwen3_moe": _LLAMA,
     "roberta": _BERT,
+    "smollm3": _LLAMA,
+    "starcoder2": _LLAMA,
+    "t5": Family(
+        block="block.*",
+        attention=("layer.0.SelfAttention", "layer.1.EncDecAttention"),
+        query="q",
+        key="k",
+        value="v",
+        output="o",
+        head_dim="key_value_proj_dim",
+        unsliceable="the heads of its first layer hold the position bias of every layer's heads",
+    ),
+    "vit": replace(_LLAMA, attention=("attention",)),
+    "xlm-roberta": _BERT,
 }
+
+_NO_ROW = "the table of architectures (sos_deap/models/families.py) has no row for it"
+
+#: Layouts to look for in an architecture without a row: good for masking, too little for slicing.
+NEUTRAL = tuple(replace(row, unsliceable=_NO_ROW) for row in (_LLAMA, _BART))
+
+
+def why_unsliceable(family: Family, config: Any) -> str:
+    """Why models of this configuration can be masked but not sliced; empty if they can be."""
+    for name, value in family.requires:
+        if getattr(config, name, value) != value:
+            return f"it has {name}={getattr(config, name)}, and only {name}={value} is served"
+    return family.unsliceable

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -12,112 +11,131 @@ import torch
 from torch import Tensor, nn
 
 from sos_deap.errors import InputError, unknown
-from sos_deap.models.families import FAMILIES, Family
+from sos_deap.models.families import FAMILIES, NEUTRAL
+from sos_deap.models.slicing import AttentionLayer, Family, attention_layers
 
-
-@dataclass(frozen=True)
-class AttentionLayer:
-    """One layer's attention.
-
-    :param attention: the attention module's path in the model.
-    :param output: the output projection's path in the model.
-    :param heads: number of query heads; each is a gene.
-    :param kv_heads: number of key/value heads; smaller than ``heads`` with grouped-query attention.
-    :param head_dim: width of a head.
-    """
-
-    attention: str
-    output: str
-    heads: int
-    kv_heads: int
-    head_dim: int
+#: What a gene may stand for: a query head, or a key/value head with all its query heads.
+UNITS = ("head", "group")
 
 
 @dataclass(frozen=True)
 class HeadMap:
-    """All the heads of a model in layer order: gene ``i`` of a chromosome is head ``i``."""
+    """All the heads of a model in layer order, and which gene of a chromosome stands for which.
+
+    :param family: where the architecture keeps its heads.
+    :param layers: the attention modules.
+    :param unit: one of :data:`UNITS`.
+    """
 
     family: Family
     layers: tuple[AttentionLayer, ...]
+    unit: str = "head"
 
     def __len__(self) -> int:
-        return sum(self.heads_per_layer)
+        return sum(self.genes_per_layer)
 
     @property
     def heads_per_layer(self) -> tuple[int, ...]:
-        """Query heads in each layer."""
+        """Query heads in each attention module."""
         return tuple(layer.heads for layer in self.layers)
 
+    @property
+    def genes_per_layer(self) -> tuple[int, ...]:
+        """Genes for each attention module."""
+        return tuple(layer.heads // self.heads_per_gene(layer) for layer in self.layers)
+
+    def heads_per_gene(self, layer: AttentionLayer) -> int:
+        """How many query heads of a layer one gene stands for."""
+        return layer.heads // layer.kv_heads if self.unit == "group" else 1
+
     def checked(self, chromosome: Sequence[int]) -> Sequence[int]:
-        """Return a chromosome of one 0/1 gene per head as it is.
+        """Return a chromosome of one 0/1 gene per head (or group) as it is.
 
         :raises InputError: if its length is wrong or a gene is neither 0 nor 1.
         """
         if len(chromosome) != len(self):
             raise InputError(
-                f"the chromosome has {len(chromosome)} genes, the model {len(self)} heads "
-                f"({len(self.layers)} layers): give one gene per head"
+                f"the chromosome has {len(chromosome)} genes, the model {len(self)} {self.unit}s "
+                f"({len(self.layers)} layers): give one gene per {self.unit}"
             )
         if stray := [gene for gene in chromosome if gene not in (0, 1)]:
             raise InputError(f"a gene is {stray[0]!r}: genes are 1 (head kept) or 0 (head removed)")
         return chromosome
 
-    def genes_per_layer(self, chromosome: Sequence[int]) -> list[list[int]]:
-        """Cut a chromosome into its layers; raises as :meth:`checked` does."""
+    def head_genes(self, chromosome: Sequence[int]) -> list[list[int]]:
+        """One 0/1 value per query head, layer by layer; raises as :meth:`checked` does."""
         genes = iter(self.checked(chromosome))
-        return [[int(next(genes)) for _ in range(heads)] for heads in self.heads_per_layer]
+        return [
+            [gene for _ in range(count) for gene in [int(next(genes))] * self.heads_per_gene(layer)]
+            for layer, count in zip(self.layers, self.genes_per_layer, strict=True)
+        ]
 
     def kept_heads(self, chromosome: Sequence[int]) -> list[list[int]]:
-        """The numbers of the heads each layer keeps."""
-        per_layer = self.genes_per_layer(chromosome)
-        return [[head for head, gene in enumerate(genes) if gene] for genes in per_layer]
+        """The numbers of the query heads each layer keeps."""
+        return [
+            [head for head, gene in enumerate(genes) if gene]
+            for genes in self.head_genes(chromosome)
+        ]
+
+    def without(self, removed: Mapping[int, Sequence[int]]) -> list[int]:
+        """The chromosome that removes certain query heads.
+
+        :param removed: numbers of query heads by the number of their layer.
+        :raises InputError: for a layer or head that is not there, and with ``unit="group"`` for a
+            part of a group.
+        """
+        chromosome: list[int] = []
+        if stray := sorted(set(removed) - set(range(len(self.layers)))):
+            raise InputError(f"there is no layer {stray[0]}: the model has {len(self.layers)}")
+        for number, layer in enumerate(self.layers):
+            gone = set(removed.get(number, ()))
+            if stray := sorted(gone - set(range(layer.heads))):
+                raise InputError(f"layer {number} has no head {stray[0]}: it has {layer.heads}")
+            size = self.heads_per_gene(layer)
+            groups = [set(range(i, i + size)) for i in range(0, layer.heads, size)]
+            if any(group & gone and not group <= gone for group in groups):
+                raise InputError(f"layer {number}: remove whole groups of {size} heads, or none")
+            chromosome += [int(not group & gone) for group in groups]
+        return chromosome
 
 
-def head_map(model: nn.Module) -> HeadMap:
+def head_map(model: nn.Module, unit: str = "head") -> HeadMap:
     """Find the attention heads of a transformers model.
 
-    :param model: any model class of a known architecture, with or without a task head.
+    :param model: any model class, with or without a task head, of an architecture in
+        :data:`FAMILIES` or one that names its attention as Llama does.
+    :param unit: ``"head"`` for a gene per query head; ``"group"`` for a gene per key/value head,
+        which stands for all the query heads that share it.
     :returns: the map; ``len()`` of it is the number of genes.
-    :raises InputError: for an architecture that has no row in :data:`FAMILIES`, and for a model
-        whose heads were already removed.
+    :raises InputError: for attention that is not found, for a model whose heads were already
+        removed, and for an unknown unit.
     """
-    if getattr(getattr(model, "config", None), "kept_heads", None) is not None:
+    if unit not in UNITS:
+        raise unknown("unit", unit, UNITS)
+    config = getattr(model, "config", None)
+    if getattr(config, "kept_heads", None) is not None:
         raise InputError(
             "the model is already pruned: prune the original once more, with all the heads to go"
         )
-    return stock_head_map(model)
-
-
-def stock_head_map(model: nn.Module) -> HeadMap:
-    """The head map of the stock architecture, whatever was removed from this instance of it."""
-    config = getattr(model, "config", None)
     kind = getattr(config, "model_type", type(model).__name__)
-    if kind not in FAMILIES:
+    family = FAMILIES.get(kind)
+    for candidate in [family] if family else NEUTRAL:
+        layers = _layers(model, candidate)
+        if layers:
+            return HeadMap(candidate, layers, unit)
+    if family is None:
         raise unknown("architecture", kind, FAMILIES)
-    family = FAMILIES[kind]
-    layers = tuple(_attention_layers(model, family))
-    if not layers:
-        raise InputError(
-            f"no attention layer of the {kind} architecture in this {type(model).__name__}: "
-            f"expected modules named ...{family.block}.{family.attention}"
-        )
-    return HeadMap(family, layers)
+    raise InputError(
+        f"no attention layer of the {kind} architecture in this {type(model).__name__}: "
+        f"expected modules named ...{family.block}.{family.attention[0]}"
+    )
 
 
-def _attention_layers(model: nn.Module, family: Family) -> Iterator[AttentionLayer]:
-    block = re.escape(family.block).replace(r"\*", r"\d+")
-    pattern = re.compile(rf"((?:.*\.)?{block})\.{re.escape(family.attention)}")
-    for name, attention in model.named_modules():
-        if match := pattern.fullmatch(name):
-            config: Any = attention.config
-            heads = config.num_attention_heads
-            yield AttentionLayer(
-                attention=name,
-                output=f"{match[1]}.{family.output}",
-                heads=heads,
-                kv_heads=getattr(config, "num_key_value_heads", None) or heads,
-                head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
-            )
+def _layers(model: nn.Module, family: Family) -> tuple[AttentionLayer, ...]:
+    try:
+        return tuple(attention_layers(model, family))
+    except AttributeError:  # modules of these names that are built otherwise
+        return ()
 
 
 @contextmanager
@@ -139,7 +157,7 @@ def masked(
     heads = heads or head_map(model)
     if not chromosomes:
         raise InputError("masked() was given no chromosome: give at least one")
-    per_chromosome = [heads.genes_per_layer(chromosome) for chromosome in chromosomes]
+    per_chromosome = [heads.head_genes(chromosome) for chromosome in chromosomes]
     with ExitStack() as stack:
         for layer, genes in zip(heads.layers, zip(*per_chromosome, strict=True), strict=True):
             if all(map(all, genes)):

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+import transformers
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_MASKED_LM_MAPPING,
+    AutoConfig,
+    AutoImageProcessor,
+    AutoTokenizer,
+    PreTrainedModel,
+)
+from transformers.utils import logging
 
 from sos_deap.errors import InputError, first_line, unknown
-from sos_deap.models.families import FAMILIES
+from sos_deap.models.folder import pruned_type
 
 #: Models that come with this package, by the name the user gives.
 BUILTIN = {"builtin:tiny": Path(__file__).resolve().parent.parent / "builtin" / "tiny"}
@@ -33,35 +43,121 @@ class Pretrained:
     stored_dtype: torch.dtype
 
 
-def load_pretrained(name: str, *, device: str = "auto", dtype: str = "auto") -> Pretrained:
-    """Load a causal language model.
+def load(name: str | Path, *, dtype: str | torch.dtype = "auto") -> PreTrainedModel:
+    """Read a model, pruned or not, of the class it was saved from.
 
-    :param name: a Hub name, a local folder, or a name in :data:`BUILTIN`. Only safetensors weights
-        are read, and no code from the folder is run.
+    :param name: a folder, such as one written by the ``save_pretrained`` of a pruned model, a Hub
+        name, or a name in :data:`BUILTIN`. Only safetensors weights are read, and no code in the
+        folder is run.
+    :param dtype: as for ``from_pretrained``; ``"auto"`` is the one the weights are stored in.
+    :returns: the model, in evaluation mode.
+    :raises InputError: if the model is missing, damaged, or of an unknown class.
+    """
+    config = read_config(str(name))
+    architectures = config.architectures
+    architecture = architectures[0] if isinstance(architectures, list) and architectures else None
+    stock = getattr(transformers, architecture, None) if isinstance(architecture, str) else None
+    if not (isinstance(stock, type) and issubclass(stock, PreTrainedModel)):
+        raise InputError(
+            f"config.json of {name} names the model class {architecture!r}, unknown to transformers"
+        )
+    return _read_weights(str(name), config, stock, dtype)
+
+
+def load_pretrained(name: str, *, device: str = "auto", dtype: str = "auto") -> Pretrained:
+    """Load a causal language model that is to be pruned, and its tokenizer.
+
+    :param name: as for :func:`load`.
     :param device: ``"auto"`` (a GPU if there is one), ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ...
     :param dtype: a key of :data:`DTYPES`; ``"auto"`` is float32 on a CPU, else as stored.
     :raises InputError: for a model, architecture, device or dtype that is not there.
     """
     place = checked_device(device)
     chosen = checked_dtype(dtype) or (torch.float32 if place.type == "cpu" else None)
+    config = read_config(name)
+    check_prunable(name, config)
+    _check_causal(name, config)
+    tokenizer = load_tokenizer(name)
+    stock = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    model: Any = _read_weights(name, config, stock, chosen or "auto")
+    return Pretrained(model.to(place), tokenizer, config.dtype or model.dtype)
+
+
+def load_tokenizer(name: str) -> Any:
+    """The tokenizer that comes with a model; raises :class:`InputError` if there is none."""
+    try:
+        return AutoTokenizer.from_pretrained(_source(name), trust_remote_code=False)
+    except Exception as error:
+        raise _cannot_load("tokenizer of", name, error) from error
+
+
+def save_companions(name: str, folder: Path) -> None:
+    """Put what a model is fed through into a folder: its tokenizer, its image settings."""
     source = _source(name)
+    for kind in (AutoTokenizer, AutoImageProcessor):
+        try:
+            kind.from_pretrained(source, trust_remote_code=False).save_pretrained(folder)
+        except (OSError, ValueError, ImportError, KeyError):
+            continue  # a model has one or the other, or neither
+
+
+def check_prunable(name: str, config: Any) -> None:
+    """Raise :class:`InputError` for a model that is quantised or already pruned."""
+    if getattr(config, "kept_heads", None) is not None:
+        raise InputError(f"{name} is already pruned: prune the original, with all the heads to go")
+    if quantised := getattr(config, "quantization_config", None):
+        how = quantised.get("quant_method") if isinstance(quantised, dict) else quantised
+        raise InputError(f"{name} is quantised ({how}): prune the original, then quantise that")
+
+
+def read_config(name: str) -> Any:
+    """The config of a model; raises :class:`InputError` if it is missing or damaged."""
     try:
         # False, not None, or transformers asks on the terminal whether to run a folder's code.
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        with _silent():
+            return AutoConfig.from_pretrained(_source(name), trust_remote_code=False)
+    except InputError:
+        raise
     except Exception as error:  # the Hub's client and the config classes raise many kinds
+        raise _cannot_load("config.json of", name, error) from error
+
+
+def _read_weights(name: str, config: Any, stock: Any, dtype: str | torch.dtype) -> PreTrainedModel:
+    """Read a model, and raise :class:`InputError` rather than make weights up."""
+    pruned = getattr(config, "kept_heads", None) is not None
+    kind: Any = pruned_type(stock) if pruned else stock
+    try:
+        with _silent():
+            model, info = kind.from_pretrained(
+                _source(name),
+                dtype=dtype,
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
+    except Exception as error:  # a damaged folder fails in many ways, deep inside three libraries
         raise _cannot_load("model", name, error) from error
-    _check_config(name, config)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-    except Exception as error:
-        raise _cannot_load("tokenizer of the model", name, error) from error
-    try:
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            source, dtype=chosen or "auto", use_safetensors=True, trust_remote_code=False
+    if not pruned:
+        info.pop("unexpected_keys", None)  # such as another task's head
+    if wrong := {what: sorted(map(str, names)) for what, names in info.items() if names}:
+        what, names = next(iter(wrong.items()))
+        raise InputError(
+            f"the weights of {name} do not fit its config.json: {len(names)} "
+            f"{what.replace('_', ' ')}, {names[0]} among them; save or download the model again"
         )
-    except Exception as error:
-        raise _cannot_load("model", name, error) from error
-    return Pretrained(model.to(place).eval(), tokenizer, config.dtype or model.dtype)
+    result: PreTrainedModel = model.eval()
+    return result
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Without transformers' reports of what does not fit: here that is an error of its own."""
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def checked_device(device: str) -> torch.device:
@@ -96,24 +192,27 @@ def _source(name: str) -> str:
             raise InputError(f"model folder {name} holds no config.json: give a transformers model")
         return str(path)
     # A Hub name is "owner/name" or "name"; anything else was meant as a path.
-    if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1 or path.exists():
+    typed = name.startswith((".", "~")) or name.endswith("/") or name.count("/") > 1
+    if path.is_absolute() or typed or path.exists():
         raise InputError(
             f"model folder {name} does not exist: give a folder, a Hub name or builtin:tiny"
         )
     return name
 
 
-def _check_config(name: str, config: Any) -> None:
-    if config.model_type not in FAMILIES:
-        raise unknown("architecture", config.model_type, FAMILIES)
-    if getattr(config, "kept_heads", None) is not None:
-        raise InputError(f"{name} is already pruned: prune the original, with all the heads to go")
-    causal = config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-    # The BERT line has causal classes too, for its decoder variant only.
-    if not causal or getattr(config, "is_decoder", True) is False:
-        raise InputError(
-            f"{name} is a {config.model_type} encoder: perplexity needs a causal language model"
-        )
+def _check_causal(name: str, config: Any) -> None:
+    if config.is_encoder_decoder:
+        what = "encoder-decoder"
+    elif type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING or (
+        # The BERT line has causal classes too, for its decoder variant only.
+        type(config) in MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False)
+    ):
+        what = "encoder"
+    else:
+        return
+    raise InputError(
+        f"{name} is a {config.model_type} {what}: perplexity needs a causal language model"
+    )
 
 
 def _cannot_load(what: str, name: str, error: Exception) -> InputError:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from sos_deap.search.chromosome import most_removed
@@ -84,15 +84,54 @@ def limit_sparsity(max_sparsity: float) -> Callable[[Callable[..., Any]], Callab
     :returns: the decorator, for ``mate`` and ``mutate``.
     """
 
+    def give_back(child: Any) -> None:
+        removed = [i for i, gene in enumerate(child) if not gene]
+        excess = len(removed) - most_removed(len(child), max_sparsity)
+        for i in random.sample(removed, max(0, excess)):
+            child[i] = 1
+
+    return _repair(give_back)
+
+
+def uniform_layers(
+    genes_per_layer: int, counts: Sequence[int]
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """A decorator for ``toolbox.decorate`` that keeps equally many heads in every layer.
+
+    That number is one of the two counts around the mean over the layers, drawn so that the mean is
+    kept on average; within a layer the heads to remove or to give back are drawn at random.
+
+    :param genes_per_layer: genes in a layer.
+    :param counts: the numbers of genes that a layer may keep.
+    :returns: the decorator, for ``mate`` and ``mutate``.
+    """
+    counts = sorted(counts)
+
+    def even_out(child: Any) -> None:
+        mean = sum(child) / len(child) * genes_per_layer
+        below = max((count for count in counts if count <= mean), default=counts[0])
+        above = min((count for count in counts if count >= mean), default=counts[-1])
+        keep = above if random.random() * (above - below) < mean - below else below
+        for start in range(0, len(child), genes_per_layer):
+            layer = range(start, start + genes_per_layer)
+            kept, gone = ([i for i in layer if bool(child[i]) == gene] for gene in (True, False))
+            for i in random.sample(kept, max(0, len(kept) - keep)):
+                child[i] = 0
+            for i in random.sample(gone, max(0, keep - len(kept))):
+                child[i] = 1
+
+    return _repair(even_out)
+
+
+def _repair(mend: Callable[[Any], None]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """A decorator that mends, in place, every individual an operator returns."""
+
     def decorate(operator: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(operator)
         def feasible(*individuals: Any, **parameters: Any) -> Any:
             children = operator(*individuals, **parameters)
             for child in children:
-                removed = [i for i, gene in enumerate(child) if not gene]
-                excess = len(removed) - most_removed(len(child), max_sparsity)
-                for i in random.sample(removed, max(0, excess)):
-                    child[i] = 1
+                mend(child)
             return children
 
         return feasible

@@ -1,0 +1,156 @@
+"""The commands that need no search: prune with a known chromosome, measure, export."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from argparse import Namespace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sos_deap.command import Parser, answered, quiet
+from sos_deap.errors import InputError
+
+if TYPE_CHECKING:
+    pass
+
+
+def prune(arguments: list[str]) -> int:
+    """``python -m sos_deap prune``; returns the exit status."""
+    parser = Parser(
+        prog="python -m sos_deap prune",
+        description="Remove known heads from a model, without a search.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("model", help="Hub name or folder of a model, or builtin:tiny")
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument(
+        "--chromosome",
+        type=Path,
+        metavar="FILE",
+        help="chromosome.json of a run, or a JSON list of one 0 (remove) or 1 (keep) per head",
+    )
+    which.add_argument(
+        "--heads", metavar="LIST", help='heads to remove by layer, both from 0: "3:1,4;7:0"'
+    )
+    parser.add_argument("--output_dir", type=Path, required=True, help="folder for the result")
+    parser.add_argument(
+        "--unit", help="what a gene of a plain JSON list stands for: head (the default) or group"
+    )
+    parser.add_argument("--layout", default="sliced", help="sliced (default), uniform or zeroed")
+    return answered(lambda: _prune(parser.parse_args(arguments), shlex.join(arguments)))
+
+
+def measure(arguments: list[str]) -> int:
+    """``python -m sos_deap measure``; returns the exit status."""
+    parser = Parser(
+        prog="python -m sos_deap measure",
+        description="Measure latency, throughput, memory and bytes of a model, beside another's.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("model", help="folder, Hub name or builtin:tiny; pruned or not")
+    parser.add_argument("--against", metavar="MODEL", help="the model it was pruned from")
+    parser.add_argument("--batch_sizes", type=int, nargs="+", default=[1], help="default: 1")
+    parser.add_argument(
+        "--lengths", type=int, nargs="+", default=[96], help="prompt lengths in tokens; default: 96"
+    )
+    parser.add_argument("--new_tokens", type=int, default=32, help="tokens to decode; default: 32")
+    parser.add_argument("--rounds", type=int, default=10, help="timings of each; default: 10")
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=60,
+        help="begin no round after this, for each size and length, but the first 3; default: 60",
+    )
+    parser.add_argument("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda")
+    parser.add_argument(
+        "--dtype",
+        default="auto",
+        help="auto (float32 on a CPU, else as stored), float32, bfloat16, float16",
+    )
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write the figures as JSON")
+    return answered(lambda: _measure(parser.parse_args(arguments)))
+
+
+def _prune(flags: Namespace, given: str) -> None:
+    from sos_deap.chromosome_file import read_chromosome
+    from sos_deap.files import free_folder, whole_folder
+    from sos_deap.models.heads import head_map
+    from sos_deap.models.pretrained import check_prunable, load, read_config, save_companions
+    from sos_deap.models.prune import check_layout
+    from sos_deap.outcome import prune_to, size, write_card
+
+    quiet()
+    folder = free_folder(flags.output_dir)
+    saved = read_chromosome(flags.chromosome) if flags.chromosome else {}
+    removed = _removed(flags.heads) if flags.heads else {}
+    check_prunable(flags.model, read_config(flags.model))
+    model = load(flags.model)
+    heads = head_map(model, flags.unit or saved.get("unit", "head"))
+    check_layout(model, heads, flags.layout)
+    _check_fingerprint(flags, saved, model)
+    genes = saved["chromosome"] if saved else heads.without(removed)
+    with whole_folder(folder) as beside:
+        pruned = prune_to(beside, model, genes, heads, flags.layout, model.dtype)
+        save_companions(flags.model, beside)
+        facts = {"command": f"`python -m sos_deap prune {given}`"}
+        write_card(beside, flags.model, model, genes, heads, flags.layout, facts)
+    print(f"{'':20}{'dense':>16}{'pruned':>16}{'change':>10}")
+    before = size(model, model.dtype, sum(heads.heads_per_layer))
+    after = size(pruned, model.dtype, sum(map(len, heads.kept_heads(genes))))
+    for label, value in before.items():
+        change = after[label] / value - 1
+        print(f"{label:20}{value:>16,}{after[label]:>16,}{change:>+10.1%}")
+    print(f"pruned model: {folder}  (its README.md tells how to load it)")
+
+
+def _removed(text: str) -> dict[int, list[int]]:
+    """``"3:1,4;7:0"`` as ``{3: [1, 4], 7: [0]}``."""
+    removed: dict[int, list[int]] = {}
+    for part in filter(None, re.sub(r"\s", "", text).split(";")):
+        if not re.fullmatch(r"\d+:\d+(,\d+)*", part):
+            raise InputError(f'--heads has {part!r}: write layer:head,head;layer:head, as "3:1,4"')
+        layer, _, numbers = part.partition(":")
+        removed.setdefault(int(layer), []).extend(map(int, numbers.split(",")))
+    return removed
+
+
+def _check_fingerprint(flags: Namespace, saved: dict[str, Any], model: Any) -> None:
+    from sos_deap.models.identity import fingerprint
+
+    expected = saved.get("fingerprint")
+    if expected is not None and expected != (found := fingerprint(model)):
+        raise InputError(
+            f"{flags.chromosome} is for another model, {saved.get('model')} ({expected}), and "
+            f"{flags.model} is {found}: give the model it was found for"
+        )
+
+
+def _measure(flags: Namespace) -> None:
+    from sos_deap.files import write_json
+    from sos_deap.models.measure import measure
+    from sos_deap.models.pretrained import checked_device, checked_dtype, load
+    from sos_deap.report import measured_table
+
+    quiet()
+    if flags.output is not None and flags.output.exists():
+        raise InputError(f"output file {flags.output} exists: give another --output")
+    place, dtype = checked_device(flags.device), checked_dtype(flags.dtype)
+    if dtype is None and place.type == "cpu":
+        dtype = checked_dtype("float32")
+    names = {"dense": flags.against, "pruned": flags.model} if flags.against else {}
+    models: dict[str, Any] = {
+        column: load(name, dtype=dtype or "auto").to(place)  # type: ignore[arg-type]
+        for column, name in (names or {"model": flags.model}).items()
+    }
+    rows = measure(
+        models,
+        batch_sizes=flags.batch_sizes,
+        lengths=flags.lengths,
+        new_tokens=flags.new_tokens,
+        rounds=flags.rounds,
+        seconds=flags.seconds,
+    )
+    print(measured_table(rows))
+    if flags.output is not None:
+        write_json(flags.output, rows)

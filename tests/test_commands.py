@@ -1,0 +1,225 @@
+"""prune, measure and export from the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+
+from sos_deap import head_map, load, masked
+from sos_deap.__main__ import main
+from sos_deap.chromosome_file import write_chromosome
+from sos_deap.models.identity import fingerprint
+from tests.tiny import assert_close, build, output
+
+GENES = [1, 0, 1, 1] + [0] * 4 + [1, 1, 0, 0]
+
+
+def run(*arguments: Any) -> int:
+    return main([str(argument) for argument in arguments])
+
+
+def expected(folder: Path, genes: list[int], ids: torch.Tensor) -> torch.Tensor:
+    model = load(folder)
+    with masked(model, [genes]):
+        return output(model, {"input_ids": ids})
+
+
+IDS = torch.arange(10)[None]
+
+
+def test_prune_with_a_list_of_heads(model_folder: Path, tmp_path: Path, capsys: Any) -> None:
+    folder = tmp_path / "pruned"
+    heads = "0:1; 1:0,1,2,3 ;2:2,3"
+    assert run("prune", model_folder, "--heads", heads, "--output_dir", folder) == 0
+    assert_close(output(load(folder), {"input_ids": IDS}), expected(model_folder, GENES, IDS))
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert tokenizer("a tree") == AutoTokenizer.from_pretrained(model_folder)("a tree")
+    assert (folder / "generation_config.json").is_file()
+    card, printed = (folder / "README.md").read_text(), capsys.readouterr().out
+    assert "| 1 | 0 of 4 | 0, 1, 2, 3 |" in card and "| 2 | 2 of 4 | 2, 3 |" in card
+    assert "7 of the 12 attention heads" in card and "--heads" in card and "transformers" in card
+    assert "quality was not measured" in card
+    assert "heads                             12               5    -58.3%" in printed
+    assert [path.name for path in tmp_path.iterdir()] == ["pruned"]
+
+
+def test_prune_with_a_chromosome_of_a_run(model_folder: Path, tmp_path: Path) -> None:
+    path, folder = tmp_path / "chromosome.json", tmp_path / "pruned"
+    mark = fingerprint(load(model_folder))
+    write_chromosome(path, GENES, model=str(model_folder), fingerprint=mark, unit="head")
+    assert run("prune", model_folder, "--chromosome", path, "--output_dir", folder) == 0
+    assert_close(output(load(folder), {"input_ids": IDS}), expected(model_folder, GENES, IDS))
+
+
+def test_a_chromosome_of_groups_and_the_uniform_layout(model_folder: Path, tmp_path: Path) -> None:
+    path, folder = tmp_path / "genes.json", tmp_path / "pruned"
+    path.write_text("[1, 0, 0, 1, 1, 0]")
+    flags = ["--unit", "group", "--layout", "uniform", "--output_dir", folder]
+    assert run("prune", model_folder, "--chromosome", path, *flags) == 0
+    genes = [1, 1, 0, 0] + [0, 0, 1, 1] + [1, 1, 0, 0]
+    stock = AutoModelForCausalLM.from_pretrained(folder)
+    assert_close(output(stock, {"input_ids": IDS}), expected(model_folder, genes, IDS))
+    assert "so it is a stock model" in (folder / "README.md").read_text()
+    assert run("measure", folder, "--against", model_folder, "--lengths", 8, "--rounds", 1) == 0
+
+
+def test_prune_keeps_the_task_head_and_the_dtype(tmp_path: Path) -> None:
+    model = build("bert", auto=AutoModelForSequenceClassification).to(torch.bfloat16)
+    model.save_pretrained(tmp_path / "bert")
+    pruned = tmp_path / "pruned"
+    assert run("prune", tmp_path / "bert", "--heads", "0:1;2:3", "--output_dir", pruned) == 0
+    again = load(pruned)
+    assert type(again).__name__ == "BertForSequenceClassification" and again.dtype == torch.bfloat16
+    assert load_file(pruned / "model.safetensors")["classifier.weight"].dtype == torch.bfloat16
+    assert "AutoModelForSequenceClassification" in (pruned / "README.md").read_text()
+
+
+def test_a_chromosome_of_another_model_is_refused(
+    model_folder: Path, tmp_path: Path, capsys: Any
+) -> None:
+    path, folder = tmp_path / "chromosome.json", tmp_path / "pruned"
+    other = load(model_folder)
+    with torch.no_grad():
+        next(iter(other.parameters())).mul_(1.001)
+    assert len(head_map(other)) == 12
+    mark = fingerprint(other)
+    write_chromosome(path, GENES, model="other/model", fingerprint=mark, unit="head")
+    assert run("prune", model_folder, "--chromosome", path, "--output_dir", folder) == 2
+    error = capsys.readouterr().err
+    assert f"is for another model, other/model ({mark}), and {model_folder} is " in error
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["chromosome.json"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--heads", "3"], "--heads has '3': write layer:head,head;layer:head"),
+        (["--heads", "3:1"], "there is no layer 3: the model has 3"),
+        (["--heads", "0:9"], "layer 0 has no head 9: it has 4"),
+        (["--heads", "0:1", "--layout", "flat"], "unknown layout 'flat'"),
+        (["--heads", "0:1", "--layout", "uniform"], "use the unit group"),
+        (["--heads", "0:1", "--unit", "group"], "layer 0: remove whole groups of 2 heads"),
+        (["--heads", "0:1", "--unit", "groups"], "unknown unit 'groups': did you mean 'group'"),
+        (["--chromosome", "none.json"], "chromosome file none.json does not exist"),
+        ([], "one of the arguments --chromosome --heads is required"),
+        (["--heads", "0:1", "--chromosome", "none.json"], "not allowed with argument"),
+        (["--heads", "0:1", "--seed", "1"], "unrecognized arguments: --seed 1"),
+    ],
+)
+def test_what_prune_refuses(
+    flags: list[str], message: str, model_folder: Path, tmp_path: Path, capsys: Any
+) -> None:
+    assert run("prune", model_folder, *flags, "--output_dir", tmp_path / "pruned") == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1 and message in error
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "cannot be read"),
+        ("{}", "holds no chromosome"),
+        ('{"chromosome": "1101"}', "holds no chromosome"),
+        ("[1, 0.5]", "holds no chromosome"),
+        ("[1, true]", "holds no chromosome"),
+        ("[1, 0]", "the chromosome has 2 genes, the model 12 heads"),
+        ("[2, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1]", "a gene is 2"),
+        ('{"chromosome": [1], "unit": "layer"}', "unknown unit 'layer'"),
+    ],
+)
+def test_chromosome_files_that_are_none(
+    content: str, message: str, model_folder: Path, tmp_path: Path, capsys: Any
+) -> None:
+    path = tmp_path / "genes.json"
+    path.write_text(content)
+    flags = ["--chromosome", path, "--output_dir", tmp_path / "pruned"]
+    assert run("prune", model_folder, *flags) == 2
+    assert message in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["genes.json"]
+
+
+def test_models_that_prune_refuses(model_folder: Path, tmp_path: Path, capsys: Any) -> None:
+    def refused(model: Path) -> str:
+        assert run("prune", model, "--heads", "0:1", "--output_dir", tmp_path / "out") == 2
+        assert not (tmp_path / "out").exists()
+        return str(capsys.readouterr().err)
+
+    assert "nowhere does not exist" in refused(tmp_path / "nowhere")
+    pruned = tmp_path / "pruned"
+    assert run("prune", model_folder, "--heads", "0:1", "--output_dir", pruned) == 0
+    capsys.readouterr()
+    assert "is already pruned" in refused(pruned)
+
+    quantised = tmp_path / "quantised"
+    load(model_folder).save_pretrained(quantised)
+    config = json.loads((quantised / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "gptq", "bits": 4}
+    (quantised / "config.json").write_text(json.dumps(config))
+    assert "is quantised (gptq): prune the original" in refused(quantised)
+
+    build("olmo2").save_pretrained(tmp_path / "olmo2")
+    assert "olmo2 model cannot be sliced: its query and key norms" in refused(tmp_path / "olmo2")
+
+    short = tmp_path / "short"
+    load(model_folder).save_pretrained(short)
+    weights = short / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    assert "cannot load the model" in refused(short)
+    weights.unlink()
+    assert "cannot load the model" in refused(short)
+
+
+def test_prune_overwrites_nothing(model_folder: Path, tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    assert run("prune", model_folder, "--heads", "0:1", "--output_dir", tmp_path) == 2
+    assert "is not an empty folder" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_measure(model_folder: Path, tmp_path: Path, capsys: Any) -> None:
+    pruned, figures = tmp_path / "pruned", tmp_path / "figures.json"
+    assert run("prune", model_folder, "--heads", "1:0,1,2,3", "--output_dir", pruned) == 0
+    sizes = ["--lengths", 8, 12, "--batch_sizes", 2, "--new_tokens", 3, "--rounds", 2]
+    flags = [*sizes, "--device", "cpu", "--output", figures]
+    assert run("measure", pruned, "--against", model_folder, *flags) == 0
+    shown, rows = capsys.readouterr().out, json.loads(figures.read_text())
+    assert [(row["batch_size"], row["length"]) for row in rows] == [(2, 8), (2, 12)]
+    assert set(rows[0]["models"]) == {"dense", "pruned"}
+    assert rows[0]["gains"]["pruned"]["prefill_bound"] > 0
+    assert "2 x 12 tokens, medians of 2" in shown and "bound" in shown
+    assert run("measure", pruned, *flags) == 2
+    assert "figures.json exists: give another --output" in capsys.readouterr().err
+    assert run("measure", pruned, "--lengths", 8, "--rounds", 1, "--new_tokens", 0) == 0
+    assert "bound" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--lengths", "100"], "more than the model's 64 positions"),
+        (["--rounds", "0"], "at least 1"),
+        (["--device", "cuda:9"], "device 'cuda:9' is not there"),
+        (["--dtype", "int3"], "unknown dtype 'int3'"),
+        (["--against", "no/such/folder"], "no/such/folder does not exist"),
+    ],
+)
+def test_what_measure_refuses(
+    flags: list[str], message: str, model_folder: Path, capsys: Any
+) -> None:
+    assert run("measure", model_folder, *flags) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["prune", "measure"])
+def test_help(command: str, capsys: Any) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([command, "--help"])
+    assert ended.value.code == 0
+    assert f"usage: python -m sos_deap {command}" in capsys.readouterr().out

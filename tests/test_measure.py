@@ -1,0 +1,115 @@
+"""What is measured, against counts by hand."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+
+from sos_deap import InputError, prune
+from sos_deap.models.measure import measure
+from sos_deap.report import measured_table
+from tests.tiny import HEAD_DIM, HEADS, LAYERS, VOCABULARY, WIDTH, build
+
+GENES = [1, 0, 1, 1] + [0] * 4 + [1, 1, 0, 0]
+
+
+def one(models: dict[str, Any], **settings: Any) -> dict[str, Any]:
+    (row,) = measure(models, rounds=1, new_tokens=4, lengths=[8], **settings)
+    return row
+
+
+def test_counts_are_those_made_by_hand() -> None:
+    model = build("llama", 2)
+    models = {"dense": model, "pruned": prune(model, GENES)}
+    row = one(models, batch_sizes=[3])
+    for name, query, kv in (("dense", 12, 6), ("pruned", 5, 3)):
+        figures, rows = row["models"][name], 3 * 8
+        projections = WIDTH * HEAD_DIM * (2 * query + 2 * kv) + LAYERS * 3 * WIDTH * 48
+        scores = 2 * 2 * rows * 8 * HEAD_DIM * query  # q.k and weights.v, over all pairs
+        logits = 2 * 3 * WIDTH * VOCABULARY  # of the last position alone
+        assert figures["prefill_flops"] == 2 * rows * projections + scores + logits
+        # Keys and values of float32; a layer without heads keeps one number per token of each.
+        empty = 0 if name == "dense" else 1
+        assert figures["kv_bytes_per_token"] == 2 * 4 * (kv * HEAD_DIM + empty)
+        weights = 4 * models[name].num_parameters()
+        assert figures["weight_bytes"] == weights
+        table = 4 * VOCABULARY * WIDTH  # looked up, not read through
+        cached = 3 * figures["kv_bytes_per_token"] * (8 + 4 / 2)
+        assert figures["decode_bytes"] == weights - table + cached
+        assert figures["peak_bytes"] > weights
+        assert figures["prefill_seconds"] > 0 and figures["decode_seconds"] > 0
+    gains, dense, pruned = row["gains"]["pruned"], row["models"]["dense"], row["models"]["pruned"]
+    for gain, key in (
+        ("prefill", "prefill_seconds"),
+        ("prefill_bound", "prefill_flops"),
+        ("decode", "decode_seconds"),
+        ("decode_bound", "decode_bytes"),
+    ):
+        assert gains[gain] == pytest.approx(1 - pruned[key] / dense[key])
+
+
+def test_tied_embeddings_are_read_through() -> None:
+    figures = one({"model": build("gpt2")})["models"]["model"]
+    assert figures["decode_bytes"] > figures["weight_bytes"]
+
+
+def test_peak_memory_counts_what_is_alive_at_once() -> None:
+    class Allocates(torch.nn.Module):
+        def forward(self) -> None:
+            first = torch.empty(1000, dtype=torch.uint8)
+            del first
+            kept = torch.empty(3000, dtype=torch.uint8)
+            torch.empty(2000, dtype=torch.uint8)
+            del kept
+
+    from sos_deap.models.measure import _peak_bytes
+
+    module: Any = Allocates()
+    module.device = torch.device("cpu")
+    assert _peak_bytes(module, module) == 5000
+
+
+@pytest.mark.parametrize("family", ["bart", "bert", "gpt2", "gptj", "mistral", "vit"])
+def test_other_kinds_of_models(family: str) -> None:
+    model = build(family)
+    row = one({"dense": model, "same": model})
+    decodes = family in ("bart", "gpt2", "gptj", "mistral")
+    assert (row["models"]["same"]["decode_seconds"] is not None) == decodes
+    assert (row["models"]["same"]["kv_bytes_per_token"] > 0) == decodes
+    assert row["gains"]["same"]["prefill_bound"] == 0
+
+
+def test_every_size_and_length_gets_a_row_and_the_table_shows_it() -> None:
+    model = build("llama")
+    rows = measure({"model": model}, batch_sizes=[1, 2], lengths=[4, 8], new_tokens=2, rounds=1)
+    assert [(row["batch_size"], row["length"]) for row in rows] == [(1, 4), (1, 8), (2, 4), (2, 8)]
+    shown = measured_table(rows)
+    assert shown.count("prefill, ms") == 4 and "2 x 8 tokens" in shown and "saved" not in shown
+    both = measured_table(measure({"dense": model, "pruned": model}, lengths=[4], rounds=1))
+    assert "saved   bound" in both and "0.0%" in both
+
+
+def test_rounds_end_with_the_time_but_not_before_three() -> None:
+    row = measure({"model": build("llama")}, lengths=[4], new_tokens=0, rounds=50, seconds=0)[0]
+    assert row["rounds"] == 3
+    assert row["models"]["model"]["decode_seconds"] is None
+    assert math.isfinite(row["models"]["model"]["prefill_seconds"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"batch_sizes": [0]}, "must be at least 1"),
+        ({"lengths": [4, 0]}, "must be at least 1"),
+        ({"rounds": 0}, "must be at least 1"),
+        ({"new_tokens": 1}, "0 or at least 2"),
+        ({"lengths": [60], "new_tokens": 5}, "65|more than the model's 64 positions"),
+    ],
+)
+def test_bad_sizes(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        measure({"model": build("llama")}, **settings)
+    assert HEADS

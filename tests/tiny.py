@@ -1,0 +1,108 @@
+"""Tiny random models of every architecture in the table, and what to feed them."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import torch
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_MASKED_LM_MAPPING,
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+)
+
+LAYERS, HEADS, WIDTH, VOCABULARY = 3, 4, 32, 61
+HEAD_DIM = WIDTH // HEADS
+
+# Sizes by every name they go by. Nothing here names an architecture or the parts of one: a new row
+# of FAMILIES is tested by its name alone.
+_SIZES = {
+    **dict.fromkeys(("hidden_size", "word_embed_proj_dim"), WIDTH),
+    **dict.fromkeys(("intermediate_size", "n_inner", "ffn_dim", "d_ff"), 48),
+    **dict.fromkeys(("encoder_ffn_dim", "decoder_ffn_dim", "moe_intermediate_size"), 48),
+    **dict.fromkeys(("num_hidden_layers", "encoder_layers", "decoder_layers"), LAYERS),
+    "num_decoder_layers": LAYERS,
+    **dict.fromkeys(("num_attention_heads", "num_key_value_heads"), HEADS),
+    **dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads"), HEADS),
+    **dict.fromkeys(("head_dim", "d_kv"), HEAD_DIM),
+    **dict.fromkeys(("rotary_dim", "num_experts", "num_local_experts", "patch_size"), 4),
+    "sliding_window": 4,  # shorter than the inputs, so that it matters
+    "num_experts_per_tok": 2,
+    "image_size": 16,
+    "max_position_embeddings": 64,
+    "vocab_size": VOCABULARY,
+    **dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id"), 0),
+    "decoder_start_token_id": 0,
+}
+
+
+def build(family: str, kv_heads: int | None = None, auto: Any = None, **settings: Any) -> Any:
+    """A tiny random model whose weights, biases included, are all far from zero.
+
+    :param auto: the auto class; by default the one that generates text, if there is one.
+    """
+    torch.manual_seed(5)
+    stock: Any = AutoConfig.for_model(family)
+
+    def settable(name: str) -> bool:
+        return hasattr(stock, name) and not isinstance(getattr(type(stock), name, None), property)
+
+    sizes = {name: value for name, value in _SIZES.items() if settable(name)}
+    grouped = {} if kv_heads is None else {"num_key_value_heads": kv_heads}
+    config: Any = AutoConfig.for_model(family, **sizes | grouped | settings)
+    model = (auto or _default(config)).from_config(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    return model
+
+
+def _default(config: Any) -> Any:
+    if config.is_encoder_decoder:
+        return AutoModelForSeq2SeqLM
+    # The BERT line has causal classes too, for its decoder variant only.
+    encoder = type(config) in MODEL_FOR_MASKED_LM_MAPPING and not getattr(
+        config, "is_decoder", False
+    )
+    causal = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and not encoder
+    return AutoModelForCausalLM if causal else AutoModel
+
+
+def inputs(model: Any) -> dict[str, torch.Tensor]:
+    """Two random examples: token ids, with the decoder's where there is one, or pixels."""
+    if model.main_input_name == "pixel_values":
+        return {"pixel_values": torch.randn(2, 3, 16, 16)}
+    ids = torch.randint(1, VOCABULARY, (2, 9))
+    if model.config.is_encoder_decoder:
+        return {"input_ids": ids, "decoder_input_ids": ids.flip(1)}
+    return {"input_ids": ids}
+
+
+def repeated(batch: dict[str, torch.Tensor], times: int) -> dict[str, torch.Tensor]:
+    return {name: value.repeat(times, *[1] * (value.dim() - 1)) for name, value in batch.items()}
+
+
+def output(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    with torch.inference_mode():
+        return model(**batch)[0]  # type: ignore[no-any-return]
+
+
+def chromosomes(genes: int, count: int) -> list[list[int]]:
+    """Random chromosomes after the corner cases: all, none, one head, an empty end of either."""
+    rng = random.Random(3)
+    corners = [
+        [1] * genes,
+        [0] * genes,
+        [0] * (genes - 1) + [1],
+        [0] * HEADS + [1, 0, 1, 1] * (genes // HEADS - 1),
+        [1, 0, 0, 1] * (genes // HEADS - 1) + [0] * HEADS,
+    ]
+    return corners + [[rng.randint(0, 1) for _ in range(genes)] for _ in range(count)]
+
+
+def assert_close(actual: torch.Tensor, expected: torch.Tensor) -> None:
+    assert (actual - expected).abs().max() <= 1e-5 * expected.abs().max()
