@@ -12,6 +12,7 @@ COMMANDS = {
     "run": ("sos_deap.run", "main", "search for heads to remove, and prune a model"),
     "prune": ("sos_deap.commands", "prune", "remove known heads, without a search"),
     "measure": ("sos_deap.commands", "measure", "time and size a model, beside another"),
+    "export": ("sos_deap.commands", "export", "write a model as ONNX or GGUF"),
 }
 
 

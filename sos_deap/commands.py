@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sos_deap.command import Parser, answered, quiet
-from sos_deap.errors import InputError
+from sos_deap.errors import InputError, unknown
 
 if TYPE_CHECKING:
     pass
@@ -70,6 +70,19 @@ def measure(arguments: list[str]) -> int:
     )
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the figures as JSON")
     return answered(lambda: _measure(parser.parse_args(arguments)))
+
+
+def export(arguments: list[str]) -> int:
+    """``python -m sos_deap export``; returns the exit status."""
+    parser = Parser(
+        prog="python -m sos_deap export",
+        description="Write a model, pruned or not, in a format that other runtimes read.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("model", help="folder, Hub name or builtin:tiny")
+    parser.add_argument("--format", required=True, help="onnx (a folder) or gguf (a file)")
+    parser.add_argument("--output", type=Path, required=True, help="where to write it")
+    return answered(lambda: _export(parser.parse_args(arguments)))
 
 
 def _prune(flags: Namespace, given: str) -> None:
@@ -154,3 +167,24 @@ def _measure(flags: Namespace) -> None:
     print(measured_table(rows))
     if flags.output is not None:
         write_json(flags.output, rows)
+
+
+def _export(flags: Namespace) -> None:
+    from sos_deap.models.pretrained import load, load_tokenizer
+
+    if flags.format not in ("onnx", "gguf"):
+        raise unknown("format", flags.format, ("onnx", "gguf"))
+    if flags.output.exists():
+        raise InputError(f"output {flags.output} exists: give another --output")
+    quiet()
+    model = load(flags.model)
+    if flags.format == "onnx":
+        from sos_deap.models.onnx import write_onnx
+
+        difference = write_onnx(model, flags.output)
+        print(f"{flags.output}: outputs differ from torch's by {difference:.1e} of the largest")
+    else:
+        from sos_deap.models.gguf import write_gguf
+
+        write_gguf(model, load_tokenizer(flags.model), flags.output)
+        print(f"{flags.output}: {flags.output.stat().st_size:,} bytes")

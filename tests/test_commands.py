@@ -217,7 +217,15 @@ def test_what_measure_refuses(
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["prune", "measure"])
+def test_what_export_refuses(model_folder: Path, tmp_path: Path, capsys: Any) -> None:
+    out = tmp_path / "out"
+    assert run("export", model_folder, "--format", "onyx", "--output", out) == 2
+    assert "unknown format 'onyx': did you mean 'onnx'" in capsys.readouterr().err
+    assert run("export", model_folder, "--format", "onnx", "--output", tmp_path) == 2
+    assert "exists: give another --output" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["prune", "measure", "export"])
 def test_help(command: str, capsys: Any) -> None:
     with pytest.raises(SystemExit) as ended:
         main([command, "--help"])

@@ -1,0 +1,207 @@
+"""The ONNX graph, run here by onnxruntime, gives what the masked model gives."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sos_deap import InputError, head_map, masked, prune
+from sos_deap.models import onnx
+from sos_deap.models.onnx import write_onnx
+from tests.tiny import VOCABULARY, build, output
+
+FILES = ["config.json", "export.json", "model.onnx", "model.onnx.data"]
+MIXED = [1, 0, 1, 1] + [0] * 4  # three heads, in unequal groups if there are two; then none
+ONE_LAYER = {"num_hidden_layers": 1}
+TWO_LAYERS = {"num_hidden_layers": 2}
+# The wavelengths of its positions change beyond 12 tokens.
+LONGROPE: dict[str, Any] = {
+    "rope_type": "longrope",
+    "rope_theta": 10000.0,
+    "partial_rotary_factor": 0.5,
+    "short_factor": [1.0, 1.0],
+    "long_factor": [2.0, 3.0],
+    "original_max_position_embeddings": 12,
+}
+
+
+@pytest.fixture
+def runtime() -> Any:
+    for package in ("onnx", "onnxscript"):
+        pytest.importorskip(package)
+    return pytest.importorskip("onnxruntime")
+
+
+def session(runtime: Any, folder: Path) -> Any:
+    assert sorted(path.name for path in folder.iterdir()) == FILES
+    return runtime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
+
+
+def run(opened: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    first = opened.get_outputs()[0].name
+    feed = {name: value.numpy() for name, value in batch.items()}
+    return torch.from_numpy(opened.run([first], feed)[0])
+
+
+def batches(opened: Any) -> list[dict[str, torch.Tensor]]:
+    """Inputs by what the graph asks for: none has the shape of another; two have padding."""
+    names = [entry.name for entry in opened.get_inputs()]
+    if names == ["pixel_values"]:
+        return [{"pixel_values": torch.randn(rows, 3, 16, 16)} for rows in (1, 2, 5)]
+    made = []
+    for rows, tokens in ((1, 1), (4, 7), (2, 11), (3, 33)):
+        batch = {name: torch.randint(VOCABULARY, (rows, tokens)) for name in names}
+        batch["attention_mask"] = torch.ones(rows, tokens, dtype=torch.long)
+        if rows in (3, 4):
+            batch["attention_mask"][0, :2] = 0
+            batch["attention_mask"][1, -3:] = 0
+        if "token_type_ids" in batch:
+            batch["token_type_ids"] %= 2
+        if "decoder_input_ids" in batch:
+            batch["decoder_input_ids"] = torch.randint(VOCABULARY, (rows, tokens + 2))
+        made.append(batch)
+    return made
+
+
+def assert_agrees(
+    found: torch.Tensor, expected: torch.Tensor, batch: dict[str, torch.Tensor]
+) -> None:
+    if "attention_mask" in batch and "decoder_input_ids" not in batch:
+        visible = batch["attention_mask"].bool()
+        found, expected = found[visible], expected[visible]
+    assert found.shape == expected.shape
+    assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+@pytest.mark.parametrize(
+    ("family", "kv_heads", "settings"),
+    [
+        ("llama", 2, TWO_LAYERS),
+        ("gpt2", None, TWO_LAYERS),
+        ("bert", None, TWO_LAYERS),
+        (
+            "phi3",
+            None,
+            {"rope_parameters": LONGROPE, "original_max_position_embeddings": 12, **TWO_LAYERS},
+        ),
+        ("vit", None, TWO_LAYERS),
+        ("bart", None, {"encoder_layers": 1, "decoder_layers": 1}),
+    ],
+    ids=["llama", "gpt2", "bert", "phi3", "vit", "bart"],
+)
+def test_onnxruntime_agrees(
+    runtime: Any, family: str, kv_heads: int | None, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    model = build(family, kv_heads, **settings)
+    genes = MIXED + [0, 1, 1, 0] * (len(head_map(model)) // 4 - 2)
+    pruned: Any = prune(model, genes)
+    assert (family == "llama") == pruned.config._attn_implementation.startswith("ragged")
+    attributes = set(vars(pruned))
+    assert 0 < write_onnx(pruned, tmp_path / "graph") < 1e-5
+    assert [path.name for path in tmp_path.iterdir()] == ["graph"]
+
+    opened = session(runtime, tmp_path / "graph")
+    first = opened.get_inputs()[0]
+    assert first.name == pruned.main_input_name
+    assert first.shape == ["batch", *([3, 16, 16] if family == "vit" else ["tokens"])]
+    for batch in batches(opened):
+        with masked(model, [genes] * len(next(iter(batch.values())))):
+            expected = output(model, batch)
+        assert_agrees(run(opened, batch), expected, batch)
+        assert_agrees(output(pruned, batch), expected, batch)  # it is as it was
+    assert set(vars(pruned)) == attributes and not pruned.training
+    for folder in (torch.__path__[0], str(Path(onnx.__file__).parent)):  # in no stack trace
+        assert folder.encode() not in (tmp_path / "graph/model.onnx").read_bytes()
+
+
+def test_half_precision_in_training_becomes_float32(runtime: Any, tmp_path: Path) -> None:
+    model = prune(build("llama", 2, **ONE_LAYER), [1, 0, 1, 1]).to(torch.bfloat16).train()  # type: ignore[arg-type]
+    write_onnx(model, tmp_path / "graph")
+    assert model.training and model.dtype == torch.bfloat16
+    opened = session(runtime, tmp_path / "graph")
+    assert opened.get_outputs()[0].type == "tensor(float)"
+    for batch in batches(opened):
+        assert_agrees(run(opened, batch), output(model.eval().float(), batch), batch)
+
+
+def test_a_model_without_any_head(runtime: Any, tmp_path: Path) -> None:
+    model = prune(build("gpt2", **ONE_LAYER), [0] * 4)
+    write_onnx(model, tmp_path / "graph")
+    opened = session(runtime, tmp_path / "graph")
+    names = {entry.name for entry in opened.get_inputs()}
+    batch = {"input_ids": torch.randint(VOCABULARY, (3, 6))}
+    feed = batch | {name: torch.ones(3, 6, dtype=torch.long) for name in names - set(batch)}
+    assert_agrees(run(opened, feed), output(model, batch), batch)
+
+
+def test_a_wrong_graph_is_refused(
+    runtime: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, other = build("vit", **ONE_LAYER), build("vit", **ONE_LAYER)
+    with torch.no_grad():
+        next(iter(other.parameters())).mul_(1.1)
+    monkeypatch.setattr(onnx, "_twin", lambda model: other)
+    with pytest.raises(InputError, match=r"of this ViTModel model is wrong: .* more than 1e-03"):
+        write_onnx(model, tmp_path / "graph")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_model_that_cannot_be_traced(
+    runtime: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
+    model = build("llama", rope_parameters=rope, **ONE_LAYER)
+    with pytest.raises(
+        InputError, match="cannot write this LlamaForCausalLM model as ONNX: ."
+    ) as e:
+        write_onnx(model, tmp_path / "graph")
+    assert "\n" not in str(e.value)
+    assert not list(tmp_path.iterdir())
+    assert capfd.readouterr() == ("", "")
+
+
+def test_logs_are_held_back_only_meanwhile() -> None:
+    logger = logging.getLogger("transformers.exporters")
+    assert logger.isEnabledFor(logging.ERROR)
+    with onnx._quiet():
+        assert not logger.isEnabledFor(logging.ERROR)
+    assert logger.isEnabledFor(logging.ERROR)
+
+
+def test_a_model_of_other_inputs(runtime: Any, tmp_path: Path) -> None:
+    model = build("llama", **ONE_LAYER)
+    model.main_input_name = "input_features"
+    with pytest.raises(InputError, match="takes input_features, not input_ids or pixel_values"):
+        write_onnx(model, tmp_path / "graph")
+    assert not list(tmp_path.iterdir())
+
+
+def test_nothing_is_overwritten(runtime: Any, tmp_path: Path) -> None:
+    (tmp_path / "kept.txt").write_text("as it was")
+    with pytest.raises(InputError, match="is not an empty folder"):
+        write_onnx(build("llama", **ONE_LAYER), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["kept.txt"]
+
+
+@pytest.mark.parametrize("package", ["onnx", "onnxscript", "onnxruntime"])
+def test_a_missing_package_is_named(
+    package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(InputError, match=rf"needs .*{package}.*pip install 'sos_deap\[onnx\]'"):
+        write_onnx(build("llama", **ONE_LAYER), tmp_path / "graph")
+    assert not list(tmp_path.iterdir())
+
+
+def test_transformers_that_is_too_old(
+    runtime: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr("transformers.exporters.base.ExportedModel")
+    with pytest.raises(InputError, match=r"needs transformers 5.23 or later, not \d"):
+        write_onnx(build("llama", **ONE_LAYER), tmp_path / "graph")
+    assert not list(tmp_path.iterdir())
