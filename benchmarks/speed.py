@@ -1,0 +1,74 @@
+"""How much of the possible gain arrives: prefill and decoding, dense beside pruned.
+
+Random weights, since time does not depend on them; 31 % of the heads go, at random.
+
+    python benchmarks/speed.py gpt2                    # 12 layers x 768, float32 on a CPU
+    python benchmarks/speed.py llama-2-7b --device cuda --dtype bfloat16
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import random
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
+
+from sos_deap import head_map, prune
+from sos_deap.files import write_json
+from sos_deap.models.measure import measure
+from sos_deap.outcome import versions
+from sos_deap.report import measured_table
+
+SHAPES: dict[str, Any] = {
+    "gpt2": GPT2Config,  # 12 layers, 768 wide, 12 heads, 124 million parameters
+    "llama-2-7b": LlamaConfig,  # its defaults: 32 layers, 4096 wide, 32 heads
+}
+SPARSITY = 0.31
+RESULTS = Path(__file__).parent / "results"
+
+
+def main() -> None:
+    """Measure, print, and write the figures to ``results/``."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("shape", choices=SHAPES)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--batch_sizes", type=int, nargs="+", default=[1])
+    parser.add_argument("--lengths", type=int, nargs="+", default=[128, 512])
+    parser.add_argument("--new_tokens", type=int, default=32)
+    parser.add_argument("--rounds", type=int, default=40)
+    flags = parser.parse_args()
+    dtype = getattr(torch, flags.dtype)
+    with torch.device(flags.device):
+        dense = AutoModelForCausalLM.from_config(SHAPES[flags.shape](), dtype=dtype).eval()
+    genes = [1] * len(head_map(dense))
+    for gene in random.Random(0).sample(range(len(genes)), int(SPARSITY * len(genes))):
+        genes[gene] = 0
+    rows = measure(
+        {"dense": dense, "pruned": prune(dense, genes)},
+        batch_sizes=flags.batch_sizes,
+        lengths=flags.lengths,
+        new_tokens=flags.new_tokens,
+        rounds=flags.rounds,
+        seconds=600,
+    )
+    print(measured_table(rows))
+    gpu = torch.cuda.get_device_name(flags.device) if flags.device.startswith("cuda") else None
+    result = {
+        "shape": flags.shape,
+        "dtype": flags.dtype,
+        "device": gpu or f"{platform.machine()} CPU, {torch.get_num_threads()} threads",
+        "heads": [sum(genes), len(genes)],
+        "rows": rows,
+        "versions": versions(),
+    }
+    name = f"speed_{flags.shape}_{flags.device.split(':')[0]}_{flags.dtype}.json"
+    write_json(RESULTS / name, result)
+
+
+if __name__ == "__main__":
+    main()
