@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import platform
 import random
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,20 @@ SPARSITY = 0.31
 RESULTS = Path(__file__).parent / "results"
 
 
+def _shares(rows: tuple[dict[str, Any], ...]) -> dict[str, Any]:
+    """Time saved over its bound for one size and length: median and range over the repeats."""
+    shares: dict[str, Any] = {key: rows[0][key] for key in ("batch_size", "length")}
+    for phase in ("prefill", "decode"):
+        gains = [row["gains"]["pruned"] for row in rows]
+        values = [gain[phase] / gain[f"{phase}_bound"] for gain in gains]
+        shares[phase] = {
+            "median": statistics.median(values),
+            "min": min(values),
+            "max": max(values),
+        }
+    return shares
+
+
 def main() -> None:
     """Measure, print, and write the figures to ``results/``."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -39,8 +54,9 @@ def main() -> None:
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--batch_sizes", type=int, nargs="+", default=[1])
     parser.add_argument("--lengths", type=int, nargs="+", default=[128, 512])
-    parser.add_argument("--new_tokens", type=int, default=32)
-    parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--new_tokens", type=int, default=16)
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--repeats", type=int, default=3, help="all of it, this often")
     flags = parser.parse_args()
     dtype = getattr(torch, flags.dtype)
     with torch.device(flags.device):
@@ -48,22 +64,27 @@ def main() -> None:
     genes = [1] * len(head_map(dense))
     for gene in random.Random(0).sample(range(len(genes)), int(SPARSITY * len(genes))):
         genes[gene] = 0
-    rows = measure(
-        {"dense": dense, "pruned": prune(dense, genes)},
-        batch_sizes=flags.batch_sizes,
-        lengths=flags.lengths,
-        new_tokens=flags.new_tokens,
-        rounds=flags.rounds,
-        seconds=600,
-    )
-    print(measured_table(rows))
+    models = {"dense": dense, "pruned": prune(dense, genes)}
+    repeats = []
+    for _ in range(flags.repeats):
+        rows = measure(
+            models,
+            batch_sizes=flags.batch_sizes,
+            lengths=flags.lengths,
+            new_tokens=flags.new_tokens,
+            rounds=flags.rounds,
+            seconds=600,
+        )
+        print(measured_table(rows), flush=True)
+        repeats.append(rows)
     gpu = torch.cuda.get_device_name(flags.device) if flags.device.startswith("cuda") else None
     result = {
         "shape": flags.shape,
         "dtype": flags.dtype,
         "device": gpu or f"{platform.machine()} CPU, {torch.get_num_threads()} threads",
         "heads": [sum(genes), len(genes)],
-        "rows": rows,
+        "share_of_bound": [_shares(rows) for rows in zip(*repeats, strict=True)],
+        "repeats": repeats,
         "versions": versions(),
     }
     name = f"speed_{flags.shape}_{flags.device.split(':')[0]}_{flags.dtype}.json"

@@ -225,6 +225,18 @@ def test_what_export_refuses(model_folder: Path, tmp_path: Path, capsys: Any) ->
     assert "exists: give another --output" in capsys.readouterr().err
 
 
+def test_export(model_folder: Path, tmp_path: Path, capsys: Any) -> None:
+    for package in ("onnxscript", "onnxruntime", "gguf"):
+        pytest.importorskip(package)
+    pruned, graph, file = tmp_path / "pruned", tmp_path / "graph", tmp_path / "pruned.gguf"
+    assert run("prune", model_folder, "--heads", "1:0,1,2,3", "--output_dir", pruned) == 0
+    assert run("export", pruned, "--format", "onnx", "--output", graph) == 0
+    assert run("export", pruned, "--format", "gguf", "--output", file) == 0
+    printed = capsys.readouterr().out
+    assert "outputs differ from torch's by " in printed and f"{file.stat().st_size:,}" in printed
+    assert (graph / "model.onnx").is_file() and file.read_bytes().startswith(b"GGUF")
+
+
 @pytest.mark.parametrize("command", ["prune", "measure", "export"])
 def test_help(command: str, capsys: Any) -> None:
     with pytest.raises(SystemExit) as ended:

@@ -388,3 +388,17 @@ def test_quantised_projections_are_refused(layout: str) -> None:
     projection.weight = torch.nn.Parameter(projection.weight.to(torch.int8), requires_grad=False)
     with pytest.raises(InputError, match="q_proj is a Linear of torch.int8.*without quantisation"):
         prune(model, [0, 1, 1, 1] * LAYERS, layout=layout)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_relative_positions_of_deberta(shared: bool) -> None:
+    settings: dict[str, Any] = {"relative_attention": True, "pos_att_type": ["c2p", "p2c"]}
+    settings |= {"share_att_key": shared, "position_buckets": 4, "max_relative_positions": 8}
+    model = build("deberta-v2", **settings)
+    batch = inputs(model)
+    assert hasattr(model.encoder.layer[0].attention.self, "pos_key_proj") != shared
+    for genes in chromosomes(len(head_map(model)), 20):
+        with masked(model, [genes]):
+            expected = output(model, batch)
+        pruned = prune(model, genes)
+        assert_close(output(pruned, batch), expected)

@@ -65,3 +65,18 @@ def test_the_readme_s_flags_exist() -> None:
         command, *flags = line.split("#")[0].partition("sos_deap.run")[1:]
         if command:
             parse(flags[0].split())
+
+
+def test_the_readme_s_other_commands_have_those_flags(capsys: Any) -> None:
+    from sos_deap.__main__ import main
+
+    seen = set()
+    for line in "\n".join(blocks("sh")).replace("\\\n", " ").splitlines():
+        if match := re.search(r"-m sos_deap (\w+) (.*)", line):
+            command, flags = match.groups()
+            with pytest.raises(SystemExit):
+                main([command, "--help"])
+            shown = capsys.readouterr().out
+            assert all(flag in shown for flag in re.findall(r"--\w+", flags)), line
+            seen.add(command)
+    assert seen >= {"prune", "measure", "export"}
