@@ -146,6 +146,8 @@ def run(config: RunConfig) -> Path:
     }
     write_json(folder / "result.json", result)
     print(f"\n{table(result, evaluator.task.name)}\n", flush=True)
+    if not best["sparsity"]:
+        print("nothing was removed: no smaller sub-model had a better fitness\n")
     measured = _measure({"dense": evaluator.model, "pruned": pruned}, evaluator.task.seqlen)
     write_json(folder / "measured.json", measured)
     print(f"{measured_table(measured)}\n")

@@ -209,6 +209,12 @@ def test_the_zeroed_layout_keeps_the_size(small: list[str], tmp_path: Path) -> N
     assert heldout == pytest.approx(best["heldout"], rel=1e-6)
 
 
+def test_a_run_that_removes_nothing_says_so(small: list[str], tmp_path: Path, capsys: Any) -> None:
+    flags = ["--generations=0", "--initial_sparsity=0", f"--output_dir={tmp_path / 'run'}"]
+    assert main([*small, *flags]) == 0
+    assert "nothing was removed: no smaller sub-model" in capsys.readouterr().out
+
+
 def test_short_sequences_are_measured_too(small: list[str], tmp_path: Path) -> None:
     for seqlen in (2, 3, 20):
         folder = tmp_path / str(seqlen)
