@@ -65,11 +65,11 @@ def test_peak_memory_counts_what_is_alive_at_once() -> None:
             torch.empty(2000, dtype=torch.uint8)
             del kept
 
-    from sos_deap.models.measure import _peak_bytes
+    from sos_deap.models.measure import peak_bytes
 
     module: Any = Allocates()
     module.device = torch.device("cpu")
-    assert _peak_bytes(module, module) == 5000
+    assert peak_bytes(module, module) == 5000
 
 
 @pytest.mark.parametrize("family", ["bart", "bert", "gpt2", "gptj", "mistral", "vit"])

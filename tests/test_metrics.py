@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from transformers import LlamaConfig
 
 from sos_deap import InputError
 from sos_deap.tasks.data import Sequences
@@ -14,10 +15,13 @@ from sos_deap.tasks.metrics import Perplexity, checked_seqlen
 def test_a_uniform_model_has_the_vocabulary_s_size_as_perplexity() -> None:
     task = Perplexity(Sequences("x", torch.randint(0, 50, (4, 9))))
 
-    def uniform(ids: torch.Tensor, use_cache: bool) -> SimpleNamespace:
-        return SimpleNamespace(logits=torch.zeros(*ids.shape, 50, dtype=torch.bfloat16))
+    class Uniform:
+        config = LlamaConfig(vocab_size=50)
 
-    sums = task.score(uniform, slice(0, 4), 3)
+        def __call__(self, ids: torch.Tensor, use_cache: bool) -> SimpleNamespace:
+            return SimpleNamespace(logits=torch.zeros(*ids.shape, 50, dtype=torch.bfloat16))
+
+    sums = task.score(Uniform(), slice(0, 4), 3)
     assert sums.shape == (3, 2)
     assert sums[:, 1].tolist() == [4 * 8] * 3  # the first token of a sequence is not scored
     assert task.metric(sums[0].tolist()) == pytest.approx(50)

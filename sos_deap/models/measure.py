@@ -178,7 +178,7 @@ def _figures(model: Any, batch: dict[str, Tensor], cached: float) -> dict[str, A
     read = weights - _lookup_bytes(model)
     return {
         "weight_bytes": weights,
-        "peak_bytes": weights + _peak_bytes(model, lambda: _prefill(model, batch)),
+        "peak_bytes": weights + peak_bytes(model, lambda: _prefill(model, batch)),
         "kv_bytes_per_token": cache_bytes,
         "prefill_flops": counter.get_total_flops(),
         "decode_bytes": read + cache_bytes * cached * sequences,
@@ -206,8 +206,8 @@ def _cache_bytes(output: Any) -> int:
     return sum(layer.keys.nbytes + layer.values.nbytes for layer in layers if layer.is_initialized)
 
 
-def _peak_bytes(model: Any, function: Callable[[], Any]) -> int:
-    """The most bytes that a call allocates at a time."""
+def peak_bytes(model: Any, function: Callable[[], Any]) -> int:
+    """The most bytes that a call allocates at a time, on the model's device."""
     if model.device.type == "cuda":
         before = torch.cuda.memory_allocated(model.device)
         torch.cuda.reset_peak_memory_stats(model.device)

@@ -11,6 +11,9 @@ from torch.nn.functional import cross_entropy
 
 from sos_deap.errors import InputError
 from sos_deap.tasks.data import Sequences
+from sos_deap.tasks.logits import logits_in_slices
+
+_UNSCORED = -100  # PyTorch's number for a target to leave out
 
 
 class Task(Protocol):
@@ -75,13 +78,20 @@ class Perplexity:
 
     def score(self, model: Any, examples: slice, sub_models: int) -> Tensor:
         """Sums (negative log-likelihood in nats, scored tokens), (sub-models, 2)."""
-        ids = self._input_ids[examples]
-        logits = model(ids.repeat(sub_models, 1), use_cache=False).logits[:, :-1]
-        # The last position predicts nothing that is there; fp32, whatever the model computes in.
-        targets = ids[:, 1:].repeat(sub_models, 1).flatten()
-        losses = cross_entropy(logits.flatten(0, 1).float(), targets, reduction="none")
-        nats = losses.view(sub_models, -1).double().sum(1)
-        tokens = torch.full_like(nats, ids[:, 1:].numel())
+        ids = self._input_ids[examples].repeat(sub_models, 1)
+        targets = ids.roll(-1, dims=1)
+        targets[:, -1] = _UNSCORED  # the last position predicts nothing that is there
+        nats = torch.zeros(sub_models, dtype=torch.float64, device=ids.device)
+        for positions, logits in logits_in_slices(model, ids):
+            # In fp32, whatever the model computes in.
+            losses = cross_entropy(
+                logits.flatten(0, 1).float(),
+                targets[:, positions].flatten(),
+                ignore_index=_UNSCORED,
+                reduction="none",
+            )
+            nats += losses.view(sub_models, -1).double().sum(1)
+        tokens = torch.full_like(nats, ids[:, 1:].numel() // sub_models)
         return torch.stack((nats, tokens), dim=1)
 
     def metric(self, sums: list[float]) -> float:

@@ -1,0 +1,59 @@
+"""Logits a slice of positions at a time, so that tokens x vocabulary never exist at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+#: Most logits at a time: 128 MiB of them in float32.
+MOST_LOGITS = 2**25
+
+
+def logits_in_slices(
+    model: Any, input_ids: Tensor, most: int = MOST_LOGITS
+) -> Iterator[tuple[slice, Tensor]]:
+    """A causal language model's logits for all positions, in turn.
+
+    The layers run once over the whole input. What follows them (the head, and soft-capping or
+    scaling where a model has it) runs in the model's own code, on a slice of the hidden states.
+
+    :param model: the model.
+    :param input_ids: (rows, tokens).
+    :param most: most logits at a time, over all rows; one position's are computed in any case.
+    :returns: slices of positions, each with its logits, (rows, positions, vocabulary).
+    """
+    rows, tokens = input_ids.shape
+    step = max(1, most // (rows * model.config.get_text_config().vocab_size))
+    if step >= tokens:
+        yield slice(0, tokens), model(input_ids, use_cache=False).logits
+        return
+    body = model.get_decoder()
+    states = body(input_ids=input_ids, use_cache=False)
+    for start in range(0, tokens, step):
+        part = slice(start, min(start + step, tokens))
+        with _answering(body, states, part):
+            logits = model(input_ids[:, part], use_cache=False).logits
+        yield part, logits
+
+
+@contextmanager
+def _answering(body: torch.nn.Module, states: Any, part: slice) -> Iterator[None]:
+    """Let a model's layers answer with a part of hidden states that they computed before."""
+    answered = False
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        nonlocal answered
+        answered = True
+        return type(states)(**{**states, "last_hidden_state": states.last_hidden_state[:, part]})
+
+    body.forward = forward
+    try:
+        yield
+    finally:
+        del body.forward  # the class's own again
+    if not answered:
+        raise RuntimeError(f"{type(body).__name__} is not what the language model runs")
