@@ -137,6 +137,7 @@ def _measured(row: dict[str, Any]) -> str:
     for label, key, scale, gain in (
         ("prefill, ms", "prefill_seconds", 1e3, "prefill"),
         ("decoding, ms a token", "decode_seconds", 1e3, "decode"),
+        ("decoding, tokens a second", "decode_tokens_per_second", 1, None),
         ("peak memory of a prefill, MB", "peak_bytes", 1e-6, None),
         ("weights, MB", "weight_bytes", 1e-6, None),
         ("key/value cache, bytes a token", "kv_bytes_per_token", 1, None),
@@ -145,7 +146,7 @@ def _measured(row: dict[str, Any]) -> str:
         if None in values:
             continue
         line = f"{label:34}" + "".join(f"{value * scale:>14,.6g}" for value in values)
-        if len(names) == 2 and values[0]:
+        if len(names) == 2 and values[0] and key != "decode_tokens_per_second":
             saved = 1 - values[1] / values[0]
             line += f"{saved:>10.1%}"
             if gain:

@@ -84,27 +84,14 @@ def run(config: RunConfig) -> Path:
     :raises InputError: for bad settings, before anything is written.
     """
     # Imported here, so that --help does not wait for torch.
-    from sos_deap.evaluator import Evaluator
     from sos_deap.files import claim, free_folder, write_json
     from sos_deap.models.prune import check_layout
-    from sos_deap.outcome import quality, save_best, size, versions
+    from sos_deap.outcome import quality, size, versions
     from sos_deap.report import measured_table, table
 
     _check(config)
     folder = free_folder(_folder(config))
-    evaluator = Evaluator.from_pretrained(
-        config.model,
-        dataset=config.dataset,
-        task=config.task,
-        objective=config.objective,
-        seqlen=config.seqlen,
-        samples=config.samples,
-        batch_tokens=config.batch_tokens,
-        device=config.device,
-        dtype=config.dtype,
-        unit=config.unit,
-        seed=config.seed,
-    )
+    evaluator = _evaluator(config)
     heads, heldout = evaluator.head_map, evaluator.heldout
     assert heldout is not None  # from_pretrained always cuts a held-out part
     check_layout(evaluator.model, heads, config.layout)
@@ -121,21 +108,7 @@ def run(config: RunConfig) -> Path:
     search, chromosome = _search(config, evaluator, toolbox, folder)
     print(f"ended after {search['generations']} generations, stopped by {search['stopped_by']}")
     data = {"calibration": evaluator.task.describe(), "heldout": heldout.describe()}
-    facts = {
-        "command": f"`python -m sos_deap.run {shlex.join(_flags(config))}`".replace(" `", "`"),
-        "seed": config.seed,
-        **{f"{part} data": _inline(described) for part, described in data.items()},
-    }
-    best, pruned = save_best(
-        folder,
-        evaluator,
-        _original(config, evaluator),
-        list(chromosome),
-        layout=config.layout,
-        name=config.model,
-        dense=dense,
-        facts=facts,
-    )
+    best, pruned = _save(config, evaluator, chromosome, folder, dense, data)
     result = {
         "dense": dense,
         "best": best,
@@ -154,6 +127,52 @@ def run(config: RunConfig) -> Path:
     print(f"result:       {folder / 'result.json'}")
     print(f"pruned model: {folder / 'pruned'}  (its README.md tells how to load it)")
     return folder
+
+
+def _evaluator(config: RunConfig) -> Evaluator:
+    from sos_deap.evaluator import Evaluator
+
+    return Evaluator.from_pretrained(
+        config.model,
+        dataset=config.dataset,
+        task=config.task,
+        objective=config.objective,
+        seqlen=config.seqlen,
+        samples=config.samples,
+        batch_tokens=config.batch_tokens,
+        device=config.device,
+        dtype=config.dtype,
+        unit=config.unit,
+        seed=config.seed,
+    )
+
+
+def _save(
+    config: RunConfig,
+    evaluator: Evaluator,
+    chromosome: Any,
+    folder: Path,
+    dense: dict[str, Any],
+    data: dict[str, dict[str, Any]],
+) -> tuple[dict[str, Any], PreTrainedModel]:
+    """Write the winner with its model card; return its part of the result, and the model."""
+    from sos_deap.outcome import save_best
+
+    facts = {
+        "command": f"`{shlex.join(['python', '-m', 'sos_deap.run', *_flags(config)])}`",
+        "seed": config.seed,
+        **{f"{part} data": _inline(described) for part, described in data.items()},
+    }
+    return save_best(
+        folder,
+        evaluator,
+        _original(config, evaluator),
+        list(chromosome),
+        layout=config.layout,
+        name=config.model,
+        dense=dense,
+        facts=facts,
+    )
 
 
 def _measure(models: dict[str, Any], seqlen: int) -> Any:

@@ -11,7 +11,7 @@ import torch
 from sos_deap import InputError, prune
 from sos_deap.models.measure import measure
 from sos_deap.report import measured_table
-from tests.tiny import HEAD_DIM, HEADS, LAYERS, VOCABULARY, WIDTH, build
+from tests.tiny import HEAD_DIM, LAYERS, VOCABULARY, WIDTH, build
 
 GENES = [1, 0, 1, 1] + [0] * 4 + [1, 1, 0, 0]
 
@@ -40,7 +40,8 @@ def test_counts_are_those_made_by_hand() -> None:
         cached = 3 * figures["kv_bytes_per_token"] * (8 + 4 / 2)
         assert figures["decode_bytes"] == weights - table + cached
         assert figures["peak_bytes"] > weights
-        assert figures["prefill_seconds"] > 0 and figures["decode_seconds"] > 0
+        assert figures["prefill_seconds"] > 0
+        assert figures["decode_tokens_per_second"] == 3 / figures["decode_seconds"] > 0
     gains, dense, pruned = row["gains"]["pruned"], row["models"]["dense"], row["models"]["pruned"]
     for gain, key in (
         ("prefill", "prefill_seconds"),
@@ -106,10 +107,19 @@ def test_rounds_end_with_the_time_but_not_before_three() -> None:
         ({"lengths": [4, 0]}, "must be at least 1"),
         ({"rounds": 0}, "must be at least 1"),
         ({"new_tokens": 1}, "0 or at least 2"),
-        ({"lengths": [60], "new_tokens": 5}, "65|more than the model's 64 positions"),
+        (
+            {"lengths": [60], "new_tokens": 5},
+            "length 60 and 5 new tokens are more",
+        ),
     ],
 )
 def test_bad_sizes(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         measure({"model": build("llama")}, **settings)
-    assert HEADS
+
+
+def test_a_length_too_long_is_refused_before_any_is_timed() -> None:
+    model = build("llama")
+    model.forward = None  # timing would call it
+    with pytest.raises(InputError, match="length 60 and 32 new tokens"):
+        measure({"model": model}, lengths=[8, 60])

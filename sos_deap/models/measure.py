@@ -12,7 +12,7 @@ import inspect
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,8 +40,8 @@ class _Times:
 def measure(
     models: Mapping[str, Any],
     *,
-    batch_sizes: Iterable[int] = (1,),
-    lengths: Iterable[int] = (128,),
+    batch_sizes: Sequence[int] = (1,),
+    lengths: Sequence[int] = (128,),
     new_tokens: int = 32,
     rounds: int = 10,
     seconds: float = 60.0,
@@ -57,26 +57,28 @@ def measure(
     :param rounds: how often each model is timed; the figures are medians.
     :param seconds: after these no further round begins once there were :data:`LEAST_ROUNDS`.
     :returns: one row for each batch size and length: for each model ``prefill_seconds``,
-        ``decode_tokens_per_second``, ``peak_bytes``, ``kv_bytes_per_token``, ``weight_bytes``,
-        ``prefill_flops`` and ``decode_bytes``; with the gains and their bounds, as shares of the
-        first model's time, under ``gains``.
+        ``decode_seconds`` between two tokens of a sequence, ``decode_tokens_per_second`` over all
+        sequences, ``peak_bytes`` (weights and the most that a prefill allocates),
+        ``kv_bytes_per_token``, ``weight_bytes``, ``prefill_flops`` and ``decode_bytes``; with the
+        gains and their bounds, as shares of the first model's time, under ``gains``.
     :raises InputError: for a size below one, or a prompt longer than the model's positions.
     """
     if new_tokens == 1 or min([*batch_sizes, *lengths, rounds]) < 1 or new_tokens < 0:
         raise InputError(
             "batch sizes, lengths and rounds must be at least 1, new tokens 0 or at least 2"
         )
-    rows = []
+    first, rows = next(iter(models.values())), []
+    decoded = new_tokens if all(map(_generates, models.values())) else 0
+    for length in lengths:  # all of them before the first is timed
+        _check_positions(first, length, decoded)
     for batch_size in batch_sizes:
         for length in lengths:
-            decoded = new_tokens if all(map(_generates, models.values())) else 0
-            first = next(iter(models.values()))
-            _check_positions(first, length, decoded)
             batch = random_inputs(first, batch_size, length)
             with torch.inference_mode():
                 times = _alternate(models, batch, decoded, rounds, seconds)
                 figures = {
-                    name: _figures(model, batch, length + decoded / 2) | _medians(times[name])
+                    name: _figures(model, batch, length + decoded / 2)
+                    | _medians(times[name], batch_size)
                     for name, model in models.items()
                 }
             row: dict[str, Any] = {"batch_size": batch_size, "length": length}
@@ -161,9 +163,13 @@ def _now(model: Any) -> float:
     return time.perf_counter()
 
 
-def _medians(times: _Times) -> dict[str, float | None]:
+def _medians(times: _Times, batch_size: int) -> dict[str, float | None]:
     decode = statistics.median(times.decode) if times.decode else None
-    return {"prefill_seconds": statistics.median(times.prefill), "decode_seconds": decode}
+    return {
+        "prefill_seconds": statistics.median(times.prefill),
+        "decode_seconds": decode,
+        "decode_tokens_per_second": batch_size / decode if decode else None,
+    }
 
 
 def _figures(model: Any, batch: dict[str, Tensor], cached: float) -> dict[str, Any]:
