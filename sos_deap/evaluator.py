@@ -16,13 +16,16 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from sos_deap.errors import InputError, unknown
+from sos_deap.errors import InputError
+from sos_deap.models.density import Sparsity, sparsity_of
 from sos_deap.models.heads import HeadMap, head_map, masked
 from sos_deap.models.pretrained import load_pretrained
-from sos_deap.search.chromosome import WORST_FITNESS, most_removed, sparsity
-from sos_deap.tasks.data import cut_sequences, read_text
-from sos_deap.tasks.metrics import TASKS, Task, checked_seqlen
+from sos_deap.search.chromosome import WORST_FITNESS, within
+from sos_deap.tasks.custom import CallableTask
+from sos_deap.tasks.metrics import make_tasks, task_kind
 from sos_deap.tasks.objectives import Objective, checked_objective
+from sos_deap.tasks.settings import task_settings
+from sos_deap.tasks.task import Task
 
 #: Tokens in a forward pass unless the user says otherwise, by type of device.
 BATCH_TOKENS = {"cpu": 4096}
@@ -56,7 +59,8 @@ class Evaluator:
     """Evaluates chromosomes on one shared model.
 
     :param model: a transformers model of a known architecture; it is put into evaluation mode.
-    :param task: the metric and its data.
+    :param task: the metric and its data, or any function from a model to a number; that is called
+        with one sub-model at a time (see :class:`sos_deap.tasks.custom.CallableTask`).
     :param objective: a name in :data:`sos_deap.tasks.objectives.OBJECTIVES`, or a function
         ``(score, sparsity) -> (fitness, ...)``.
     :param batch_tokens: most tokens in a forward pass, over all sub-models in it; ``None`` for
@@ -64,7 +68,9 @@ class Evaluator:
     :param heldout: the same task on text that the search must not see, if there is any.
     :param unit: what a gene stands for: ``"head"``, or ``"group"`` for a key/value head with all
         its query heads.
-    :raises InputError: for an unknown architecture, unit or objective, or a budget below one token.
+    :param density: what sparsity is a share of: ``"heads"``, or ``"parameters"`` of the model.
+    :raises InputError: for an unknown architecture, unit, objective or density, or a budget below
+        one token.
     """
 
     # Without an instance dictionary DEAP's Toolbox.register cannot copy the model into a partial.
@@ -73,10 +79,12 @@ class Evaluator:
         "_examples_per_pass",
         "_worst",
         "accounting",
+        "density",
         "head_map",
         "heldout",
         "model",
         "objective",
+        "sparsity",
         "stored_dtype",
         "task",
         "tokenizer",
@@ -85,25 +93,28 @@ class Evaluator:
     def __init__(
         self,
         model: PreTrainedModel,
-        task: Task,
+        task: Task | Callable[[Any], Any],
         objective: str | Objective = "paper",
         batch_tokens: int | None = None,
         heldout: Task | None = None,
         unit: str = "head",
+        density: str = "heads",
     ) -> None:
         if batch_tokens is None:
             batch_tokens = BATCH_TOKENS.get(model.device.type, BATCH_TOKENS_ACCELERATOR)
         if batch_tokens < 1:
             raise InputError(f"batch_tokens is {batch_tokens}: give at least 1")
         self.model: PreTrainedModel = model.eval()
-        self.task = task
+        self.task: Task = CallableTask(task) if callable(task) else task
         self.heldout = heldout
         self.objective = checked_objective(objective) if isinstance(objective, str) else objective
         self.head_map: HeadMap = head_map(model, unit)
+        self.density = density
+        self.sparsity: Sparsity = sparsity_of(model, self.head_map, density)
         self.accounting = Accounting()
         self.tokenizer: Any = None
         self.stored_dtype: torch.dtype = model.dtype
-        self._examples_per_pass = max(1, batch_tokens // task.seqlen)
+        self._examples_per_pass = max(1, batch_tokens // self.task.seqlen)
         self._worst = (WORST_FITNESS,) * len(self.objective(-1.0, 0.0))
         self._cache: dict[bytes, float] = {}
 
@@ -113,53 +124,49 @@ class Evaluator:
         model: str = "builtin:tiny",
         *,
         dataset: str = "builtin:pydoc",
-        task: str = "perplexity",
-        objective: str = "paper",
-        seqlen: int | None = None,
-        samples: int = 8,
+        task: str | Callable[..., Any] = "perplexity",
+        objective: str | Objective = "paper",
         batch_tokens: int | None = None,
         device: str = "auto",
         dtype: str = "auto",
         unit: str = "head",
+        density: str = "heads",
         seed: int = 0,
+        **settings: Any,
     ) -> Evaluator:
         """Load a model and data. The names are those of the command line's flags.
 
         :param model: a Hub name, a local folder, or ``builtin:tiny``.
-        :param dataset: a Hub name (``name:configuration``), a local ``.txt`` file, a folder, or
-            ``builtin:pydoc``.
-        :param task: a name in :data:`sos_deap.tasks.metrics.TASKS`.
-        :param objective: a name in :data:`sos_deap.tasks.objectives.OBJECTIVES`.
-        :param seqlen: tokens in a sequence; ``None`` for the model's longest, at most 2,048.
-        :param samples: calibration sequences, drawn with ``seed``.
+        :param dataset: a Hub name (``name:configuration``), a local file or folder of files,
+            ``builtin:pydoc``, or ``builtin:self`` for text that the model writes.
+        :param task: a name in :data:`sos_deap.tasks.metrics.TASKS`, or a function of a model, its
+            tokenizer and a list of rows (``"module:function"`` names one).
+        :param objective: a name in :data:`sos_deap.tasks.objectives.OBJECTIVES`, or a function.
         :param batch_tokens: most tokens in a forward pass.
         :param device: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ...
         :param dtype: ``"auto"`` (float32 on a CPU, else as stored), ``"float32"``, ``"bfloat16"``
             or ``"float16"``.
         :param unit: ``"head"`` or ``"group"``.
+        :param density: ``"heads"`` or ``"parameters"``.
+        :param seed: for the choice of calibration examples.
+        :param settings: fields of :class:`sos_deap.tasks.settings.TaskSettings`, such as
+            ``samples``, ``seqlen``, ``text_column`` or ``metric``.
         :raises InputError: for anything that is not there or does not fit.
         """
-        if task not in TASKS:
-            raise unknown("task", task, TASKS)
-        checked_objective(objective)
-        if samples < 1:
-            raise InputError(f"samples is {samples}: give at least 1 calibration sequence")
-        calibration_text, heldout_text = read_text(dataset)
-        loaded = load_pretrained(model, device=device, dtype=dtype)
-        length = checked_seqlen(seqlen, loaded.model.config)
-        place, make = loaded.model.device, TASKS[task]
-        calibration = cut_sequences(calibration_text, loaded.tokenizer, length, samples, seed)
-        heldout = cut_sequences(heldout_text, loaded.tokenizer, length)
-        evaluator = cls(
-            loaded.model,
-            make(calibration, place),
-            objective,
-            batch_tokens,
-            make(heldout, place),
-            unit,
+        chosen = task_settings(settings)
+        task_kind(task)  # the cheap checks first: a large model takes its time
+        goal = checked_objective(objective) if isinstance(objective, str) else objective
+        loaded, (calibration, heldout) = make_tasks(
+            task, dataset, chosen, seed, partial(load_pretrained, model, device=device, dtype=dtype)
         )
+        evaluator = cls(loaded.model, calibration, goal, batch_tokens, heldout, unit, density)
         evaluator.tokenizer, evaluator.stored_dtype = loaded.tokenizer, loaded.stored_dtype
         return evaluator
+
+    @property
+    def objectives(self) -> int:
+        """How many values the objective gives."""
+        return len(self._worst)
 
     def __call__(
         self, individual: Sequence[int], max_sparsity: float | None = None
@@ -180,8 +187,8 @@ class Evaluator:
         :raises InputError: for a chromosome that does not fit the model.
         """
         keys = [self._key(individual) for individual in individuals]
-        most = most_removed(len(self.head_map), 1.0 if max_sparsity is None else max_sparsity)
-        feasible = [key.count(0) <= most for key in keys]
+        shares = [self.sparsity(key) for key in keys]
+        feasible = [max_sparsity is None or within(share, max_sparsity) for share in shares]
         metrics = iter(
             self._metrics([key for key, fits in zip(keys, feasible, strict=True) if fits])
         )
@@ -189,8 +196,8 @@ class Evaluator:
         self.accounting.evaluations += infeasible
         self.accounting.infeasible += infeasible
         return [
-            self._fitness(next(metrics), sparsity(key)) if fits else self._worst
-            for key, fits in zip(keys, feasible, strict=True)
+            self._fitness(next(metrics), share) if fits else self._worst
+            for share, fits in zip(shares, feasible, strict=True)
         ]
 
     def metric(self, individual: Sequence[int]) -> float:
@@ -214,9 +221,13 @@ class Evaluator:
 
     def metric_of(self, model: PreTrainedModel, task: Task) -> float:
         """A task's metric of a whole model, dense or pruned, without masks; not accounted."""
+        return self.metrics_of(model, task)[task.name]
+
+    def metrics_of(self, model: PreTrainedModel, task: Task) -> dict[str, float]:
+        """All of a task's metrics of a whole model, by name."""
         while True:
             try:
-                return task.metric(_sums(model, task, 1, self._examples_per_pass)[0])
+                return task.metrics(_sums(model, task, 1, self._examples_per_pass)[0])
             except RuntimeError as error:
                 self._shrink(error, min(self._examples_per_pass, len(task)))
 
@@ -241,18 +252,22 @@ class Evaluator:
     def _compute(self, pending: list[bytes]) -> None:
         """Fill the cache, a chunk of sub-models in each forward pass."""
         while pending:
-            chunk = pending[: max(1, self._examples_per_pass // len(self.task))]
+            chunk = pending[: self._sub_models_per_pass()]
             try:
                 sums = self._score(chunk)
             except RuntimeError as error:
                 self._shrink(error, min(self._examples_per_pass, len(chunk) * len(self.task)))
                 continue
-            self.accounting.tokens += len(chunk) * len(self.task) * self.task.seqlen
+            self.accounting.tokens += len(chunk) * self.task.tokens
             for key, row in zip(chunk, sums, strict=True):
-                metric = self.task.metric(row)
+                metric = self.task.metrics(row)[self.task.name]
                 self.accounting.non_finite += not math.isfinite(metric)
                 self._cache[key] = metric
             pending = pending[len(chunk) :]
+
+    def _sub_models_per_pass(self) -> int:
+        fit = self._examples_per_pass // len(self.task)
+        return max(1, fit) if self.task.shares_passes else 1
 
     def _score(self, chunk: list[bytes]) -> list[list[float]]:
         """The task's sums of a chunk of sub-models; only this counts as forward time."""
@@ -269,7 +284,7 @@ class Evaluator:
             raise error
         if examples == 1:
             raise InputError(
-                f"one sequence of {self.task.seqlen} tokens does not fit in memory: "
+                f"one example of {self.task.seqlen} tokens does not fit in memory: "
                 "give a smaller --seqlen, a smaller --dtype or another --device"
             ) from error
         self.accounting.out_of_memory += 1

@@ -22,8 +22,7 @@ from sos_deap.models.heads import HeadMap
 from sos_deap.models.identity import fingerprint
 from sos_deap.models.pretrained import load
 from sos_deap.models.prune import prune
-from sos_deap.search.chromosome import sparsity
-from sos_deap.tasks.metrics import Task
+from sos_deap.tasks.task import Task
 
 _PACKAGES = ("sos_deap", "torch", "transformers", "datasets", "tokenizers", "deap", "numpy")
 
@@ -114,32 +113,37 @@ def save_best(
         best: dict[str, Any] = {
             **quality(evaluator, heldout, pruned),
             **size(pruned, stored, sum(map(len, heads.kept_heads(chromosome)))),
-            "sparsity": sparsity(chromosome),
+            "sparsity": evaluator.sparsity(chromosome),
             "chromosome": chromosome,
         }
         metrics = [
-            (f"{evaluator.task.name}, {part}", dense[key], best[key])
-            for part, key in (("calibration", "metric"), ("held-out", "heldout"))
+            (f"{name}, {label}", value, best[part][name])
+            for part, label in (("calibration", "calibration"), ("heldout", "held-out"))
+            for name, value in dense[part].items()
+            if None not in (value, best[part][name])
         ]
         write_card(beside, name, original, chromosome, heads, layout, facts, metrics)
     return best, pruned
 
 
-def quality(evaluator: Evaluator, heldout: Task, model: PreTrainedModel) -> dict[str, float]:
-    """The metric of a whole model, dense or pruned, on the calibration and the held-out part.
+def quality(
+    evaluator: Evaluator, heldout: Task, model: PreTrainedModel
+) -> dict[str, dict[str, float | None]]:
+    """A whole model's metrics, dense or pruned: on ``calibration`` and on ``heldout``, by name.
 
-    :raises InputError: if it is not finite.
+    :raises InputError: if the metric that counts is not finite.
     """
-    found = {
-        "metric": evaluator.metric_of(model, evaluator.task),
-        "heldout": evaluator.metric_of(model, heldout),
-    }
-    for part, value in found.items():
-        if not math.isfinite(value):
+    found: dict[str, dict[str, float | None]] = {}
+    for part, task in (("calibration", evaluator.task), ("heldout", heldout)):
+        metrics = evaluator.metrics_of(model, task)
+        if not math.isfinite(metrics[task.name]):
             raise InputError(
-                f"the model's {evaluator.task.name} ({part}) is {value}: check the model and the "
-                "data, or compute with --dtype float32"
+                f"the model's {task.name} ({part}) is {metrics[task.name]}: check the model and "
+                "the data, or compute with --dtype float32"
             )
+        # The one that counts first; JSON has no infinity.
+        others = {n: value if math.isfinite(value) else None for n, value in metrics.items()}
+        found[part] = {task.name: others.pop(task.name), **others}
     return found
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from sos_deap.evaluator import Evaluator
 from sos_deap.files import write_csv
-from sos_deap.search.chromosome import sparsity
+from sos_deap.tasks.objectives import paper
 
 
 class Progress:
@@ -35,11 +35,11 @@ class Progress:
     def __call__(self, generation: int, halloffame: Any) -> None:
         """Note a generation and show it; for :func:`sos_deap.evolve`'s ``on_generation``."""
         accounting, seconds = self._evaluator.accounting, self.seconds
-        best = halloffame[0] if len(halloffame) else None
+        best = winner(halloffame)
         self.rows.append(
             {
                 "best_metric": None if best is None else self._evaluator.known(best),
-                "best_sparsity": None if best is None else sparsity(best),
+                "best_sparsity": None if best is None else self._evaluator.sparsity(best),
                 "evaluations": accounting.evaluations,
                 "forward_evaluations": accounting.forward_evaluations,
                 "cache_hits": accounting.cache_hits,
@@ -75,6 +75,15 @@ class Progress:
         )
 
 
+def winner(halloffame: Any) -> Any:
+    """The best chromosome; of a Pareto front the one that Equation 1 prefers; ``None`` if empty."""
+    if not len(halloffame):
+        return None
+    if len(halloffame[0].fitness.weights) == 1:
+        return halloffame[0]
+    return max(halloffame, key=lambda chromosome: paper(*chromosome.fitness.values))
+
+
 def write_logbook(path: Path, logbook: Any, rows: Iterable[dict[str, Any]]) -> None:
     """DEAP's logbook, its chapters flattened (``fitness_max``), beside the evaluator's accounts."""
     table = []
@@ -91,34 +100,55 @@ def write_logbook(path: Path, logbook: Any, rows: Iterable[dict[str, Any]]) -> N
 
 def write_evaluations(path: Path, evaluator: Evaluator) -> None:
     """Every chromosome computed, in order, with its metric and sparsity."""
+    _write_chromosomes(path, evaluator, evaluator.evaluated())
+
+
+def write_front(path: Path, evaluator: Evaluator, halloffame: Any) -> None:
+    """A Pareto front, from the best metric to the highest sparsity."""
+    _write_chromosomes(path, evaluator, ((list(c), evaluator.known(c)) for c in halloffame))
+
+
+def _write_chromosomes(
+    path: Path, evaluator: Evaluator, evaluated: Iterable[tuple[list[int], Any]]
+) -> None:
     rows = (
-        ["".join(map(str, genes)), metric, sparsity(genes)]
-        for genes, metric in evaluator.evaluated()
+        ["".join(map(str, genes)), metric, evaluator.sparsity(genes)] for genes, metric in evaluated
     )
     write_csv(path, ["chromosome", evaluator.task.name, "sparsity"], rows)
 
 
-def table(result: dict[str, Any], metric: str) -> str:
+def table(result: dict[str, Any]) -> str:
     """Dense beside pruned, from a ``result.json``'s content."""
-    dense, best, data = result["dense"], result["best"], result["data"]
+    dense, best = result["dense"], result["best"]
     lines = [f"{'':34}{'dense':>14}{'pruned':>14}{'change':>10}"]
-    for label, key, style in (
-        ("attention heads", "heads", "d"),
-        ("parameters", "parameters", ",d"),
-        ("bytes of weights", "bytes", ",d"),
-        (f"{metric}, calibration", "metric", ".3f"),
-        (f"{metric}, held-out", "heldout", ".3f"),
+    for label, key in (
+        ("attention heads", "heads"),
+        ("parameters", "parameters"),
+        ("bytes of weights", "bytes"),
     ):
-        change = best[key] / dense[key] - 1 if dense[key] else 0.0
-        lines.append(f"{label:34}{dense[key]:>14{style}}{best[key]:>14{style}}{change:>+10.1%}")
+        lines.append(_row(label, dense[key], best[key], ",d"))
+    for part, label in (("calibration", "calibration"), ("heldout", "held-out")):
+        for name, value in dense[part].items():
+            lines.append(_row(f"{name}, {label}", value, best[part][name], ",.3f"))
     if bad := result["search"]["non_finite"]:
+        metric = next(iter(dense["calibration"]))
         lines.append(f"{bad} sub-models had no finite {metric} and got the worst fitness")
-    parts = ((name, data[name]) for name in ("calibration", "heldout"))
-    lines += [
-        f"{name}: {part['split']}, {part['sequences']} sequences of {part['seqlen']} tokens"
-        for name, part in parts
-    ]
-    return "\n".join(lines)
+    lines += [f"{part}: {inline(described)}" for part, described in result["data"].items()]
+    return "\n".join([*lines, f"dtype: {result['dtype']}"])
+
+
+def _row(label: str, dense: float | None, pruned: float | None, style: str) -> str:
+    """A line of the table; ``None`` is a metric that was not finite."""
+    before, after = ("-" if value is None else format(value, style) for value in (dense, pruned))
+    change = f"{pruned / dense - 1:+.1%}" if dense and pruned is not None else "-"
+    return f"{label:34}{before:>14}{after:>14}{change:>10}"
+
+
+def inline(described: dict[str, Any]) -> str:
+    """What a task tells of its data, on one line."""
+    return ", ".join(
+        str(value) if name == "split" else f"{name} {value}" for name, value in described.items()
+    )
 
 
 def measured_table(rows: Iterable[dict[str, Any]]) -> str:

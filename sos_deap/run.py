@@ -10,12 +10,13 @@ import re
 import shlex
 import sys
 import time
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sos_deap.command import Parser, answered, quiet
 from sos_deap.errors import InputError, first_line, unknown
+from sos_deap.tasks.settings import TaskSettings, setting
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -23,75 +24,88 @@ if TYPE_CHECKING:
     from sos_deap.evaluator import Evaluator
 
 
-def _flag(default: Any, text: str) -> Any:
-    return field(default=default, metadata={"help": text})
-
-
 @dataclass
 class RunConfig:
     """All that a run depends on; every field is a flag and a key of a configuration file."""
 
-    model: str = _flag("builtin:tiny", "Hub name or folder of a causal LM, or builtin:tiny.")
-    dataset: str = _flag(
+    model: str = setting("builtin:tiny", "Hub name or folder of a model, or builtin:tiny.")
+    dataset: str = setting(
         "builtin:pydoc",
-        "Hub name (name:configuration), .txt file, folder, or builtin:pydoc, the documentation "
-        "that comes with Python.",
+        "Hub name (name:configuration); .txt, .tsv, .csv, .jsonl, .json or .parquet file, or a "
+        "folder of them; builtin:pydoc, the documentation that comes with Python; or builtin:self, "
+        "text that the model writes.",
     )
-    task: str = _flag("perplexity", "What to measure: perplexity.")
-    algorithm: str = _flag(
+    task: str = setting(
+        "perplexity",
+        "What to measure: perplexity (of causal or masked language models), kl (divergence from "
+        "the dense model), accuracy, multilabel, summarization, or module:function of your own.",
+    )
+    algorithm: str = setting(
         "sos-repaired",
         "sos (the paper to the letter), sos-repaired, eaSimple, eaMuPlusLambda, eaMuCommaLambda.",
     )
-    objective: str = _flag("paper", "Fitness: paper (metric times density), paper-literal, metric.")
-    population_size: int = _flag(10, "Chromosomes in the population, N.")
-    generations: int = _flag(100, "Most generations, G.")
-    crossover_rate: float = _flag(0.9, "Probability that two parents mate, C.")
-    mutation_rate: float = _flag(0.01, "Probability that a gene flips.")
-    tournament_size: int = _flag(3, "Chromosomes in a selection tournament.")
-    initial_sparsity: float = _flag(0.05, "Share of heads removed at the start.")
-    max_sparsity: float = _flag(0.31, "Largest share of heads removed, S.")
-    unit: str = _flag(
+    objective: str = setting(
+        "paper",
+        "Fitness: paper (metric times density), paper-literal, metric, kl (exp(kl) times density), "
+        "tradeoff (metric plus weight times sparsity), pareto (metric and sparsity, with NSGA-II's "
+        "selection; for eaMuPlusLambda and eaMuCommaLambda).",
+    )
+    tradeoff_weight: float | None = setting(
+        None, "tradeoff: what removing everything is worth, in units of the metric; None is 1."
+    )
+    population_size: int = setting(10, "Chromosomes in the population, N.")
+    generations: int = setting(100, "Most generations, G.")
+    crossover_rate: float = setting(0.9, "Probability that two parents mate, C.")
+    mutation_rate: float = setting(0.01, "Probability that a gene flips.")
+    tournament_size: int = setting(3, "Chromosomes in a selection tournament.")
+    initial_sparsity: float = setting(0.05, "Share of heads removed at the start.")
+    max_sparsity: float | None = setting(
+        None, "Largest share removed, S; None is 0.31 of heads or 0.095 of parameters."
+    )
+    density: str = setting(
+        "heads",
+        "What sparsity is a share of: heads, or parameters of the whole model (of bytes, that is "
+        "the same share).",
+    )
+    unit: str = setting(
         "head", "What a gene removes: head, or group (a key/value head with all its query heads)."
     )
-    layout: str = _flag(
+    layout: str = setting(
         "sliced",
         "What becomes of the removed heads: sliced (cut out), uniform (cut out, as many in every "
         "layer: a stock model), zeroed (kept, with zeros for weights).",
     )
-    threshold: float | None = _flag(None, "Stop when a fitness reaches this, tau; None is never.")
-    seqlen: int | None = _flag(
-        None, "Tokens in a sequence; None is the model's longest, at most 2048."
-    )
-    samples: int = _flag(8, "Calibration sequences that score each sub-model.")
-    batch_tokens: int | None = _flag(
+    threshold: float | None = setting(None, "Stop when a fitness reaches this, tau; None is never.")
+    batch_tokens: int | None = setting(
         None, "Most tokens in a forward pass; None is 4096 on a CPU, 32768 on a GPU."
     )
-    device: str = _flag("auto", "auto (a GPU if there is one), cpu, cuda, cuda:1, ...")
-    dtype: str = _flag(
+    device: str = setting("auto", "auto (a GPU if there is one), cpu, cuda, cuda:1, ...")
+    dtype: str = setting(
         "auto", "auto (float32 on a CPU, else as stored), float32, bfloat16, float16."
     )
-    seed: int = _flag(0, "Seed of the search and of the choice of calibration sequences.")
-    output_dir: str | None = _flag(
+    seed: int = setting(0, "Seed of the search and of the choice of calibration examples.")
+    output_dir: str | None = setting(
         None, "Run folder; None is runs/<time>-<model>-<algorithm>-<seed>."
     )
 
 
-def run(config: RunConfig) -> Path:
+def run(config: RunConfig, settings: TaskSettings) -> Path:
     """Search, prune, save and report.
 
-    :param config: the settings.
+    :param config: the settings of the run.
+    :param settings: those of its task.
     :returns: the run folder.
     :raises InputError: for bad settings, before anything is written.
     """
     # Imported here, so that --help does not wait for torch.
     from sos_deap.files import claim, free_folder, write_json
     from sos_deap.models.prune import check_layout
-    from sos_deap.outcome import quality, size, versions
-    from sos_deap.report import measured_table, table
+    from sos_deap.outcome import quality, save_best, size, versions
+    from sos_deap.report import inline, measured_table, table
 
     _check(config)
     folder = free_folder(_folder(config))
-    evaluator = _evaluator(config)
+    evaluator = _evaluator(config, settings)
     heads, heldout = evaluator.head_map, evaluator.heldout
     assert heldout is not None  # from_pretrained always cuts a held-out part
     check_layout(evaluator.model, heads, config.layout)
@@ -100,15 +114,29 @@ def run(config: RunConfig) -> Path:
         **quality(evaluator, heldout, evaluator.model),
         **size(evaluator.model, evaluator.stored_dtype, sum(heads.heads_per_layer)),
     }
-    claim(folder, asdict(config))
+    claim(folder, asdict(config) | asdict(settings))
     layers = f"in {len(heads.layers)} layers"
     groups = f"; {len(heads)} groups are the genes" if config.unit == "group" else ""
     print(f"{config.model}: {dense['heads']} attention heads {layers}{groups}")
     print(f"run folder: {folder}", flush=True)
     search, chromosome = _search(config, evaluator, toolbox, folder)
     print(f"ended after {search['generations']} generations, stopped by {search['stopped_by']}")
-    data = {"calibration": evaluator.task.describe(), "heldout": heldout.describe()}
-    best, pruned = _save(config, evaluator, chromosome, folder, dense, data)
+    data = {"calibration": evaluator.task.describe(), "held-out": heldout.describe()}
+    facts = {
+        "command": f"`{shlex.join(['python', '-m', 'sos_deap.run', *_flags(config, settings)])}`",
+        "seed": config.seed,
+        **{f"{part} data": inline(described) for part, described in data.items()},
+    }
+    best, pruned = save_best(
+        folder,
+        evaluator,
+        _original(config, evaluator),
+        list(chromosome),
+        layout=config.layout,
+        name=config.model,
+        dense=dense,
+        facts=facts,
+    )
     result = {
         "dense": dense,
         "best": best,
@@ -118,7 +146,7 @@ def run(config: RunConfig) -> Path:
         "versions": versions(),
     }
     write_json(folder / "result.json", result)
-    print(f"\n{table(result, evaluator.task.name)}\n", flush=True)
+    print(f"\n{table(result)}\n", flush=True)
     if not best["sparsity"]:
         print("nothing was removed: no smaller sub-model had a better fitness\n")
     measured = _measure({"dense": evaluator.model, "pruned": pruned}, evaluator.task.seqlen)
@@ -129,49 +157,22 @@ def run(config: RunConfig) -> Path:
     return folder
 
 
-def _evaluator(config: RunConfig) -> Evaluator:
+def _evaluator(config: RunConfig, settings: TaskSettings) -> Evaluator:
     from sos_deap.evaluator import Evaluator
+    from sos_deap.tasks.objectives import checked_objective
 
     return Evaluator.from_pretrained(
         config.model,
         dataset=config.dataset,
         task=config.task,
-        objective=config.objective,
-        seqlen=config.seqlen,
-        samples=config.samples,
+        objective=checked_objective(config.objective, config.tradeoff_weight),
         batch_tokens=config.batch_tokens,
         device=config.device,
         dtype=config.dtype,
         unit=config.unit,
+        density=config.density,
         seed=config.seed,
-    )
-
-
-def _save(
-    config: RunConfig,
-    evaluator: Evaluator,
-    chromosome: Any,
-    folder: Path,
-    dense: dict[str, Any],
-    data: dict[str, dict[str, Any]],
-) -> tuple[dict[str, Any], PreTrainedModel]:
-    """Write the winner with its model card; return its part of the result, and the model."""
-    from sos_deap.outcome import save_best
-
-    facts = {
-        "command": f"`{shlex.join(['python', '-m', 'sos_deap.run', *_flags(config)])}`",
-        "seed": config.seed,
-        **{f"{part} data": _inline(described) for part, described in data.items()},
-    }
-    return save_best(
-        folder,
-        evaluator,
-        _original(config, evaluator),
-        list(chromosome),
-        layout=config.layout,
-        name=config.model,
-        dense=dense,
-        facts=facts,
+        **vars(settings),
     )
 
 
@@ -186,33 +187,45 @@ def _measure(models: dict[str, Any], seqlen: int) -> Any:
     )
 
 
-def _flags(config: RunConfig) -> list[str]:
+def _flags(*parts: RunConfig | TaskSettings) -> list[str]:
     """The flags that differ from the defaults."""
     changed = (
-        (field.name, getattr(config, field.name))
-        for field in fields(config)
-        if getattr(config, field.name) != field.default
+        (field.name, getattr(part, field.name))
+        for part in parts
+        for field in fields(part)
+        if getattr(part, field.name) != field.default
     )
     return [f"--{name}={value}" for name, value in changed]
 
 
-def _inline(described: dict[str, Any]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in described.items())
-
-
 def _check(config: RunConfig) -> None:
     """Everything that can be checked without loading the model."""
-    from sos_deap.search.drive import check_evolution
-    from sos_deap.toolbox import check_operators
+    from sos_deap.search.drive import check_evolution, check_pareto
+    from sos_deap.toolbox import MAX_SPARSITY, check_operators
 
     if not 0 <= config.seed < 2**32:
         raise InputError(f"seed is {config.seed}: give a number from 0 to {2**32 - 1}")
     check_evolution(
         config.algorithm, config.population_size, config.generations, config.crossover_rate
     )
+    if config.objective == "pareto":
+        check_pareto(config.algorithm)
+    if config.density not in MAX_SPARSITY:
+        raise unknown("density", config.density, MAX_SPARSITY)
     check_operators(
-        config.initial_sparsity, config.max_sparsity, config.mutation_rate, config.tournament_size
+        config.initial_sparsity,
+        _max_sparsity(config),
+        config.mutation_rate,
+        config.tournament_size,
+        config.density,
     )
+
+
+def _max_sparsity(config: RunConfig) -> float:
+    from sos_deap.toolbox import MAX_SPARSITY
+
+    chosen = config.max_sparsity
+    return MAX_SPARSITY[config.density] if chosen is None else chosen
 
 
 def _search(
@@ -221,7 +234,7 @@ def _search(
     """Search; leave the logbook and the evaluations in the folder; return figures and winner."""
     import numpy
 
-    from sos_deap.report import Progress, write_evaluations, write_logbook
+    from sos_deap.report import Progress, winner, write_evaluations, write_front, write_logbook
     from sos_deap.search.drive import evolve
     from sos_deap.toolbox import statistics
 
@@ -236,8 +249,8 @@ def _search(
             generations=config.generations,
             crossover_rate=config.crossover_rate,
             threshold=config.threshold,
-            max_sparsity=config.max_sparsity,
-            stats=statistics(),
+            max_sparsity=_max_sparsity(config),
+            stats=statistics(evaluator.sparsity),
             on_generation=progress,
         )
     finally:  # after Ctrl-C too: what was computed is kept
@@ -249,15 +262,18 @@ def _search(
         raise InputError(
             f"no sub-model had a finite {evaluator.task.name}: try another dtype or other data"
         )
+    if evaluator.objectives > 1:
+        write_front(folder / "pareto.csv", evaluator, evolution.halloffame)
     return {
         "algorithm": config.algorithm,
         "objective": config.objective,
+        "density": config.density,
         "seed": config.seed,
         "generations": len(evolution.logbook) - 1,
         **evaluator.accounting.asdict(),
         "seconds": seconds,
         "stopped_by": evolution.stopped_by,
-    }, evolution.halloffame[0]
+    }, winner(evolution.halloffame)
 
 
 def _toolbox(config: RunConfig, evaluator: Evaluator) -> Any:
@@ -275,7 +291,7 @@ def _toolbox(config: RunConfig, evaluator: Evaluator) -> Any:
         toolbox,
         evaluator,
         initial_sparsity=config.initial_sparsity,
-        max_sparsity=config.max_sparsity,
+        max_sparsity=_max_sparsity(config),
         mutation_rate=config.mutation_rate,
         tournament_size=config.tournament_size,
         crossover="paper" if literal else "sign-aware",
@@ -287,12 +303,12 @@ def _toolbox(config: RunConfig, evaluator: Evaluator) -> Any:
 
 def _original(config: RunConfig, evaluator: Evaluator) -> PreTrainedModel:
     """The model with its weights as stored: loaded once more if the search rounded them."""
-    from sos_deap.models.pretrained import load_pretrained
+    from sos_deap.models.pretrained import load_as
 
     stored = str(evaluator.stored_dtype).removeprefix("torch.")
     if str(evaluator.model.dtype) in ("torch.float32", f"torch.{stored}"):
         return evaluator.model
-    return load_pretrained(config.model, device="cpu", dtype=stored).model
+    return load_as(config.model, type(evaluator.model), stored)
 
 
 def _folder(config: RunConfig) -> Path:
@@ -303,7 +319,7 @@ def _folder(config: RunConfig) -> Path:
     return Path("runs", f"{now}-{model}-{config.algorithm}-{config.seed}")
 
 
-def parse(arguments: list[str]) -> RunConfig:
+def parse(arguments: list[str]) -> tuple[RunConfig, TaskSettings]:
     """Read the flags; a first argument that ends in .yaml, .yml or .json is a file of them.
 
     :raises InputError: for an unknown flag or key, or a value of the wrong type.
@@ -313,9 +329,9 @@ def parse(arguments: list[str]) -> RunConfig:
     class DataclassParser(Parser, HfArgumentParser):
         """Flags from a dataclass, and errors as everywhere."""
 
-    settings: Any = RunConfig
+    kinds: Any = [RunConfig, TaskSettings]
     parser = DataclassParser(
-        settings,
+        kinds,
         prog="python -m sos_deap.run",
         usage="%(prog)s [settings.yaml|settings.json] [--FLAG VALUE ...]",
         description="Prune a model's attention heads with a genetic algorithm. Without flags it "
@@ -324,11 +340,12 @@ def parse(arguments: list[str]) -> RunConfig:
     )
     if arguments and arguments[0].endswith((".yaml", ".yml", ".json")):
         arguments = [*_from_file(Path(arguments[0])), *arguments[1:]]
-    config, rest = parser.parse_args_into_dataclasses(arguments, return_remaining_strings=True)
+    config, settings, rest = parser.parse_args_into_dataclasses(
+        arguments, return_remaining_strings=True
+    )
     if rest:
         raise unknown("flag", rest[0].partition("=")[0], [f"--{name}" for name in _NAMES])
-    chosen: RunConfig = config
-    return chosen
+    return config, settings
 
 
 def _from_file(path: Path) -> list[str]:
@@ -355,14 +372,14 @@ def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit status."""
 
     def job() -> None:
-        config = parse(sys.argv[1:] if arguments is None else arguments)
+        config, settings = parse(sys.argv[1:] if arguments is None else arguments)
         quiet()
-        run(config)
+        run(config, settings)
 
     return answered(job)
 
 
-_NAMES = [field.name for field in fields(RunConfig)]
+_NAMES = [field.name for part in (RunConfig, TaskSettings) for field in fields(part)]
 
 
 if __name__ == "__main__":

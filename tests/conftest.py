@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import tempfile
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported
+os.environ["HF_DATASETS_CACHE"] = tempfile.mkdtemp(prefix="datasets-")  # not the user's
 
 import random
 from pathlib import Path
@@ -16,8 +18,8 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from sos_deap import Evaluator
 from sos_deap.models.pretrained import BUILTIN
-from sos_deap.tasks.data import Sequences
-from sos_deap.tasks.metrics import Perplexity
+from sos_deap.tasks.language import Perplexity
+from sos_deap.tasks.sequences import Sequences
 
 GENES = 12
 

@@ -1,112 +1,223 @@
+"""Data sets from every place: local files of every type, folders, splits, streams."""
+
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from transformers import AutoTokenizer
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
 from sos_deap import InputError
-from sos_deap.models.pretrained import BUILTIN
-from sos_deap.tasks.data import Text, cut_sequences, read_text
+from sos_deap.tasks.data import Part, read_parts
+from sos_deap.tasks.settings import TaskSettings
+
+ROWS = [
+    {"text": f'text {i}, with a comma and a "quotation" mark', "label": i % 2} for i in range(6)
+]
 
 
-@pytest.fixture(scope="module")
-def tokenizer() -> Any:
-    return AutoTokenizer.from_pretrained(BUILTIN["builtin:tiny"])
+def columns(part: Part) -> dict[str, list[Any]]:
+    return {name: list(values) for name, values in part.columns.items()}
 
 
-def test_a_file_is_cut_in_the_middle_between_paragraphs(tmp_path: Path) -> None:
+def test_a_text_file_is_cut_in_the_middle_between_paragraphs(tmp_path: Path) -> None:
     path = tmp_path / "two.txt"
     path.write_text("one one one\n\ntwo two two\n\nthree three three")
-    calibration, heldout = read_text(str(path))
-    assert calibration.documents == ["one one one\n\ntwo two two"]
-    assert heldout.documents == ["three three three"]
+    calibration, heldout = read_parts(str(path))
+    assert columns(calibration) == {"text": ["one one one\n\ntwo two two"]}
+    assert columns(heldout) == {"text": ["three three three"]}
     assert calibration.split == "first half of two.txt"
 
 
 def test_text_without_paragraphs_is_cut_all_the_same(tmp_path: Path) -> None:
     path = tmp_path / "one.txt"
     path.write_text("abcdef")
-    calibration, heldout = read_text(str(path))
-    assert (calibration.documents, heldout.documents) == (["abc"], ["def"])
+    calibration, heldout = read_parts(str(path))
+    assert (columns(calibration)["text"], columns(heldout)["text"]) == (["abc"], ["def"])
 
 
 def test_builtin_parts_are_different_splits() -> None:
-    calibration, heldout = read_text("builtin:pydoc")
-    assert not set(calibration.documents) & set(heldout.documents)
+    calibration, heldout = read_parts("builtin:pydoc")
+    assert not set(calibration.columns["text"]) & set(heldout.columns["text"])
 
 
-def test_sequences_are_the_text_s_tokens_without_overlap(tokenizer: Any) -> None:
-    documents = ["Return a list.", "Raise an error if the value is negative."]
-    expected = tokenizer(documents[0])["input_ids"] + [tokenizer.eos_token_id]
-    expected += tokenizer(documents[1])["input_ids"]
-    sequences = cut_sequences(Text("x", documents), tokenizer, seqlen=4)
-    count = len(expected) // 4
-    assert sequences.input_ids.flatten().tolist() == expected[: count * 4]
+def write(path: Path, rows: list[dict[str, Any]]) -> None:
+    """A file of the type that its name says."""
+    data: Any = Dataset.from_list(rows)
+    if path.suffix == ".csv":
+        data.to_csv(path)
+    elif path.suffix == ".tsv":  # as GLUE writes it: no quoting
+        lines = ["\t".join(rows[0])] + ["\t".join(map(str, row.values())) for row in rows]
+        path.write_text("\n".join(lines) + "\n")
+    elif path.suffix == ".json":
+        path.write_text(json.dumps(rows))
+    elif path.suffix == ".jsonl":
+        data.to_json(path)
+    else:
+        data.to_parquet(path)
 
 
-def test_samples_are_drawn_by_the_seed_without_repetition(tokenizer: Any) -> None:
-    text = Text("x", [" ".join(f"value {i}" for i in range(300))])
-    all_rows = {tuple(r) for r in cut_sequences(text, tokenizer, 8).input_ids.tolist()}
-    state = torch.get_rng_state()
-    first = cut_sequences(text, tokenizer, 8, samples=5, seed=1).input_ids
-    assert torch.equal(first, cut_sequences(text, tokenizer, 8, samples=5, seed=1).input_ids)
-    assert not torch.equal(first, cut_sequences(text, tokenizer, 8, samples=5, seed=2).input_ids)
-    assert len({tuple(r) for r in first.tolist()} & all_rows) == 5
-    assert torch.equal(torch.get_rng_state(), state)
-    assert len(cut_sequences(text, tokenizer, 8, samples=10**6).input_ids) == len(all_rows)
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".json", ".jsonl", ".parquet"])
+def test_tables_of_every_type(tmp_path: Path, suffix: str, capfd: Any) -> None:
+    write(tmp_path / f"rows{suffix}", ROWS)
+    capfd.readouterr()
+    calibration, heldout = read_parts(str(tmp_path / f"rows{suffix}"))
+    expected = {name: [row[name] for row in ROWS] for name in ("text", "label")}
+    assert columns(calibration) == {name: values[:3] for name, values in expected.items()}
+    assert columns(heldout) == {name: values[3:] for name, values in expected.items()}
+    assert calibration.split == f"first half of rows{suffix}"
+    assert capfd.readouterr().err == ""  # no progress bars
 
 
-def test_the_description_tells_data_apart(tokenizer: Any) -> None:
-    one, two = (cut_sequences(Text("x", [t * 20]), tokenizer, 4).describe() for t in ("a b", "a c"))
-    assert one["tokens"] == one["sequences"] * 4
-    assert one["token_hash"] != two["token_hash"]
+def test_words_that_mean_nothing_to_some_readers_stay_words(tmp_path: Path) -> None:
+    rows = [{"text": word, "label": 1} for word in ("null", "NA", "None", "nan")]
+    for suffix in (".csv", ".tsv"):
+        write(tmp_path / f"rows{suffix}", rows)
+        parts = read_parts(str(tmp_path / f"rows{suffix}"))
+        assert [text for part in parts for text in part.columns["text"]] == [
+            row["text"] for row in rows
+        ]
 
 
-def test_a_data_set_folder_is_read_by_datasets(tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    folder = tmp_path / "data"
-    folder.mkdir()
+def folder(path: Path, *splits: str, **hidden: int) -> str:
+    path.mkdir()
+    for split in splits:
+        label = hidden.get(split)
+        rows = [
+            {"text": f"{split} {i}", "label": i % 2 if label is None else label} for i in range(4)
+        ]
+        write(path / f"{split}.jsonl", rows)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("splits", "calibration", "heldout"),
+    [
+        (("train", "test"), "train", "test"),
+        (("train", "validation", "test"), "train", "test"),
+        (("train", "validation"), "train", "validation"),
+        (("validation", "test"), "validation", "test"),
+    ],
+)
+def test_splits_by_their_usual_names(
+    tmp_path: Path, splits: tuple[str, ...], calibration: str, heldout: str
+) -> None:
+    parts = read_parts(folder(tmp_path / "data", *splits))
+    for part, name in zip(parts, (calibration, heldout), strict=True):
+        assert columns(part)["text"] == [f"{name} {i}" for i in range(4)]
+        assert part.split == f"data {name}"
+
+
+def test_one_split_is_cut_in_two(tmp_path: Path) -> None:
+    calibration, heldout = read_parts(folder(tmp_path / "data", "test"))
+    assert columns(calibration)["text"] == ["test 0", "test 1"]
+    assert columns(heldout)["text"] == ["test 2", "test 3"]
+    assert heldout.split == "second half of data test"
+
+
+def test_a_split_with_hidden_labels_is_not_held_out(tmp_path: Path) -> None:
+    """As GLUE has it."""
+    data = folder(tmp_path / "data", "train", "validation", "test", test=-1)
+    assert [part.split for part in read_parts(data)] == ["data train", "data validation"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "calibration", "heldout"),
+    [
+        ({"calibration_split": "validation"}, "validation 0", "test 0"),
+        ({"heldout_split": "train"}, "validation 0", "train 0"),
+        ({"calibration_split": "test"}, "test 0", "validation 0"),
+        ({"calibration_split": "test", "heldout_split": "train"}, "test 0", "train 0"),
+        ({"calibration_split": "test", "heldout_split": "test"}, "test 0", "test 2"),
+        ({"stream_rows": 2}, "train 0", "test 0"),
+    ],
+)
+def test_splits_the_user_names(
+    tmp_path: Path, settings: dict[str, Any], calibration: str, heldout: str
+) -> None:
+    parts = read_parts(
+        folder(tmp_path / "data", "train", "validation", "test"), TaskSettings(**settings)
+    )
+    assert [columns(part)["text"][0] for part in parts] == [calibration, heldout]
+    if "stream_rows" in settings:
+        assert all(len(part) == 2 for part in parts)
+
+
+def test_a_hub_data_set_with_its_class_names(tmp_path: Path, monkeypatch: Any) -> None:
+    """What load_dataset is asked for, and what becomes of its answer."""
+    asked = []
+    features = Features({"sentence": Value("string"), "label": ClassLabel(names=["neg", "pos"])})
+    rows = {"sentence": ["bad", "good"], "label": [0, 1]}
+
+    def load_dataset(path: str, name: str | None, streaming: bool) -> DatasetDict:
+        asked.append((path, name, streaming))
+        split = Dataset.from_dict(rows, features=features)
+        return DatasetDict({"train": split, "test": split})
+
+    monkeypatch.setattr("datasets.load_dataset", load_dataset)
+    calibration, _ = read_parts("stanfordnlp/sst2")
+    assert calibration.label_names == {"label": ["neg", "pos"]}
+    assert calibration.split == "stanfordnlp/sst2 train"
+    read_parts("Salesforce/wikitext:wikitext-2-raw-v1")
+    assert asked == [
+        ("stanfordnlp/sst2", None, False),
+        ("Salesforce/wikitext", "wikitext-2-raw-v1", False),
+    ]
+
+
+def test_a_folder_of_texts_is_documents_by_split(tmp_path: Path) -> None:
     for split in ("train", "test"):
-        (folder / f"{split}.jsonl").write_text(
-            f'{{"text": "{split} one"}}\n{{"text": "{split} two"}}\n'
-        )
-    calibration, heldout = read_text(str(folder))
-    assert list(calibration.documents) == ["train one", "train two"]
-    assert list(heldout.documents) == ["test one", "test two"]
-    (folder / "test.jsonl").unlink()
-    calibration, heldout = read_text(str(folder))
-    assert (list(calibration.documents), list(heldout.documents)) == (["train one"], ["train two"])
-    (folder / "train.jsonl").write_text('{"a": "x", "b": "y"}\n')
-    with pytest.raises(InputError, match="no text column: expected 'text', found a, b"):
-        read_text(str(folder))
+        (tmp_path / f"{split}.txt").write_text(f"{split}\n\n two lines \n")
+    calibration, heldout = read_parts(str(tmp_path))
+    assert columns(calibration) == {"text": ["train\n\n two lines \n"]}
+    assert columns(heldout) == {"text": ["test\n\n two lines \n"]}
 
 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("missing.txt", None, "does not exist"),
+        ("missing.txt", None, "does not exist: give a file"),
         ("empty.txt", b" \n", "is empty"),
+        ("nothing.txt", b"", "empty"),
+        ("empty.csv", b"text,label\n", "empty"),
+        ("empty.jsonl", b"", "empty"),
         ("latin.txt", b"caf\xe9", "is not UTF-8"),
-        ("table.xlsx", b"x", "give a .txt file"),
+        ("latin.csv", b"text\ncaf\xe9\n", "is not UTF-8"),
+        ("latin.jsonl", b'{"text": "caf\xe9"}\n', "is not UTF-8"),
+        ("cut.txt", "café".encode()[:-1], "is not UTF-8"),
+        ("broken.jsonl", b'{"text": \n', "cannot load the data set"),
+        ("broken.parquet", b"PAR0", "cannot load the data set"),
+        ("one.csv", b"text,label\nyes,1\n", "has one row: give at least 2"),
+        ("table.xlsx", b"x", "is a .xlsx file: give one of .csv, .json, .jsonl, .parquet, .tsv"),
     ],
 )
-def test_bad_files(tmp_path: Path, name: str, content: bytes | None, message: str) -> None:
+def test_bad_files(
+    tmp_path: Path, name: str, content: bytes | None, message: str, capfd: Any
+) -> None:
     if content is not None:
         (tmp_path / name).write_bytes(content)
-    with pytest.raises(InputError, match=message):
-        read_text(str(tmp_path / name))
+    with pytest.raises(InputError, match=message) as error:
+        read_parts(str(tmp_path / name))
+    assert "\n" not in str(error.value)
+    assert capfd.readouterr().err == ""  # it is told once
 
 
-def test_bad_names() -> None:
+def test_bad_folders(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="holds no data file: give one with files of one of .csv"):
+        read_parts(str(tmp_path))
+    (tmp_path / "a.csv").write_text("text\nx\n")
+    (tmp_path / "a.txt").write_text("x")
+    with pytest.raises(InputError, match=r"files of several types \(.csv, .txt\)"):
+        read_parts(str(tmp_path))
+
+
+def test_bad_names(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="unknown data set 'builtin:pydocs': did you mean"):
-        read_text("builtin:pydocs")
+        read_parts("builtin:pydocs")
     with pytest.raises(InputError, match="cannot load the data set no/such"):
-        read_text("no/such")
-
-
-def test_too_few_tokens(tokenizer: Any) -> None:
-    with pytest.raises(InputError, match=r"x has 2 tokens, fewer than one sequence of 64"):
-        cut_sequences(Text("x", ["a b"]), tokenizer, 64)
+        read_parts("no/such")
+    data = folder(tmp_path / "data", "train", "test")
+    with pytest.raises(InputError, match="unknown heldout split 'tests': did you mean 'test'"):
+        read_parts(data, TaskSettings(heldout_split="tests"))

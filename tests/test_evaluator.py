@@ -142,7 +142,7 @@ def test_out_of_memory_with_one_sequence_says_what_to_do(
         raise RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 1 byte")
 
     monkeypatch.setattr(evaluator.model, "forward", full)
-    with pytest.raises(InputError, match="one sequence of 16 tokens does not fit in memory"):
+    with pytest.raises(InputError, match="one example of 16 tokens does not fit in memory"):
         evaluator.metric([1] * GENES)
 
 

@@ -4,14 +4,15 @@ import csv
 import json
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from deap import tools
 
 from sos_deap import Evaluator, InputError
 from sos_deap.files import claim, free_folder, write_csv, write_json
-from sos_deap.report import Progress, table
+from sos_deap.report import Progress, table, winner
+from sos_deap.search.chromosome import Chromosome, ParetoFitness
 from tests.conftest import GENES
 
 
@@ -23,7 +24,7 @@ def test_progress_says_where_the_search_is(
     monkeypatch.setenv("COLUMNS", "200")
     progress = Progress(evaluator, generations=12)
     progress(0, [])
-    best = [1] * (GENES - 3) + [0] * 3
+    best = Chromosome([1] * (GENES - 3) + [0] * 3)
     metric = evaluator.metric(best)
     evaluator.metric(best)
     for generation in range(1, 13):
@@ -83,22 +84,38 @@ def test_files_are_whole_or_not_there(tmp_path: Path) -> None:
 
 
 def test_the_table_by_hand() -> None:
-    sides = SimpleNamespace(
-        dense={"heads": 10, "parameters": 1000, "bytes": 4000, "metric": 5.0, "heldout": 6.0},
-        best={"heads": 7, "parameters": 900, "bytes": 3600, "metric": 5.5, "heldout": 6.0},
-    )
-    part = {"split": "words", "sequences": 2, "seqlen": 8}
+    sizes = {"heads": 10, "parameters": 1000, "bytes": 4000}
+    dense = sizes | {"calibration": {"kl": 0.0, "perplexity": 5.0}, "heldout": {"kl": None}}
+    best = {"heads": 7, "parameters": 900, "bytes": 3600}
+    best |= {"calibration": {"kl": 0.5, "perplexity": 5.5}, "heldout": {"kl": 0.25}}  # type: ignore[dict-item]
     result = {
-        **vars(sides),
-        "data": {"calibration": part, "heldout": part},
+        "dense": dense,
+        "best": best,
+        "data": {"calibration": {"split": "words", "sequences": 2, "seqlen": 8}},
         "search": {"non_finite": 0},
+        "dtype": "float32",
     }
-    shown = table(result, "perplexity")
+    shown = table(result)
     assert "finite" not in shown
-    result["search"]["non_finite"] = 3
-    assert "3 sub-models had no finite perplexity" in table(result, "perplexity")
+    result["search"] = {"non_finite": 3}
+    assert "3 sub-models had no finite kl and got the worst fitness" in table(result)
     lines = [line.split() for line in shown.splitlines()]
     assert lines[1] == ["attention", "heads", "10", "7", "-30.0%"]
     assert lines[2] == ["parameters", "1,000", "900", "-10.0%"]
-    assert lines[4] == ["perplexity,", "calibration", "5.000", "5.500", "+10.0%"]
-    assert lines[5] == ["perplexity,", "held-out", "6.000", "6.000", "+0.0%"]
+    assert lines[4] == ["kl,", "calibration", "0.000", "0.500", "-"]
+    assert lines[5] == ["perplexity,", "calibration", "5.000", "5.500", "+10.0%"]
+    assert lines[6] == ["kl,", "held-out", "-", "0.250", "-"]
+    assert shown.splitlines()[7:] == [
+        "calibration: words, sequences 2, seqlen 8",
+        "dtype: float32",
+    ]
+
+
+def test_the_winner_of_a_front_is_equation_1_s() -> None:
+    assert winner(tools.HallOfFame(1)) is None
+    front = tools.ParetoFront()
+    for score, removed in ((-10.0, 0.0), (-11.0, 0.25), (-20.0, 0.4)):
+        chromosome = Chromosome([len(front)], ParetoFitness)
+        chromosome.fitness.values = (score, removed)
+        front.update([chromosome])
+    assert winner(front).fitness.values == (-11.0, 0.25)  # 10, 8.25, 12 after the density

@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from sos_deap import Evaluator, load, masked, prune
 from sos_deap.__main__ import main as front_door
+from sos_deap.models.density import DENSITIES
 from sos_deap.models.pretrained import BUILTIN as BUILTIN_MODELS
 from sos_deap.models.pretrained import DTYPES
 from sos_deap.run import main
@@ -82,12 +83,14 @@ def test_a_run_leaves_everything_and_a_model_that_loads(
         str(_flag(small, "model")), dataset=_flag(small, "dataset"), samples=2, device="cpu"
     )
     heldout: Any = evaluator.heldout
-    assert evaluator.metric_of(pruned, heldout) == pytest.approx(best["heldout"], rel=1e-6)
+    assert evaluator.metric_of(pruned, heldout) == pytest.approx(
+        best["heldout"]["perplexity"], rel=1e-6
+    )
     with masked(evaluator.model, [best["chromosome"]]):
         assert evaluator.metric_of(evaluator.model, heldout) == pytest.approx(
-            best["heldout"], rel=1e-5
+            best["heldout"]["perplexity"], rel=1e-5
         )
-    assert evaluator.metric([1] * 12) == pytest.approx(dense["metric"], rel=1e-5)
+    assert evaluator.metric([1] * 12) == pytest.approx(dense["calibration"]["perplexity"], rel=1e-5)
     assert dense["heads"] == 12
 
     # The search: accounts that add up, and the winner is the best of all that was evaluated.
@@ -105,9 +108,11 @@ def test_a_run_leaves_everything_and_a_model_that_loads(
     logbook = rows(folder / "logbook.csv")
     assert [int(row["gen"]) for row in logbook] == list(range(6))
     assert sum(int(row["nevals"]) for row in logbook) == 36
-    assert float(logbook[-1]["best_metric"]) == pytest.approx(best["metric"], rel=1e-5)
+    assert float(logbook[-1]["best_metric"]) == pytest.approx(
+        best["calibration"]["perplexity"], rel=1e-5
+    )
 
-    assert data["calibration"]["token_hash"] != data["heldout"]["token_hash"]
+    assert data["calibration"]["token_hash"] != data["held-out"]["token_hash"]
     assert data["calibration"]["tokens"] == 2 * 64
     assert json.loads((folder / "config.json").read_text())["population_size"] == 6
     assert result["versions"]["torch"] == torch.__version__
@@ -160,10 +165,12 @@ def test_what_a_run_leaves_for_others(small: list[str], tmp_path: Path) -> None:
     removed = 12 - best["heads"]
     for fact in (
         f"{removed} of the 12 attention heads",
-        f"| perplexity, held-out | {dense['heldout']:.4g} | {best['heldout']:.4g} |",
+        "| perplexity, held-out | {:.4g} | {:.4g} |".format(
+            *(side["heldout"]["perplexity"] for side in (dense, best))
+        ),
         "--seed=5",
         "- seed: 5",
-        read(folder)["data"]["heldout"]["token_hash"],
+        read(folder)["data"]["held-out"]["token_hash"],
         f"torch {torch.__version__}",
     ):
         assert fact in card
@@ -206,7 +213,7 @@ def test_the_zeroed_layout_keeps_the_size(small: list[str], tmp_path: Path) -> N
     )
     assert evaluator.heldout is not None
     heldout = evaluator.metric_of(stock, evaluator.heldout)
-    assert heldout == pytest.approx(best["heldout"], rel=1e-6)
+    assert heldout == pytest.approx(best["heldout"]["perplexity"], rel=1e-6)
 
 
 def test_a_run_that_removes_nothing_says_so(small: list[str], tmp_path: Path, capsys: Any) -> None:
@@ -329,7 +336,7 @@ def test_a_model_that_computes_nan_is_refused_before_the_search(
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (tmp_path / "nan" / name).write_text((folder / name).read_text())
     assert main([*small, f"--model={tmp_path / 'nan'}", f"--output_dir={tmp_path / 'run'}"]) == 2
-    assert "perplexity (metric) is nan" in capsys.readouterr().err
+    assert "perplexity (calibration) is nan" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 
@@ -404,7 +411,7 @@ def test_help_names_everything_that_can_be_chosen(capsys: Any) -> None:
         main(["--help"])
     text = re.sub(r"-\n\s+", "-", capsys.readouterr().out)  # a line may break at a hyphen
     words = set(re.findall(r"[\w:-]+", text))
-    for names in (ALGORITHMS, OBJECTIVES, TASKS, DTYPES, BUILTIN_MODELS, BUILTIN_DATA):
+    for names in (ALGORITHMS, OBJECTIVES, TASKS, DENSITIES, DTYPES, BUILTIN_MODELS, BUILTIN_DATA):
         assert set(names) <= words
 
 

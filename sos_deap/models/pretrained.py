@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,9 @@ import transformers
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_MASKED_LM_MAPPING,
+    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+    MODEL_MAPPING,
     AutoConfig,
     AutoImageProcessor,
     AutoTokenizer,
@@ -42,6 +45,11 @@ class Pretrained:
     tokenizer: Any
     stored_dtype: torch.dtype
 
+    @property
+    def is_encoder(self) -> bool:
+        """Whether it is of the BERT line, which reads text in both directions."""
+        return _is_encoder(self.model.config)
+
 
 def load(name: str | Path, *, dtype: str | torch.dtype = "auto") -> PreTrainedModel:
     """Read a model, pruned or not, of the class it was saved from.
@@ -54,33 +62,48 @@ def load(name: str | Path, *, dtype: str | torch.dtype = "auto") -> PreTrainedMo
     :raises InputError: if the model is missing, damaged, or of an unknown class.
     """
     config = read_config(str(name))
-    architectures = config.architectures
-    architecture = architectures[0] if isinstance(architectures, list) and architectures else None
-    stock = getattr(transformers, architecture, None) if isinstance(architecture, str) else None
-    if not (isinstance(stock, type) and issubclass(stock, PreTrainedModel)):
-        raise InputError(
-            f"config.json of {name} names the model class {architecture!r}, unknown to transformers"
-        )
-    return _read_weights(str(name), config, stock, dtype)
+    return _read_weights(str(name), config, _own_class(str(name), config), dtype)
 
 
-def load_pretrained(name: str, *, device: str = "auto", dtype: str = "auto") -> Pretrained:
-    """Load a causal language model that is to be pruned, and its tokenizer.
+def load_pretrained(
+    name: str, purpose: str = "language modelling", *, device: str = "auto", dtype: str = "auto"
+) -> Pretrained:
+    """Load a model that is to be pruned, and its tokenizer.
 
     :param name: as for :func:`load`.
+    :param purpose: a key of :data:`PURPOSES`.
     :param device: ``"auto"`` (a GPU if there is one), ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ...
     :param dtype: a key of :data:`DTYPES`; ``"auto"`` is float32 on a CPU, else as stored.
-    :raises InputError: for a model, architecture, device or dtype that is not there.
+    :raises InputError: for a model, architecture, device or dtype that is not there, and for a
+        model that is not for the purpose.
     """
     place = checked_device(device)
     chosen = checked_dtype(dtype) or (torch.float32 if place.type == "cpu" else None)
     config = read_config(name)
     check_prunable(name, config)
-    _check_causal(name, config)
+    stock = PURPOSES[purpose](name, config)
     tokenizer = load_tokenizer(name)
-    stock = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     model: Any = _read_weights(name, config, stock, chosen or "auto")
+    if model.config.pad_token_id is None:
+        # Without one, stock classes take batches of one text only.
+        model.config.pad_token_id = tokenizer.pad_token_id or tokenizer.eos_token_id
     return Pretrained(model.to(place), tokenizer, config.dtype or model.dtype)
+
+
+def load_as(name: str, kind: type, dtype: str) -> PreTrainedModel:
+    """A model read as a certain class, on the CPU in a certain dtype; raises as :func:`load`."""
+    return _read_weights(name, read_config(name), kind, dtype)
+
+
+def load_encoder(name: str) -> tuple[PreTrainedModel, Any]:
+    """A model that turns text into vectors, without a task head, and its tokenizer.
+
+    :raises InputError: if it is not there or is none.
+    """
+    config = read_config(name)
+    if not _is_encoder(config):
+        raise InputError(f"{name} is a {config.model_type} model: give an encoder such as RoBERTa")
+    return _read_weights(name, config, MODEL_MAPPING[type(config)], "float32"), load_tokenizer(name)
 
 
 def load_tokenizer(name: str) -> Any:
@@ -141,6 +164,12 @@ def _read_weights(name: str, config: Any, stock: Any, dtype: str | torch.dtype) 
         info.pop("unexpected_keys", None)  # such as another task's head
     if wrong := {what: sorted(map(str, names)) for what, names in info.items() if names}:
         what, names = next(iter(wrong.items()))
+        saved_as = (config.architectures or ["another class"])[0]
+        if what == "missing_keys" and saved_as != stock.__name__:
+            raise InputError(
+                f"{name} was saved as {saved_as} and lacks {len(names)} weights of "
+                f"{stock.__name__}, {names[0]} among them: give a model that has them"
+            )
         raise InputError(
             f"the weights of {name} do not fit its config.json: {len(names)} "
             f"{what.replace('_', ' ')}, {names[0]} among them; save or download the model again"
@@ -200,19 +229,67 @@ def _source(name: str) -> str:
     return name
 
 
-def _check_causal(name: str, config: Any) -> None:
-    if config.is_encoder_decoder:
-        what = "encoder-decoder"
-    elif type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING or (
-        # The BERT line has causal classes too, for its decoder variant only.
-        type(config) in MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False)
-    ):
-        what = "encoder"
-    else:
-        return
+def _is_encoder(config: Any) -> bool:
+    # The BERT line has causal classes too, for its decoder variant only.
+    decoder = config.is_encoder_decoder or getattr(config, "is_decoder", False)
+    return type(config) in MODEL_FOR_MASKED_LM_MAPPING and not decoder
+
+
+def _language_model(name: str, config: Any) -> Any:
+    if _is_encoder(config):
+        return MODEL_FOR_MASKED_LM_MAPPING[type(config)]
+    if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and not config.is_encoder_decoder:
+        return MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    what = "encoder-decoder" if config.is_encoder_decoder else "model"
     raise InputError(
-        f"{name} is a {config.model_type} {what}: perplexity needs a causal language model"
+        f"{name} is a {config.model_type} {what}: perplexity needs a language model without an "
+        "encoder beside it, or an encoder alone"
     )
+
+
+def _writer(name: str, config: Any) -> Any:
+    if config.is_encoder_decoder and type(config) in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING:
+        return MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING[type(config)]
+    if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and not _is_encoder(config):
+        return MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    raise InputError(
+        f"{name} is a {config.model_type} encoder and writes no text: summarization needs a causal "
+        "or an encoder-decoder model"
+    )
+
+
+def _classifier(name: str, config: Any) -> Any:
+    stock: Any = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.get(type(config), None)
+    own = _own_class(name, config)
+    if stock is None or not issubclass(own, stock):
+        raise InputError(
+            f"{name} is a {own.__name__}, without a classifier: give a model that was fine-tuned "
+            f"for sequence classification{f' ({stock.__name__})' if stock else ''}"
+        )
+    if config.num_labels < 2:
+        raise InputError(f"{name} has one label, for regression: classification needs at least 2")
+    return stock
+
+
+def _own_class(name: str, config: Any) -> Any:
+    """The class that a model was saved from."""
+    architectures = config.architectures
+    architecture = architectures[0] if isinstance(architectures, list) and architectures else None
+    stock = getattr(transformers, architecture, None) if isinstance(architecture, str) else None
+    if not (isinstance(stock, type) and issubclass(stock, PreTrainedModel)):
+        raise InputError(
+            f"config.json of {name} names the model class {architecture!r}, unknown to transformers"
+        )
+    return stock
+
+
+#: What a model can be for: from its name and config to the class it is read as.
+PURPOSES: dict[str, Callable[[str, Any], Any]] = {
+    "any": _own_class,
+    "classification": _classifier,
+    "generation": _writer,
+    "language modelling": _language_model,
+}
 
 
 def _cannot_load(what: str, name: str, error: Exception) -> InputError:

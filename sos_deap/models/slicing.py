@@ -158,7 +158,7 @@ def smaller_modules(
         output: Any = model.get_submodule(layer.output)
         narrow = sliced(output, 1, _rows(keep, layer.head_dim))
         if keep:
-            for part, rows in _projection_rows(family, layer, keep).items():
+            for part, rows in projection_rows(family, layer, keep).items():
                 if hasattr(attention, part):
                     projection = attention.get_submodule(part)
                     new[f"{layer.attention}.{part}"] = sliced(projection, 0, rows)
@@ -245,7 +245,7 @@ class NoHeads(nn.Module):
         return (output if bias is None else output + bias), None
 
 
-def _projection_rows(
+def projection_rows(
     family: Family, layer: AttentionLayer, keep: Sequence[int]
 ) -> dict[str, list[int]]:
     """The output rows to keep of each projection in an attention module."""

@@ -74,6 +74,8 @@ class Algorithm:
     :param parameters: from population size and crossover rate to its keyword arguments.
     :param literal: follow the paper to the letter: its printed crossover, no repair of chromosomes
         over the maximum sparsity S, and stop as soon as one reaches it (Algorithm 1, line 10).
+    :param survivors: ``select`` chooses who survives, among parents and children or children only;
+        where it chooses parents, a selection by Pareto dominance such as NSGA-II's chooses all.
     """
 
     run: Callable[..., tuple[list[Any], Any]]
@@ -81,6 +83,7 @@ class Algorithm:
         default=lambda size, crossover_rate: {"cxpb": crossover_rate}
     )
     literal: bool = False
+    survivors: bool = False
 
 
 def _mutate_all(size: int, crossover_rate: float) -> dict[str, Any]:
@@ -94,8 +97,8 @@ def _mate_or_mutate(size: int, crossover_rate: float) -> dict[str, Any]:
 
 #: Algorithms by the name the user gives.
 ALGORITHMS: dict[str, Algorithm] = {
-    "eaMuCommaLambda": Algorithm(algorithms.eaMuCommaLambda, _mate_or_mutate),
-    "eaMuPlusLambda": Algorithm(algorithms.eaMuPlusLambda, _mate_or_mutate),
+    "eaMuCommaLambda": Algorithm(algorithms.eaMuCommaLambda, _mate_or_mutate, survivors=True),
+    "eaMuPlusLambda": Algorithm(algorithms.eaMuPlusLambda, _mate_or_mutate, survivors=True),
     "eaSimple": Algorithm(algorithms.eaSimple, _mutate_all),
     "sos": Algorithm(partial(sos, best_ever=False), literal=True),
     "sos-repaired": Algorithm(sos),

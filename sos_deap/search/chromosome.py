@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -21,15 +20,22 @@ class Fitness(base.Fitness):  # type: ignore[misc]
     weights = (1.0,)
 
 
+class ParetoFitness(base.Fitness):  # type: ignore[misc]
+    """Two values, of each of which a greater one is better, as for NSGA-II."""
+
+    weights = (1.0, 1.0)
+
+
 class Chromosome(list[int]):
     """One sub-model: gene 1 keeps its attention head, gene 0 removes it.
 
     :param genes: the genes, in layer order.
+    :param fitness: the class of its fitness, which says how many values that has.
     """
 
-    def __init__(self, genes: Iterable[int] = ()) -> None:
+    def __init__(self, genes: Iterable[int] = (), fitness: type[base.Fitness] = Fitness) -> None:
         super().__init__(genes)
-        self.fitness: Any = Fitness()
+        self.fitness: Any = fitness()
 
     @property
     def sparsity(self) -> float:
@@ -45,21 +51,19 @@ def sparsity(genes: Sequence[int]) -> float:
     return (len(genes) - sum(genes)) / len(genes) if len(genes) else 0.0
 
 
-def most_removed(length: int, max_sparsity: float) -> int:
-    """How many of ``length`` genes may be 0 without exceeding a sparsity."""
-    return math.floor(length * max_sparsity + 1e-9)  # 0.3 of 10 is 3, not 2.9999
+def within(sparsity: float, max_sparsity: float) -> bool:
+    """Whether a sparsity does not exceed a bound, but for rounding."""
+    return sparsity <= max_sparsity + 1e-9
 
 
-def random_genes(length: int, initial_sparsity: float, max_sparsity: float = 1.0) -> list[int]:
+def random_genes(length: int, initial_sparsity: float) -> list[int]:
     """Genes with a fixed share removed at random (section III.B of the paper).
 
     :param length: number of genes.
     :param initial_sparsity: share to remove, rounded to whole genes.
-    :param max_sparsity: bound that the rounding does not cross.
     :returns: the genes, drawn from Python's global generator, as DEAP's operators do.
     """
-    removed = min(round(length * initial_sparsity), most_removed(length, max_sparsity))
-    gone = set(random.sample(range(length), removed))
+    gone = set(random.sample(range(length), round(length * initial_sparsity)))
     return [int(gene not in gone) for gene in range(length)]
 
 

@@ -13,7 +13,7 @@ from deap import tools
 
 from sos_deap.errors import InputError, unknown
 from sos_deap.search.algorithms import ALGORITHMS, Algorithm
-from sos_deap.search.chromosome import is_worst, sparsity
+from sos_deap.search.chromosome import is_worst, sparsity, within
 
 
 class Evolution(NamedTuple):
@@ -47,7 +47,8 @@ def evolve(
 ) -> Evolution:
     """Evolve a population until a stop rule holds (Algorithm 1, lines 2 and 10).
 
-    :param toolbox: a DEAP toolbox, as :func:`sos_deap.register` fills it.
+    :param toolbox: a DEAP toolbox, as :func:`sos_deap.register` fills it; its ``sparsity``, if it
+        has one, measures an individual, else the share of its genes that are 0 does.
     :param algorithm: a name in :data:`sos_deap.search.algorithms.ALGORITHMS`.
     :param population: the initial individuals, or how many to draw.
     :param generations: most generations, G.
@@ -56,18 +57,25 @@ def evolve(
     :param max_sparsity: S: no individual above it enters the hall of fame, and an algorithm that
         follows the paper to the letter stops when one reaches it.
     :param stats: a DEAP ``Statistics`` or ``MultiStatistics``.
-    :param halloffame: a DEAP ``HallOfFame`` to fill; ``None`` makes one of size 1.
+    :param halloffame: a DEAP ``HallOfFame`` to fill; ``None`` makes one of size 1, or a
+        ``ParetoFront`` where a fitness has several values.
     :param on_generation: called after each generation, the initial population's (0) first, with its
         number and the hall of fame.
     :param parameters: more keyword arguments of the algorithm, such as ``mutpb``.
     :returns: population, logbook, hall of fame, and why it stopped.
-    :raises InputError: for an unknown algorithm, a population below 2, or negative generations.
+    :raises InputError: for an unknown algorithm, a population below 2, negative generations, or a
+        fitness of several values with an algorithm that chooses parents by its best.
     """
     size = population if isinstance(population, int) else len(population)
     row = check_evolution(algorithm, size, generations, crossover_rate)
     people = toolbox.population(n=size) if isinstance(population, int) else population
+    pareto = len(people[0].fitness.weights) > 1
+    if pareto:
+        check_pareto(algorithm)
     keywords = {**row.parameters(size, crossover_rate), **parameters}
-    hall = tools.HallOfFame(1) if halloffame is None else halloffame
+    fresh: Any = tools.ParetoFront() if pareto else tools.HallOfFame(1)
+    hall = fresh if halloffame is None else halloffame
+    measure = getattr(toolbox, "sparsity", sparsity)
     logbook = tools.Logbook()
     logbook.header = ["gen", "nevals", *(stats.fields if stats else [])]
     stopped_by = "generations"
@@ -78,10 +86,10 @@ def evolve(
             people, toolbox, ngen=ngen, stats=stats, halloffame=hall, verbose=False, **keywords
         )
         _append(logbook, segment, ngen, generation)
-        _remove_infeasible(hall, max_sparsity)
+        _remove_infeasible(hall, max_sparsity, measure)
         if on_generation is not None:
             on_generation(generation, hall)
-        if reason := _stop(row, people, threshold, max_sparsity):
+        if reason := _stop(row, people, threshold, max_sparsity, measure):
             stopped_by = reason
             break
     return Evolution(people, logbook, hall, stopped_by)
@@ -104,22 +112,38 @@ def check_evolution(
     return ALGORITHMS[algorithm]
 
 
+def check_pareto(algorithm: str) -> None:
+    """Raise :class:`InputError` for an algorithm that has no use for several fitness values."""
+    if not ALGORITHMS[algorithm].survivors:
+        able = ", ".join(name for name, row in ALGORITHMS.items() if row.survivors)
+        raise InputError(
+            f"the algorithm {algorithm} is for one fitness value, and the objective gives several: "
+            f"use {able}"
+        )
+
+
 def _stop(
-    row: Algorithm, population: list[Any], threshold: float | None, max_sparsity: float | None
+    row: Algorithm,
+    population: list[Any],
+    threshold: float | None,
+    max_sparsity: float | None,
+    measure: Callable[[Any], float],
 ) -> str | None:
     """The stop rule that holds, if any (Algorithm 1, line 10)."""
     best = max(individual.fitness.wvalues[0] for individual in population)
     if threshold is not None and best >= threshold:
         return "threshold"
-    if row.literal and max_sparsity is not None and max(map(sparsity, population)) >= max_sparsity:
+    if row.literal and max_sparsity is not None and max(map(measure, population)) >= max_sparsity:
         return "max_sparsity"
     return None
 
 
-def _remove_infeasible(hall: Any, max_sparsity: float | None) -> None:
+def _remove_infeasible(
+    hall: Any, max_sparsity: float | None, measure: Callable[[Any], float]
+) -> None:
     """Take out of a hall of fame what filled it while nothing better was there."""
     for i in reversed(range(len(hall))):
-        above = max_sparsity is not None and sparsity(hall[i]) > max_sparsity
+        above = max_sparsity is not None and not within(measure(hall[i]), max_sparsity)
         if above or is_worst(hall[i]):
             hall.remove(i)
 

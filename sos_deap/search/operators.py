@@ -7,11 +7,12 @@ global generator.
 from __future__ import annotations
 
 import functools
+import math
 import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from sos_deap.search.chromosome import most_removed
+from sos_deap.search.chromosome import sparsity, within
 
 Crossover = Callable[[Any, Any], tuple[Any, Any]]
 
@@ -75,20 +76,25 @@ def mutSparsityFlipBit(individual: Any, indpb: float, bias: float = 1.0) -> tupl
     return (individual,)
 
 
-def limit_sparsity(max_sparsity: float) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def limit_sparsity(
+    max_sparsity: float, measure: Callable[[Sequence[int]], float] = sparsity
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """A decorator for ``toolbox.decorate`` that keeps an operator's children feasible.
 
     A child with too many heads removed gets heads back, drawn at random among the removed ones.
 
-    :param max_sparsity: largest share of heads removed.
-    :returns: the decorator, for ``mate`` and ``mutate``.
+    :param max_sparsity: largest share removed.
+    :param measure: from genes to the share that they remove, which no further head may lower.
+    :returns: the decorator, for ``individual``, ``mate`` and ``mutate``.
     """
 
     def give_back(child: Any) -> None:
-        removed = [i for i, gene in enumerate(child) if not gene]
-        excess = len(removed) - most_removed(len(child), max_sparsity)
-        for i in random.sample(removed, max(0, excess)):
-            child[i] = 1
+        while not within(share := measure(child), max_sparsity):
+            removed = [i for i, gene in enumerate(child) if not gene]
+            # As many as it takes where all genes weigh the same, else about as many.
+            excess = math.ceil(len(removed) * (1 - max_sparsity / share) - 1e-9)
+            for i in random.sample(removed, max(1, excess)):
+                child[i] = 1
 
     return _repair(give_back)
 

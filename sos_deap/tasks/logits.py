@@ -1,4 +1,4 @@
-"""Logits a slice of positions at a time, so that tokens x vocabulary never exist at once."""
+"""Logits for a part of the positions at a time, so that tokens x vocabulary never exist at once."""
 
 from __future__ import annotations
 
@@ -35,20 +35,36 @@ def logits_in_slices(
     states = body(input_ids=input_ids, use_cache=False)
     for start in range(0, tokens, step):
         part = slice(start, min(start + step, tokens))
-        with _answering(body, states, part):
+        with _answering(body, states, states.last_hidden_state[:, part]):
             logits = model(input_ids[:, part], use_cache=False).logits
         yield part, logits
 
 
+def logits_at(model: Any, input_ids: Tensor, positions: Tensor) -> Tensor:
+    """A masked language model's logits at one position of each row.
+
+    :param model: the model.
+    :param input_ids: (rows, tokens).
+    :param positions: (rows,).
+    :returns: (rows, vocabulary).
+    """
+    body = model.base_model
+    states = body(input_ids=input_ids)
+    rows = torch.arange(len(input_ids), device=input_ids.device)
+    with _answering(body, states, states.last_hidden_state[rows, positions][:, None]):
+        logits: Tensor = model(input_ids[:, :1]).logits
+    return logits[:, 0]
+
+
 @contextmanager
-def _answering(body: torch.nn.Module, states: Any, part: slice) -> Iterator[None]:
+def _answering(body: torch.nn.Module, states: Any, part: Tensor) -> Iterator[None]:
     """Let a model's layers answer with a part of hidden states that they computed before."""
     answered = False
 
     def forward(*args: Any, **kwargs: Any) -> Any:
         nonlocal answered
         answered = True
-        return type(states)(**{**states, "last_hidden_state": states.last_hidden_state[:, part]})
+        return type(states)(**{**states, "last_hidden_state": part})
 
     body.forward = forward
     try:

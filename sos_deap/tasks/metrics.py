@@ -1,125 +1,87 @@
-"""What a sub-model is good for: metrics that many sub-models compute in one forward pass."""
+"""The tasks by name, and how each is made from a model and a data set."""
 
 from __future__ import annotations
 
-import math
-from typing import Any, Protocol
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
-import torch
-from torch import Tensor
-from torch.nn.functional import cross_entropy
+from sos_deap.errors import InputError, unknown
+from sos_deap.models.pretrained import Pretrained
+from sos_deap.tasks.classification import make_accuracy, make_multilabel
+from sos_deap.tasks.custom import make_custom, user_function
+from sos_deap.tasks.data import SELF, read_parts
+from sos_deap.tasks.generation import make_summarization
+from sos_deap.tasks.language import make_kl, make_perplexity
+from sos_deap.tasks.settings import TaskSettings
+from sos_deap.tasks.task import Tasks, checked_metric
 
-from sos_deap.errors import InputError
-from sos_deap.tasks.data import Sequences
-from sos_deap.tasks.logits import logits_in_slices
 
-_UNSCORED = -100  # PyTorch's number for a target to leave out
+@dataclass(frozen=True)
+class TaskKind:
+    """A row of :data:`TASKS`.
 
-
-class Task(Protocol):
-    """A metric over examples, as the evaluator needs it.
-
-    A task scores some of its examples for several sub-models at once, as sums that add up over
-    examples, and turns the sums of all examples into the metric.
+    :param purpose: what the model must be for, a key of
+        :data:`sos_deap.models.pretrained.PURPOSES`.
+    :param make: from a model, both parts of the data, settings and a seed to the task on each part.
+    :param samples: calibration examples unless the user says otherwise; ``None`` for all.
+    :param own_text: whether the model can write the data itself; ``make`` is given no parts then.
     """
 
-    @property
-    def name(self) -> str:
-        """The name in reports."""
-
-    @property
-    def greater_is_better(self) -> bool:
-        """Whether a larger metric is a better one."""
-
-    @property
-    def seqlen(self) -> int:
-        """Tokens in an example."""
-
-    def __len__(self) -> int:
-        """Number of examples."""
-
-    def describe(self) -> dict[str, Any]:
-        """Where the examples are from and how many, for the report."""
-
-    def score(self, model: Any, examples: slice, sub_models: int) -> Tensor:
-        """Sums for the given examples, (sub-models, k), float64.
-
-        The model reads a batch of ``sub_models`` times the examples, block after block.
-        """
-
-    def metric(self, sums: list[float]) -> float:
-        """The metric from one sub-model's sums over all examples."""
-
-
-class Perplexity:
-    """Perplexity of a causal language model: exp of the mean negative log-likelihood per token.
-
-    The first token of a sequence has no context and is not scored, as in the field's convention.
-    """
-
-    name = "perplexity"
-    greater_is_better = False
-
-    def __init__(self, sequences: Sequences, device: torch.device | str = "cpu") -> None:
-        self.sequences = sequences
-        self._input_ids = sequences.input_ids.to(device)
-
-    @property
-    def seqlen(self) -> int:
-        """Tokens in a sequence."""
-        return self._input_ids.shape[1]
-
-    def __len__(self) -> int:
-        return len(self._input_ids)
-
-    def describe(self) -> dict[str, Any]:
-        """Split, sequence length, token count and token hash."""
-        return self.sequences.describe()
-
-    def score(self, model: Any, examples: slice, sub_models: int) -> Tensor:
-        """Sums (negative log-likelihood in nats, scored tokens), (sub-models, 2)."""
-        ids = self._input_ids[examples].repeat(sub_models, 1)
-        targets = ids.roll(-1, dims=1)
-        targets[:, -1] = _UNSCORED  # the last position predicts nothing that is there
-        nats = torch.zeros(sub_models, dtype=torch.float64, device=ids.device)
-        for positions, logits in logits_in_slices(model, ids):
-            # In fp32, whatever the model computes in.
-            losses = cross_entropy(
-                logits.flatten(0, 1).float(),
-                targets[:, positions].flatten(),
-                ignore_index=_UNSCORED,
-                reduction="none",
-            )
-            nats += losses.view(sub_models, -1).double().sum(1)
-        tokens = torch.full_like(nats, ids[:, 1:].numel() // sub_models)
-        return torch.stack((nats, tokens), dim=1)
-
-    def metric(self, sums: list[float]) -> float:
-        """Perplexity; infinite where it exceeds what a float holds."""
-        nats, tokens = sums
-        try:
-            return math.exp(nats / tokens)
-        except OverflowError:
-            return math.inf
+    purpose: str
+    make: Callable[[Pretrained, Any, TaskSettings, int], Tasks]
+    samples: int | None
+    own_text: bool = False
 
 
 #: Tasks by the name the user gives.
-TASKS = {"perplexity": Perplexity}
+TASKS: dict[str, TaskKind] = {
+    "accuracy": TaskKind("classification", make_accuracy, samples=256),
+    "kl": TaskKind("language modelling", make_kl, samples=8, own_text=True),
+    "multilabel": TaskKind("classification", make_multilabel, samples=256),
+    "perplexity": TaskKind("language modelling", make_perplexity, samples=8, own_text=True),
+    "summarization": TaskKind("generation", make_summarization, samples=16),
+}
 
 
-def checked_seqlen(seqlen: int | None, config: Any) -> int:
-    """The sequence length to use.
+def make_tasks(
+    task: str | Callable[..., Any],
+    dataset: str,
+    settings: TaskSettings,
+    seed: int,
+    load: Callable[[str], Pretrained],
+) -> tuple[Pretrained, Tasks]:
+    """A model, and a task on the calibration and on the held-out part of a data set.
 
-    :param seqlen: the user's, or ``None`` for the model's longest, at most 2,048.
-    :raises InputError: if it is below 2 or beyond what the model was made for.
+    :param task: a key of :data:`TASKS`, a user's ``module:function``, or a function of a model, its
+        tokenizer and the rows of a part.
+    :param dataset: for :func:`read_parts`, or ``builtin:self``.
+    :param settings: what else the task is told.
+    :param seed: for the draw of the calibration examples.
+    :param load: loads the model for a purpose, once the data has been found.
+    :raises InputError: for anything that is not there or does not fit.
     """
-    longest = getattr(config, "max_position_embeddings", None)
-    if seqlen is None:
-        return min(longest or 2048, 2048)
-    if seqlen < 2:
-        raise InputError(f"seqlen is {seqlen}: a sequence needs at least 2 tokens, one to predict")
-    if longest and seqlen > longest:
-        raise InputError(
-            f"seqlen is {seqlen}, beyond the model's {longest}: give at most {longest}"
-        )
-    return seqlen
+    kind = task_kind(task)
+    if dataset == SELF and not kind.own_text:
+        able = ", ".join(name for name, row in TASKS.items() if row.own_text)
+        raise InputError(f"{SELF} is text for {able}: give this task a data set with --dataset")
+    parts = None if dataset == SELF else read_parts(dataset, settings)
+    loaded = load(kind.purpose)
+    samples = settings.samples or kind.samples
+    tasks = kind.make(loaded, parts, replace(settings, samples=samples), seed)
+    checked_metric(settings.metric, (tasks[0].name,))  # a task of one metric has no other
+    return loaded, tasks
+
+
+def task_kind(task: str | Callable[..., Any]) -> TaskKind:
+    """The row of a task, or one for a function of the user's.
+
+    :raises InputError: for a name that is none.
+    """
+    if isinstance(task, str) and ":" not in task:
+        if task not in TASKS:
+            raise unknown("task", task, [*TASKS, "module:function"])
+        return TASKS[task]
+    function = user_function(task) if isinstance(task, str) else task
+    return TaskKind("any", partial(make_custom, function), samples=None)

@@ -1,0 +1,121 @@
+"""A metric of the user's own: any function of a model."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from numbers import Real
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sos_deap.errors import InputError, first_line, unknown
+from sos_deap.models.pretrained import Pretrained
+from sos_deap.tasks.data import Part
+from sos_deap.tasks.sequences import drawn
+from sos_deap.tasks.settings import TaskSettings
+from sos_deap.tasks.task import Parts, Tasks
+
+
+class CallableTask:
+    """A function from a model to a number; each sub-model is given to it alone.
+
+    :param function: called with the model, which computes as the sub-model does. A greater number
+        is better, unless the function has an attribute ``greater_is_better`` that is false.
+    :param split: where its data is from, for the report.
+    :param arguments: what else it is called with: a tokenizer and the rows of a data set, if any.
+    """
+
+    seqlen = 1
+    tokens = 0  # how many it reads is its own business
+    shares_passes = False
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        split: str = "its own",
+        arguments: tuple[Any, ...] = (),
+    ) -> None:
+        self.name: str = getattr(function, "__name__", type(function).__name__)
+        self.greater_is_better = bool(getattr(function, "greater_is_better", True))
+        self._function, self._split, self._arguments = function, split, arguments
+
+    def __len__(self) -> int:
+        return 1
+
+    def describe(self) -> dict[str, Any]:
+        """Where its data is from, and how many rows it has."""
+        rows = {"rows": len(self._arguments[-1])} if self._arguments else {}
+        return {"split": self._split, **rows}
+
+    def score(self, model: Any, examples: slice, sub_models: int) -> Tensor:
+        """What the function returns, (1, 1).
+
+        :raises InputError: if that is not a number.
+        """
+        value = self._function(model, *self._arguments)
+        if isinstance(value, Tensor) and value.numel() == 1:
+            value = value.item()
+        if not isinstance(value, Real):
+            raise InputError(
+                f"the metric {self.name} returned {value!r}: expected a number for each model"
+            )
+        return torch.tensor([[float(value)]], dtype=torch.float64)
+
+    def metrics(self, sums: list[float]) -> dict[str, float]:
+        """The number."""
+        return {self.name: sums[0]}
+
+
+def user_function(name: str) -> Callable[..., Any]:
+    """The function that a user names as ``module:function``; the module may lie in this folder.
+
+    :raises InputError: if there is no such module or function, or the module fails.
+    """
+    module_name, _, function_name = name.partition(":")
+    if "" not in sys.path and "." not in sys.path:
+        sys.path.insert(0, "")  # as `python -m` has it, and the installed program has not
+    try:
+        module = import_module(module_name)
+    except Exception as error:  # a user's module may raise anything
+        raise InputError(f"cannot import {module_name} of {name}: {first_line(error)}") from error
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        names = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
+        raise unknown(f"function in {module_name}", function_name, names)
+    found: Callable[..., Any] = function
+    return found
+
+
+def make_custom(
+    function: Callable[[Any, Any, list[dict[str, Any]]], Any],
+    loaded: Pretrained,
+    parts: Parts,
+    settings: TaskSettings,
+    seed: int,
+) -> Tasks:
+    """A task on both parts of a data set, from a function of model, tokenizer and rows.
+
+    :raises InputError: if the function does not take these three.
+    """
+    try:
+        inspect.signature(function).bind(loaded.model, loaded.tokenizer, [])
+    except TypeError as error:
+        raise InputError(
+            f"the metric {getattr(function, '__name__', function)} cannot be called with a model, "
+            f"a tokenizer and a list of rows: {first_line(error)}"
+        ) from error
+    calibration, heldout = (
+        _on_rows(function, loaded.tokenizer, part, drawn(len(part), samples, seed))
+        for part, samples in zip(parts, (settings.samples, settings.heldout_samples), strict=True)
+    )
+    return calibration, heldout
+
+
+def _on_rows(function: Any, tokenizer: Any, part: Part, numbers: list[int]) -> CallableTask:
+    columns = {name: list(values) for name, values in part.columns.items()}
+    rows = [{name: values[i] for name, values in columns.items()} for i in numbers]
+    return CallableTask(function, part.split, (tokenizer, rows))

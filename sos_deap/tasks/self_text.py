@@ -1,0 +1,60 @@
+"""Calibration text that a model writes itself, for those who have no data.
+
+After LLM-QAT (Liu et al., 2023, arXiv:2305.17888), which generates its calibration data so.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sos_deap.errors import InputError
+from sos_deap.tasks.sequences import Sequences
+
+_ROWS = 32  # sequences written at once
+
+
+def sampled_sequences(
+    model: Any, part: str, count: int, seqlen: int, *, temperature: float, seed: int
+) -> Sequences:
+    """Sequences sampled from a causal language model.
+
+    Each begins with the model's begin-of-text token, or with any token where there is none. A text
+    that ends is followed by another, as in training on concatenated text.
+
+    :param model: the dense model.
+    :param part: name of the part, for the report.
+    :param count: how many sequences.
+    :param seqlen: tokens in each.
+    :param temperature: above 0; 1 samples the model's own distribution.
+    :param seed: for the draw; torch's global generator is left as it was.
+    :raises InputError: if the model computes probabilities that are none.
+    """
+    with torch.random.fork_rng(), torch.inference_mode():
+        torch.manual_seed(seed)
+        rows = [
+            _written(model, min(_ROWS, count - start), seqlen, temperature)
+            for start in range(0, count, _ROWS)
+        ]
+    name = f"builtin:self {part}, temperature {temperature}, seed {seed}"
+    return Sequences(name, torch.cat(rows).cpu())
+
+
+def _written(model: Any, rows: int, seqlen: int, temperature: float) -> Tensor:
+    begin = model.config.get_text_config().bos_token_id
+    vocabulary = model.get_input_embeddings().num_embeddings
+    first = torch.randint(vocabulary, (rows, 1)) if begin is None else torch.full((rows, 1), begin)
+    ids = first.to(model.device)
+    cache = None
+    for _ in range(seqlen - 1):
+        new = ids if cache is None else ids[:, -1:]
+        output = model(new, past_key_values=cache, use_cache=True)
+        cache = output.past_key_values
+        chances = (output.logits[:, -1].float() / temperature).softmax(-1)
+        if not chances.isfinite().all():
+            raise InputError("the model computes no probabilities: try --dtype float32")
+        # Drawn on the CPU, so that the seed means the same on every device.
+        ids = torch.cat((ids, torch.multinomial(chances.cpu(), 1).to(ids)), dim=1)
+    return ids

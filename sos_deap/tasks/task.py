@@ -1,0 +1,64 @@
+"""What the evaluator needs of a task: a metric over examples, for many sub-models at once."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from sos_deap.errors import unknown
+from sos_deap.tasks.data import Part
+
+
+class Task(Protocol):
+    """A metric over examples.
+
+    A task scores some of its examples for several sub-models at once, as sums that add up over
+    examples, and turns the sums of all examples into metrics.
+    """
+
+    @property
+    def name(self) -> str:
+        """The metric that counts, one of those in :meth:`metrics`."""
+
+    @property
+    def greater_is_better(self) -> bool:
+        """Whether a larger value of that metric is a better one."""
+
+    @property
+    def seqlen(self) -> int:
+        """Most tokens in an example."""
+
+    @property
+    def tokens(self) -> int:
+        """Tokens in all examples together, padding left out."""
+
+    @property
+    def shares_passes(self) -> bool:
+        """Whether one forward pass can score several sub-models."""
+
+    def __len__(self) -> int:
+        """Number of examples."""
+
+    def describe(self) -> dict[str, Any]:
+        """Where the examples are from and how many, for the report."""
+
+    def score(self, model: Any, examples: slice, sub_models: int) -> Tensor:
+        """Sums for the given examples, (sub-models, k), float64.
+
+        The model reads a batch of ``sub_models`` times the examples, block after block.
+        """
+
+    def metrics(self, sums: list[float]) -> dict[str, float]:
+        """The metrics by name, from one sub-model's sums over all examples."""
+
+
+def checked_metric(metric: str | None, known: tuple[str, ...]) -> str:
+    """The metric of that name, or the first; raises :class:`InputError` for another name."""
+    if metric is not None and metric not in known:
+        raise unknown("metric of this task", metric, known)
+    return metric or known[0]
+
+
+Parts = tuple[Part, Part]  # calibration and held-out
+Tasks = tuple[Task, Task]  # the same task on each

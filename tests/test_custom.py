@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sos_deap import Evaluator, InputError, prune
+from sos_deap.tasks.custom import CallableTask, user_function
+from tests.conftest import GENES, small_llama
+
+IDS = torch.arange(12)[None]
+
+
+def first_logit(model: Any) -> Any:
+    with torch.inference_mode():
+        return model(IDS).logits[0, -1, 0]
+
+
+def test_any_function_of_a_model_is_a_metric() -> None:
+    evaluator = Evaluator(small_llama(), first_logit, "metric")
+    several = [[1] * GENES, [0] * GENES, [1, 0, 1] * 4]
+    expected = [float(first_logit(prune(evaluator.model, genes))) for genes in several]
+    assert evaluator.metrics(several) == pytest.approx(expected, rel=1e-4, abs=1e-6)
+    assert evaluator(several[2]) == pytest.approx((expected[2],), rel=1e-4, abs=1e-6)
+    assert evaluator.task.name == "first_logit"
+    assert evaluator.task.describe() == {"split": "its own"}
+    assert evaluator.accounting.forward_evaluations == 3
+
+
+def test_a_function_says_whether_less_is_better() -> None:
+    def loss(model: Any) -> float:
+        return 2.0
+
+    assert Evaluator(small_llama(), loss, "metric")([1] * GENES) == (2.0,)
+    loss.greater_is_better = False  # type: ignore[attr-defined]
+    assert Evaluator(small_llama(), loss, "metric")([1] * GENES) == (-2.0,)
+
+
+@pytest.mark.parametrize("value", ["0.5", None, [1.0], torch.zeros(2), 1j])
+def test_what_is_no_number_is_refused(value: Any) -> None:
+    with pytest.raises(InputError, match="returned .*: expected a number"):
+        Evaluator(small_llama(), lambda model: value).metric([1] * GENES)
+
+
+def test_nan_is_the_worst() -> None:
+    evaluator = Evaluator(small_llama(), lambda model: math.nan)
+    assert evaluator([1] * GENES)[0] < -1e29
+
+
+def test_functions_by_name(tmp_path: Path, monkeypatch: Any) -> None:
+    (tmp_path / "my_metrics.py").write_text("def mine(model, tokenizer, rows): return len(rows)\n")
+    (tmp_path / "my_broken.py").write_text("1 / 0\n")
+    monkeypatch.chdir(tmp_path)
+    assert user_function("my_metrics:mine")(None, None, [1, 2]) == 2
+    with pytest.raises(InputError, match="unknown function in my_metrics 'mien': did you mean 'm"):
+        user_function("my_metrics:mien")
+    with pytest.raises(InputError, match="cannot import my_broken of my_broken:x: division"):
+        user_function("my_broken:x")
+    with pytest.raises(InputError, match="cannot import my_nothing of my_nothing:x: No module"):
+        user_function("my_nothing:x")
+
+
+def test_a_function_on_the_rows_of_a_data_set(model_folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(f'{{"question": "q{i}", "answer": {i}}}\n' for i in range(10)))
+    seen = []
+
+    def metric(model: Any, tokenizer: Any, rows: list[dict[str, Any]]) -> float:
+        assert tokenizer("the")["input_ids"]
+        seen.append([row["answer"] for row in rows])
+        return float(first_logit(model))
+
+    evaluator = Evaluator.from_pretrained(
+        str(model_folder), dataset=str(path), task=metric, samples=3, device="cpu"
+    )
+    evaluator.metric([1] * GENES)
+    heldout: Any = evaluator.heldout
+    evaluator.metric_of(evaluator.model, heldout)
+    calibration, held_out = seen
+    assert len(set(calibration)) == 3 and set(calibration) <= set(range(5))
+    assert held_out == [5, 6, 7, 8, 9]
+    assert evaluator.task.describe() == {"split": "first half of rows.jsonl", "rows": 3}
+    assert isinstance(heldout, CallableTask)

@@ -1,0 +1,172 @@
+"""Perplexity, pseudo-perplexity and divergence against computing them token by token."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForMaskedLM, LlamaConfig
+
+from sos_deap import Evaluator, InputError, head_map, masked, prune
+from sos_deap.tasks.language import KL, Perplexity, PseudoPerplexity
+from sos_deap.tasks.logits import logits_at
+from sos_deap.tasks.self_text import sampled_sequences
+from sos_deap.tasks.sequences import Sequences, checked_seqlen
+from tests.conftest import GENES, small_llama
+from tests.tiny import VOCABULARY, assert_close, build
+
+ENCODERS = (
+    *("bert", "camembert", "deberta-v2", "distilbert", "electra", "modernbert"),
+    *("roberta", "xlm-roberta"),
+)
+
+
+def test_a_uniform_model_has_the_vocabulary_s_size_as_perplexity() -> None:
+    task = Perplexity(Sequences("x", torch.randint(0, 50, (4, 9))))
+
+    class Uniform:
+        config = LlamaConfig(vocab_size=50)
+
+        def __call__(self, ids: torch.Tensor, use_cache: bool) -> SimpleNamespace:
+            return SimpleNamespace(logits=torch.zeros(*ids.shape, 50, dtype=torch.bfloat16))
+
+    sums = task.score(Uniform(), slice(0, 4), 3)
+    assert sums.shape == (3, 2)
+    assert sums[:, 1].tolist() == [4 * 8] * 3  # the first token of a sequence is not scored
+    assert task.metrics(sums[0].tolist()) == {"perplexity": pytest.approx(50)}
+
+
+def test_overflow_is_infinite_and_nan_stays() -> None:
+    task = Perplexity(Sequences("x", torch.zeros(1, 2, dtype=torch.long)))
+    assert task.metrics([1e6, 1.0]) == {"perplexity": math.inf}
+    assert math.isnan(task.metrics([math.nan, 1.0])["perplexity"])
+
+
+def test_seqlen() -> None:
+    config = SimpleNamespace(max_position_embeddings=4096)
+    assert checked_seqlen(None, config) == 2048
+    assert checked_seqlen(4096, config) == 4096
+    assert checked_seqlen(None, SimpleNamespace(max_position_embeddings=128)) == 128
+    with pytest.raises(InputError, match="seqlen is 4097, beyond the model's 4096"):
+        checked_seqlen(4097, config)
+    with pytest.raises(InputError, match="at least 2 tokens"):
+        checked_seqlen(1, config)
+
+
+def divergence(dense: Any, pruned: Any, ids: torch.Tensor, top_k: int) -> float:
+    """Mean over positions of the divergence over top_k tokens and one bucket, in float64."""
+    total = 0.0
+    for row in ids:
+        with torch.inference_mode():
+            p, q = (m(row[None]).logits[0].double().softmax(-1) for m in (dense, pruned))
+        for before, after in zip(p, q, strict=True):
+            top = before.topk(top_k).indices.tolist()
+            buckets = [(float(before[i]), float(after[i])) for i in top]
+            buckets.append((1 - sum(b for b, _ in buckets), 1 - sum(a for _, a in buckets)))
+            total += sum(b * math.log(b / a) for b, a in buckets if b > 1e-9)
+    return total / ids.numel()
+
+
+@pytest.mark.parametrize("top_k", [1, 16, 2048])
+def test_the_divergence_is_that_of_the_sliced_model(top_k: int) -> None:
+    model, ids = small_llama(), torch.randint(0, 2048, (3, 10))
+    task = KL(Sequences("random", ids), model, top_k)
+    evaluator = Evaluator(model, task, "kl", batch_tokens=2 * 3 * 10)
+    several = [[1] * 8 + [0] * 4, [1, 0, 1] * 4, [0] * GENES, [1] * GENES]
+    expected = [divergence(model, prune(model, genes), ids, top_k) for genes in several]
+    assert evaluator.metrics(several) == pytest.approx(expected, rel=1e-4, abs=1e-7)
+    assert expected[0] > 1e-4
+    assert evaluator(several[0]) == pytest.approx((-math.exp(expected[0]) * 2 / 3,), rel=1e-4)
+    perplexity = Evaluator(model, Perplexity(task.sequences)).metric(several[0])
+    assert evaluator.metrics_of(prune(model, several[0]), task) == {
+        "kl": pytest.approx(expected[0], rel=1e-4),
+        "perplexity": pytest.approx(perplexity, rel=1e-5),
+    }
+
+
+def test_a_coarser_partition_diverges_less() -> None:
+    model, ids = small_llama(), torch.randint(0, 2048, (2, 10))
+    genes = [[1] * 8 + [0] * 4]
+    found = [
+        Evaluator(model, KL(Sequences("random", ids), model, k)).metrics(genes)[0]
+        for k in (1, 8, 64, 2048)
+    ]
+    assert found == sorted(found) and found[0] < found[-1]
+
+
+def test_what_the_divergence_tells_of_itself() -> None:
+    model = small_llama()
+    task = KL(Sequences("random", torch.randint(0, 2048, (2, 10))), model, 10**6, "perplexity")
+    assert task.name == "perplexity"
+    described = task.describe()
+    assert described["top_k"] == 2048 and described["kept_probability"] == pytest.approx(1)
+    with pytest.raises(InputError, match="unknown metric of this task 'k': did you mean 'kl'"):
+        KL(task.sequences, model, metric="k")
+
+
+@pytest.mark.parametrize("family", ENCODERS)
+def test_logits_at_a_position_are_those_of_the_whole(family: str) -> None:
+    model = build(family, auto=AutoModelForMaskedLM)
+    ids, positions = torch.randint(1, VOCABULARY, (4, 9)), torch.tensor([0, 3, 8, 8])
+    genes = [[1, 0, 1, 1] * (len(head_map(model)) // 4), [1] * len(head_map(model))]
+    with torch.inference_mode(), masked(model, genes):
+        whole = model(ids).logits
+        assert_close(logits_at(model, ids, positions), whole[torch.arange(4), positions])
+
+
+def test_pseudo_perplexity_masks_one_token_at_a_time() -> None:
+    model, mask = build("bert", auto=AutoModelForMaskedLM), 4
+    ids = torch.randint(5, VOCABULARY, (2, 7))
+    genes = [1, 0, 1, 1] * 3
+    pruned = prune(model, genes)
+    nats = []
+    for row in ids:
+        for position in range(1, 6):  # not the special tokens at the ends
+            hidden = row.clone()
+            hidden[position] = mask
+            with torch.inference_mode():
+                logs = pruned(hidden[None]).logits[0, position].double().log_softmax(-1)
+            nats.append(-float(logs[row[position]]))
+    task = PseudoPerplexity(Sequences("x", ids), mask, (1, 1))
+    assert len(task) == 10
+    for tokens in (7, 3 * 7, 1000):
+        evaluator = Evaluator(model, task, batch_tokens=tokens)
+        found = evaluator.metrics([genes, [1] * 12])
+        assert found[0] == pytest.approx(math.exp(sum(nats) / 10), rel=1e-5)
+        assert evaluator.metrics_of(pruned, task) == {"pseudo_perplexity": pytest.approx(found[0])}
+
+
+def test_text_of_the_model_s_own_is_a_sample_of_its_distribution() -> None:
+    """A model that always says what follows, and one that is undecided between two tokens."""
+    model = build("llama", bos_token_id=3)
+    with torch.no_grad():
+        model.lm_head.weight.zero_()
+        model.model.norm.weight.zero_()
+    sample = sampled_sequences(model, "calibration", 40, 20, temperature=1.0, seed=1)
+    assert sample.input_ids.shape == (40, 20)
+    assert (sample.input_ids[:, 0] == 3).all()
+    counts = sample.input_ids[:, 1:].flatten().bincount(minlength=VOCABULARY)
+    expected = 40 * 19 / VOCABULARY  # uniform; chi-square with 60 degrees of freedom
+    assert float(((counts - expected) ** 2 / expected).sum()) < 100
+    state = torch.get_rng_state()
+    again = sampled_sequences(model, "calibration", 40, 20, temperature=1.0, seed=1)
+    assert torch.equal(again.input_ids, sample.input_ids)
+    assert torch.equal(torch.get_rng_state(), state)
+    other = sampled_sequences(model, "held-out", 40, 20, temperature=1.0, seed=2)
+    assert not torch.equal(other.input_ids, sample.input_ids)
+    assert "temperature 1.0, seed 2" in other.split
+
+
+def test_a_low_temperature_is_greedy_and_steps_with_a_cache_are_whole_passes() -> None:
+    model = build("llama", bos_token_id=3)
+    ids = sampled_sequences(model, "x", 2, 12, temperature=1e-4, seed=0).input_ids
+    with torch.inference_mode():
+        likeliest = model(ids).logits.argmax(-1)
+    assert torch.equal(ids[:, 1:], likeliest[:, :-1])
+    with torch.no_grad():
+        model.lm_head.weight.fill_(math.nan)
+    with pytest.raises(InputError, match="computes no probabilities"):
+        sampled_sequences(model, "x", 2, 12, temperature=1.0, seed=0)
