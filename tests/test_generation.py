@@ -67,6 +67,13 @@ def test_sub_models_write_together_what_sliced_models_write_alone(
             said = tokenizer.decode(new, skip_special_tokens=True)
             scores.append(rouge.score(reference, said)["rougeL"].fmeasure)
         assert metric == pytest.approx(sum(scores) / 3)
+    # All share the forward passes: no more of them than the slowest takes alone.
+    passes = list[int]()
+    handle = model.register_forward_pre_hook(lambda *_: passes.append(1))
+    evaluator = Evaluator(model, task, batch_tokens=10**5)
+    evaluator.metrics(several)
+    handle.remove()
+    assert len(passes) <= 8
     # However few fit into a pass.
     assert Evaluator(model, task, batch_tokens=1).metrics(several) == pytest.approx(found)
 

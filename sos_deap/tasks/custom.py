@@ -15,7 +15,7 @@ from torch import Tensor
 from sos_deap.errors import InputError, first_line, unknown
 from sos_deap.models.pretrained import Pretrained
 from sos_deap.tasks.data import Part
-from sos_deap.tasks.sequences import drawn
+from sos_deap.tasks.sequences import apart
 from sos_deap.tasks.settings import TaskSettings
 from sos_deap.tasks.task import Parts, Tasks
 
@@ -108,14 +108,15 @@ def make_custom(
             f"the metric {getattr(function, '__name__', function)} cannot be called with a model, "
             f"a tokenizer and a list of rows: {first_line(error)}"
         ) from error
+    rows = tuple(_rows(part) for part in parts)
+    chosen = apart(tuple([repr(row) for row in part] for part in rows), settings, seed)
     calibration, heldout = (
-        _on_rows(function, loaded.tokenizer, part, drawn(len(part), samples, seed))
-        for part, samples in zip(parts, (settings.samples, settings.heldout_samples), strict=True)
+        CallableTask(function, part.split, (loaded.tokenizer, [own[i] for i in numbers]))
+        for part, own, numbers in zip(parts, rows, chosen, strict=True)
     )
     return calibration, heldout
 
 
-def _on_rows(function: Any, tokenizer: Any, part: Part, numbers: list[int]) -> CallableTask:
-    columns = {name: list(values) for name, values in part.columns.items()}
-    rows = [{name: values[i] for name, values in columns.items()} for i in numbers]
-    return CallableTask(function, part.split, (tokenizer, rows))
+def _rows(part: Part) -> list[dict[str, Any]]:
+    columns = zip(*part.columns.values(), strict=True)
+    return [dict(zip(part.columns, values, strict=True)) for values in columns]
