@@ -16,20 +16,16 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from sos_deap.errors import InputError
 from sos_deap.models.density import Sparsity, sparsity_of
-from sos_deap.models.heads import HeadMap, head_map, masked
+from sos_deap.models.heads import HeadMap, head_map
 from sos_deap.models.pretrained import load_pretrained
+from sos_deap.passes import Passes
 from sos_deap.search.chromosome import WORST_FITNESS, within
 from sos_deap.tasks.custom import CallableTask
 from sos_deap.tasks.metrics import make_tasks, task_kind
 from sos_deap.tasks.objectives import Objective, checked_objective
 from sos_deap.tasks.settings import task_settings
 from sos_deap.tasks.task import Task
-
-#: Tokens in a forward pass unless the user says otherwise, by type of device.
-BATCH_TOKENS = {"cpu": 4096}
-BATCH_TOKENS_ACCELERATOR = 32_768
 
 
 @dataclass(slots=True)
@@ -69,6 +65,11 @@ class Evaluator:
     :param unit: what a gene stands for: ``"head"``, or ``"group"`` for a key/value head with all
         its query heads.
     :param density: what sparsity is a share of: ``"heads"``, or ``"parameters"`` of the model.
+    :param batching: ``"shared"``: each layer once for all sub-models that agree so far, without its
+        removed heads; ``"masked"``: all in a batch, with the removed heads masked; ``"auto"``:
+        shared where the model allows it, and on an accelerator where that is faster.
+    :param reuse_memory: most gigabytes of hidden states to keep of earlier sub-models, whose first
+        layers a new one may share; ``None`` for 1, 0 for none.
     :raises InputError: for an unknown architecture, unit, objective or density, or a budget below
         one token.
     """
@@ -76,7 +77,7 @@ class Evaluator:
     # Without an instance dictionary DEAP's Toolbox.register cannot copy the model into a partial.
     __slots__ = (
         "_cache",
-        "_examples_per_pass",
+        "_passes",
         "_worst",
         "accounting",
         "density",
@@ -99,11 +100,9 @@ class Evaluator:
         heldout: Task | None = None,
         unit: str = "head",
         density: str = "heads",
+        batching: str = "auto",
+        reuse_memory: float | None = None,
     ) -> None:
-        if batch_tokens is None:
-            batch_tokens = BATCH_TOKENS.get(model.device.type, BATCH_TOKENS_ACCELERATOR)
-        if batch_tokens < 1:
-            raise InputError(f"batch_tokens is {batch_tokens}: give at least 1")
         self.model: PreTrainedModel = model.eval()
         self.task: Task = CallableTask(task) if callable(task) else task
         self.heldout = heldout
@@ -114,7 +113,7 @@ class Evaluator:
         self.accounting = Accounting()
         self.tokenizer: Any = None
         self.stored_dtype: torch.dtype = model.dtype
-        self._examples_per_pass = max(1, batch_tokens // self.task.seqlen)
+        self._passes = Passes(model, self.head_map, self.task, batch_tokens, batching, reuse_memory)
         self._worst = (WORST_FITNESS,) * len(self.objective(-1.0, 0.0))
         self._cache: dict[bytes, float] = {}
 
@@ -131,6 +130,8 @@ class Evaluator:
         dtype: str = "auto",
         unit: str = "head",
         density: str = "heads",
+        batching: str = "auto",
+        reuse_memory: float | None = None,
         seed: int = 0,
         **settings: Any,
     ) -> Evaluator:
@@ -148,6 +149,8 @@ class Evaluator:
             or ``"float16"``.
         :param unit: ``"head"`` or ``"group"``.
         :param density: ``"heads"`` or ``"parameters"``.
+        :param batching: ``"auto"``, ``"shared"`` or ``"masked"``.
+        :param reuse_memory: most gigabytes of hidden states to keep; ``None`` for 1.
         :param seed: for the choice of calibration examples.
         :param settings: fields of :class:`sos_deap.tasks.settings.TaskSettings`, such as
             ``samples``, ``seqlen``, ``text_column`` or ``metric``.
@@ -159,7 +162,17 @@ class Evaluator:
         loaded, (calibration, heldout) = make_tasks(
             task, dataset, chosen, seed, partial(load_pretrained, model, device=device, dtype=dtype)
         )
-        evaluator = cls(loaded.model, calibration, goal, batch_tokens, heldout, unit, density)
+        evaluator = cls(
+            loaded.model,
+            calibration,
+            goal,
+            batch_tokens,
+            heldout,
+            unit,
+            density,
+            batching,
+            reuse_memory,
+        )
         evaluator.tokenizer, evaluator.stored_dtype = loaded.tokenizer, loaded.stored_dtype
         return evaluator
 
@@ -225,11 +238,7 @@ class Evaluator:
 
     def metrics_of(self, model: PreTrainedModel, task: Task) -> dict[str, float]:
         """All of a task's metrics of a whole model, by name."""
-        while True:
-            try:
-                return task.metrics(_sums(model, task, 1, self._examples_per_pass)[0])
-            except RuntimeError as error:
-                self._shrink(error, min(self._examples_per_pass, len(task)))
+        return task.metrics(self._passes.whole(model, task))
 
     def known(self, individual: Sequence[int]) -> float | None:
         """The metric of an individual that was computed before, else ``None``; not accounted."""
@@ -250,47 +259,15 @@ class Evaluator:
         return fitness if all(map(math.isfinite, fitness)) else self._worst
 
     def _compute(self, pending: list[bytes]) -> None:
-        """Fill the cache, a chunk of sub-models in each forward pass."""
-        while pending:
-            chunk = pending[: self._sub_models_per_pass()]
-            try:
-                sums = self._score(chunk)
-            except RuntimeError as error:
-                self._shrink(error, min(self._examples_per_pass, len(chunk) * len(self.task)))
-                continue
+        """Fill the cache."""
+        for chunk, sums in self._passes.run(pending):
             self.accounting.tokens += len(chunk) * self.task.tokens
             for key, row in zip(chunk, sums, strict=True):
                 metric = self.task.metrics(row)[self.task.name]
                 self.accounting.non_finite += not math.isfinite(metric)
                 self._cache[key] = metric
-            pending = pending[len(chunk) :]
-
-    def _sub_models_per_pass(self) -> int:
-        fit = self._examples_per_pass // len(self.task)
-        return max(1, fit) if self.task.shares_passes else 1
-
-    def _score(self, chunk: list[bytes]) -> list[list[float]]:
-        """The task's sums of a chunk of sub-models; only this counts as forward time."""
-        with masked(self.model, chunk, self.head_map):
-            started = time.perf_counter()
-            try:
-                return _sums(self.model, self.task, len(chunk), self._examples_per_pass)
-            finally:
-                self.accounting.seconds_forward += time.perf_counter() - started
-
-    def _shrink(self, error: RuntimeError, examples: int) -> None:
-        """After running out of memory, allow half as many examples in a pass; else raise on."""
-        if not _is_out_of_memory(error):
-            raise error
-        if examples == 1:
-            raise InputError(
-                f"one example of {self.task.seqlen} tokens does not fit in memory: "
-                "give a smaller --seqlen, a smaller --dtype or another --device"
-            ) from error
-        self.accounting.out_of_memory += 1
-        self._examples_per_pass = examples // 2
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        self.accounting.seconds_forward = self._passes.seconds
+        self.accounting.out_of_memory = self._passes.out_of_memory
 
 
 def batched_map(function: Callable[..., Any], individuals: Iterable[Sequence[int]]) -> list[Any]:
@@ -306,18 +283,3 @@ def batched_map(function: Callable[..., Any], individuals: Iterable[Sequence[int
         return list(map(function, individuals))
     keywords = function.keywords if isinstance(function, partial) else {}
     return list(evaluator.many(individuals, **keywords))
-
-
-def _sums(model: Any, task: Task, sub_models: int, examples_per_pass: int) -> list[list[float]]:
-    """A task's sums over all its examples, one row per sub-model; one transfer from the device."""
-    step = max(1, examples_per_pass // sub_models)
-    slices = (slice(start, start + step) for start in range(0, len(task), step))
-    with torch.inference_mode():
-        total = sum(task.score(model, examples, sub_models) for examples in slices)
-    rows: list[list[float]] = torch.as_tensor(total).tolist()
-    return rows
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    # On a CPU torch raises a plain RuntimeError from its allocator.
-    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)

@@ -79,6 +79,14 @@ class RunConfig:
     batch_tokens: int | None = setting(
         None, "Most tokens in a forward pass; None is 4096 on a CPU, 32768 on a GPU."
     )
+    batching: str = setting(
+        "auto",
+        "How sub-models go through the model: shared (each layer once for all that agree so far, "
+        "without its removed heads), masked (in one batch), or auto, what is possible and faster.",
+    )
+    reuse_memory: float | None = setting(
+        None, "shared: most gigabytes of hidden states kept for sub-models to come; None is 1."
+    )
     device: str = setting("auto", "auto (a GPU if there is one), cpu, cuda, cuda:1, ...")
     dtype: str = setting(
         "auto", "auto (float32 on a CPU, else as stored), float32, bfloat16, float16."
@@ -171,6 +179,8 @@ def _evaluator(config: RunConfig, settings: TaskSettings) -> Evaluator:
         dtype=config.dtype,
         unit=config.unit,
         density=config.density,
+        batching=config.batching,
+        reuse_memory=config.reuse_memory,
         seed=config.seed,
         **vars(settings),
     )

@@ -71,13 +71,43 @@ def test_duplicates_and_known_chromosomes_cost_nothing(evaluator: Evaluator) -> 
     assert accounting.evaluations == 6  # asking what is known is not an evaluation
 
 
-def test_passes_hold_as_many_sub_models_as_fit(evaluator: Evaluator) -> None:
+@pytest.mark.parametrize(
+    ("batching", "expected"),
+    [
+        ("masked", [6, 6, 3]),  # two sub-models of three sequences, then the last alone
+        ("shared", [2, 2, 15]),  # tried out with one sequence, then all at once
+        ("auto", [2, 2, 15]),
+    ],
+)
+def test_passes_hold_as_many_sub_models_as_fit(
+    evaluator: Evaluator, batching: str, expected: list[int]
+) -> None:
     rows: list[int] = []
     evaluator.model.register_forward_pre_hook(
         lambda module, args, kwargs: rows.append(len(args[0])), with_kwargs=True
     )
-    evaluator.metrics(chromosomes(5))
-    assert rows == [6, 6, 3]  # two sub-models of three sequences, then the last alone
+    Evaluator(evaluator.model, evaluator.task, batch_tokens=6 * 16, batching=batching).metrics(
+        chromosomes(5)
+    )
+    assert rows == expected
+
+
+@pytest.mark.parametrize("reuse_memory", [0, 1e-6, None])
+def test_how_they_are_computed_does_not_matter(
+    evaluator: Evaluator, reuse_memory: float | None
+) -> None:
+    several = [*chromosomes(7), [1] * GENES, [0] * GENES, *chromosomes(3)]
+    for parent in several[:5]:  # as a search makes them: most of a parent
+        several.append([*parent[:-1], 1 - parent[-1]])
+    masked_, shared_ = (
+        Evaluator(evaluator.model, evaluator.task, batching=batching, reuse_memory=reuse_memory)
+        for batching in ("masked", "shared")
+    )
+    expected = masked_.metrics(several)
+    found = [metric for genes in several for metric in shared_.metrics([genes])]
+    assert found == pytest.approx(expected, rel=1e-5)
+    again = Evaluator(evaluator.model, evaluator.task, batching="shared").metrics(several)
+    assert again == found  # to the last bit, whatever the company
 
 
 def test_fitness_is_equation_1(evaluator: Evaluator) -> None:
@@ -112,13 +142,14 @@ def test_a_metric_that_is_not_finite_is_the_worst_fitness(evaluator: Evaluator) 
     assert evaluator.accounting.non_finite == 1
 
 
-@pytest.mark.parametrize("limit", [1, 2, 3, 5, 7])
+@pytest.mark.parametrize("batching", ["masked", "shared"])
+@pytest.mark.parametrize("limit", [1, 2, 3, 5, 7, 14])
 def test_out_of_memory_halves_the_chunk(
-    evaluator: Evaluator, limit: int, monkeypatch: pytest.MonkeyPatch
+    evaluator: Evaluator, limit: int, batching: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     several = chromosomes(5)
     expected = evaluator.metrics(several)
-    roomy = Evaluator(evaluator.model, evaluator.task, batch_tokens=15 * 16)
+    roomy = Evaluator(evaluator.model, evaluator.task, batch_tokens=15 * 16, batching=batching)
     forward, rows = evaluator.model.forward, list[int]()
 
     def limited(ids: torch.Tensor, **kwargs: Any) -> Any:
@@ -129,8 +160,9 @@ def test_out_of_memory_halves_the_chunk(
 
     monkeypatch.setattr(evaluator.model, "forward", limited)
     assert roomy.metrics(several) == pytest.approx(expected, rel=1e-5)
-    assert roomy.accounting.out_of_memory == sum(n > limit for n in rows) > 0
-    assert rows[0] == 15
+    # Where not even two sequences fit, sharing cannot be tried out, and masks do.
+    assert roomy.accounting.out_of_memory == sum(n > 2 and n > limit for n in rows) > 0
+    assert max(rows) == 15
     assert roomy.accounting.forward_evaluations == 5
     assert roomy.accounting.tokens == 5 * 3 * 16
 
@@ -175,6 +207,10 @@ def test_bad_settings(evaluator: Evaluator) -> None:
         Evaluator(evaluator.model, evaluator.task, "papr")
     with pytest.raises(InputError, match="batch_tokens is 0"):
         Evaluator(evaluator.model, evaluator.task, batch_tokens=0)
+    with pytest.raises(InputError, match="unknown batching 'share': did you mean 'shared'"):
+        Evaluator(evaluator.model, evaluator.task, batching="share")
+    with pytest.raises(InputError, match="reuse_memory is -1"):
+        Evaluator(evaluator.model, evaluator.task, reuse_memory=-1)
 
 
 def test_batched_map_evaluates_a_generation_at_once(evaluator: Evaluator) -> None:
@@ -183,7 +219,7 @@ def test_batched_map_evaluates_a_generation_at_once(evaluator: Evaluator) -> Non
     a, b = chromosomes(2)
     individuals = [Chromosome(genes) for genes in (a, b, a)]
     expected = [toolbox.evaluate(individual)[0] for individual in individuals]
-    fresh = Evaluator(evaluator.model, evaluator.task, batch_tokens=10_000)
+    fresh = Evaluator(evaluator.model, evaluator.task, batch_tokens=10_000, batching="masked")
     register(toolbox, fresh, max_sparsity=0.9)
     calls: list[int] = []
     fresh.model.register_forward_pre_hook(lambda *_: calls.append(1))
@@ -246,5 +282,5 @@ def test_individuals_made_by_creator_work_everywhere(evaluator: Evaluator) -> No
 
 def test_the_model_is_put_into_evaluation_mode() -> None:
     model = small_llama().train()
-    task: Any = type("Task", (), {"seqlen": 1, "__len__": lambda self: 1})()
+    task: Any = type("Task", (), {"seqlen": 1, "one_pass": True})()
     assert not Evaluator(model, task).model.training

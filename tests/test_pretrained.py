@@ -68,7 +68,7 @@ def test_folders_that_hold_no_usable_model(tmp_path: Path) -> None:
     AutoModel.from_config(AutoConfig.for_model("bert", num_hidden_layers=1)).save_pretrained(
         tmp_path
     )
-    with pytest.raises(InputError, match="was saved as BertModel and lacks 6 weights of BertForMasked"):
+    with pytest.raises(InputError, match="was saved as BertModel and lacks 6 weights of"):
         load_pretrained(str(tmp_path))
 
 

@@ -160,12 +160,22 @@ def masked(
     per_chromosome = [heads.head_genes(chromosome) for chromosome in chromosomes]
     with ExitStack() as stack:
         for layer, genes in zip(heads.layers, zip(*per_chromosome, strict=True), strict=True):
-            if all(map(all, genes)):
-                continue  # every sub-model keeps every head of this layer
-            hook = _mask_hook(torch.tensor(genes).repeat_interleave(layer.head_dim, dim=1))
-            handle = model.get_submodule(layer.output).register_forward_pre_hook(hook)
-            stack.callback(handle.remove)
+            if not all(map(all, genes)):  # else every sub-model keeps every head of this layer
+                stack.enter_context(masked_layer(model, layer, genes))
         yield model
+
+
+@contextmanager
+def masked_layer(
+    model: nn.Module, layer: AttentionLayer, genes: Sequence[Sequence[int]]
+) -> Iterator[None]:
+    """The same for one attention module; ``genes`` has one 0/1 per query head and sub-model."""
+    hook = _mask_hook(torch.tensor(genes).repeat_interleave(layer.head_dim, dim=1))
+    handle = model.get_submodule(layer.output).register_forward_pre_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def _mask_hook(mask: Tensor) -> Any:

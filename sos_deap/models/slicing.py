@@ -177,25 +177,29 @@ def finish(
     kept: Sequence[Sequence[int]],
 ) -> None:
     """Set what the attention code of the sliced layers reads besides the weights."""
-    ragged = False
-    for layer, keep in zip(layers, kept, strict=True):
-        if not keep or len(keep) == layer.heads:
-            continue
-        attention: Any = model.get_submodule(layer.attention)
-        counts = list(layer.kv_counts(keep).values())
-        sizes = {"heads": len(keep), "kv_heads": len(counts), "width": len(keep) * layer.head_dim}
-        for name, what in family.attributes:
-            if name.startswith("config."):
-                attention.config = LayerConfig(model.config, {name[7:]: sizes[what]})
-            else:
-                setattr(attention, name, sizes[what])
-        if layer.kv_heads < layer.heads:
-            even = len(set(counts)) == 1
-            attention.num_key_value_groups = counts[0] if even else 1
-            attention.query_heads_per_kv_head = None if even else counts
-            ragged |= not even
-    if ragged:
-        _use_ragged_attention(model)
+    pairs = [(layer, keep) for layer, keep in zip(layers, kept, strict=True) if keep]
+    sliced = [pair for pair in pairs if len(pair[1]) < pair[0].heads]
+    ragged = [set_sizes(model, family, *pair) for pair in sliced]
+    if any(ragged):
+        use_ragged_attention(model)
+
+
+def set_sizes(model: Any, family: Family, layer: AttentionLayer, keep: Sequence[int]) -> bool:
+    """The same for one layer; returns whether it needs :func:`use_ragged_attention`."""
+    attention: Any = model.get_submodule(layer.attention)
+    counts = list(layer.kv_counts(keep).values())
+    sizes = {"heads": len(keep), "kv_heads": len(counts), "width": len(keep) * layer.head_dim}
+    for name, what in family.attributes:
+        if name.startswith("config."):
+            attention.config = LayerConfig(model.config, {name[7:]: sizes[what]})
+        else:
+            setattr(attention, name, sizes[what])
+    if layer.kv_heads == layer.heads:
+        return False
+    even = len(set(counts)) == 1
+    attention.num_key_value_groups = counts[0] if even else 1
+    attention.query_heads_per_kv_head = None if even else counts
+    return not even
 
 
 class LayerConfig:
@@ -293,7 +297,7 @@ def _selected(parameter: Tensor, axis: int, index: Tensor) -> nn.Parameter:
     return nn.Parameter(parameter.detach().index_select(axis, index), parameter.requires_grad)
 
 
-def _use_ragged_attention(model: Any) -> None:
+def use_ragged_attention(model: Any) -> None:
     """Let the model's own attention function see each key/value head once per query head."""
     inner = model.config._attn_implementation
     name = f"ragged_{inner}"

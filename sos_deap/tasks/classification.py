@@ -27,6 +27,7 @@ class _OnLabelled:
     """
 
     greater_is_better = True
+    one_pass = True
     shares_passes = True
 
     def __init__(

@@ -31,6 +31,7 @@ class CallableTask:
 
     seqlen = 1
     tokens = 0  # how many it reads is its own business
+    one_pass = False
     shares_passes = False
 
     def __init__(

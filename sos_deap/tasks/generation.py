@@ -35,6 +35,7 @@ class Summarization:
     """
 
     greater_is_better = True
+    one_pass = False
     shares_passes = True
 
     def __init__(

@@ -33,6 +33,7 @@ class _OnSequences:
     """What the tasks on token sequences share."""
 
     greater_is_better = False
+    one_pass = True
     shares_passes = True
 
     def __init__(self, sequences: Sequences, device: torch.device | str) -> None:

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sos_deap.models.narrow import replaced
+
 #: Most logits at a time: 128 MiB of them in float32.
 MOST_LOGITS = 2**25
 
@@ -66,10 +68,7 @@ def _answering(body: torch.nn.Module, states: Any, part: Tensor) -> Iterator[Non
         answered = True
         return type(states)(**{**states, "last_hidden_state": part})
 
-    body.forward = forward
-    try:
+    with replaced(body, forward=forward):
         yield
-    finally:
-        del body.forward  # the class's own again
     if not answered:
         raise RuntimeError(f"{type(body).__name__} is not what the language model runs")

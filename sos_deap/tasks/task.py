@@ -34,6 +34,10 @@ class Task(Protocol):
         """Tokens in all examples together, padding left out."""
 
     @property
+    def one_pass(self) -> bool:
+        """Whether the model reads each example once, from its embeddings to its output."""
+
+    @property
     def shares_passes(self) -> bool:
         """Whether one forward pass can score several sub-models."""
 

@@ -1,0 +1,185 @@
+"""How several sub-models go through one model: in which batches, and what if memory runs out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+
+from sos_deap.errors import InputError, unknown
+from sos_deap.models.heads import HeadMap, masked
+from sos_deap.models.sharing import States, shared, shares
+from sos_deap.tasks.task import Task
+
+#: Tokens in a forward pass unless the user says otherwise, by type of device.
+BATCH_TOKENS = {"cpu": 4096}
+BATCH_TOKENS_ACCELERATOR = 32_768
+
+#: Gigabytes of hidden states kept for sub-models to come, unless the user says otherwise.
+REUSE_MEMORY = 1.0
+
+#: Ways to compute several sub-models: each layer once for all that agree so far, without its
+#: removed heads; all in one batch, with the removed heads masked; or what is possible and faster.
+BATCHING = ("auto", "shared", "masked")
+
+#: Most sub-models that share their layers in a pass: more than a generation of the paper's.
+_TOGETHER = 16
+
+Sums = list[list[float]]  # a task's sums over all its examples, a row for each sub-model
+
+
+class Passes:
+    """Forward passes of sub-models over a task's examples.
+
+    :param model: the model.
+    :param heads: its head map.
+    :param task: what is computed.
+    :param batch_tokens: most tokens in a pass; of one sub-model where layers are shared, else of
+        all together; ``None`` for :data:`BATCH_TOKENS`.
+    :param batching: one of :data:`BATCHING`.
+    :param reuse_memory: most gigabytes of hidden states to keep; ``None`` for :data:`REUSE_MEMORY`.
+    :raises InputError: for a setting out of range.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        heads: HeadMap,
+        task: Task,
+        batch_tokens: int | None = None,
+        batching: str = "auto",
+        reuse_memory: float | None = None,
+    ) -> None:
+        if batch_tokens is None:
+            batch_tokens = BATCH_TOKENS.get(model.device.type, BATCH_TOKENS_ACCELERATOR)
+        if batch_tokens < 1:
+            raise InputError(f"batch_tokens is {batch_tokens}: give at least 1")
+        if batching not in BATCHING:
+            raise unknown("batching", batching, BATCHING)
+        memory = REUSE_MEMORY if reuse_memory is None else reuse_memory
+        if not 0 <= memory < 1e9:
+            raise InputError(f"reuse_memory is {memory}: give 0 or more gigabytes")
+        self.batching = batching if task.one_pass else "masked"
+        self.seconds = 0.0
+        self.out_of_memory = 0
+        self._model, self._heads, self._task = model, heads, task
+        self._examples = max(1, batch_tokens // task.seqlen)
+        self._together = _TOGETHER
+        self._states = States(round(memory * 1e9))
+        self._chosen = False
+
+    def run(self, pending: Sequence[bytes]) -> Iterator[tuple[Sequence[bytes], Sums]]:
+        """Compute sub-models, a chunk at a time; gives each chunk with its sums."""
+        if pending and not self._chosen:
+            started = time.perf_counter()
+            self._choose()
+            self.seconds += time.perf_counter() - started
+        while pending:
+            chunk = pending[: self._fit(self.batching)]
+            started = time.perf_counter()
+            try:
+                sums = self._sums(chunk, self.batching, self._states)
+            except RuntimeError as error:
+                self._shrink(error, len(chunk), len(self._task))
+                continue
+            finally:
+                self.seconds += time.perf_counter() - started
+            yield chunk, sums
+            pending = pending[len(chunk) :]
+
+    def whole(self, model: Any, task: Task) -> list[float]:
+        """A task's sums of a whole model, dense or pruned, without masks; not timed."""
+        while True:
+            try:
+                return _sums(model, task, self._slices(task, 1), 1)[0]
+            except RuntimeError as error:
+                self._shrink(error, 1, len(task))
+
+    def _choose(self) -> None:
+        """Find out which way is open and, on an accelerator, which is faster."""
+        self._chosen = True
+        if self.batching != "masked" and not shares(self._model, self._heads, self._two):
+            self.batching = "masked"
+        if self.batching == "auto":
+            # On a CPU large batches gain nothing, and the choice must not depend on the weather.
+            on_cpu = self._model.device.type == "cpu"
+            self.batching = "shared" if on_cpu or not self._masked_is_faster() else "masked"
+
+    def _two(self) -> None:
+        with torch.inference_mode():
+            self._task.score(self._model, slice(0, 1), 2)
+
+    def _masked_is_faster(self) -> bool:
+        genes, seconds = len(self._heads), dict[str, float]()
+        some = [bytes(int((gene + i) % 5 > 0) for gene in range(genes)) for i in range(8)]
+        for batching in ("shared", "masked") * 2:  # the second time counts
+            started, size = time.perf_counter(), self._fit(batching)
+            for start in range(0, len(some), size):
+                self._sums(some[start : start + size], batching, States(0))
+            seconds[batching] = time.perf_counter() - started
+        return seconds["masked"] < seconds["shared"]
+
+    def _fit(self, batching: str) -> int:
+        """How many sub-models go into a pass."""
+        if batching == "shared":
+            return self._together
+        return max(1, self._examples // len(self._task)) if self._task.shares_passes else 1
+
+    def _slices(self, task: Task, sub_models: int) -> list[slice]:
+        step = max(1, self._examples // sub_models)
+        return [slice(start, start + step) for start in range(0, len(task), step)]
+
+    def _sums(self, chunk: Sequence[bytes], batching: str, states: States) -> Sums:
+        model, heads, task = self._model, self._heads, self._task
+        if batching == "masked":
+            with masked(model, chunk, heads):
+                return _sums(model, task, self._slices(task, len(chunk)), len(chunk))
+
+        def layers(part: slice) -> AbstractContextManager[Any]:
+            return shared(model, chunk, heads, states, (part.start, part.stop))
+
+        return _sums(model, task, self._slices(task, 1), len(chunk), layers)
+
+    def _shrink(self, error: RuntimeError, sub_models: int, examples: int) -> None:
+        """After running out of memory, allow half as much in a pass; else raise on."""
+        if not _is_out_of_memory(error):
+            raise error
+        self._states.clear()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        self.out_of_memory += 1
+        if self.batching == "shared" and sub_models > 1:
+            self._together = sub_models // 2
+            return
+        examples = min(self._examples, sub_models * examples)
+        if examples == 1:
+            raise InputError(
+                f"one example of {self._task.seqlen} tokens does not fit in memory: "
+                "give a smaller --seqlen, a smaller --dtype or another --device"
+            ) from error
+        self._examples = examples // 2
+
+
+def _sums(
+    model: Any,
+    task: Task,
+    slices: Sequence[slice],
+    sub_models: int,
+    around: Callable[[slice], AbstractContextManager[Any]] = nullcontext,
+) -> Sums:
+    """A task's sums over slices of its examples; one transfer from the device."""
+    total: Any = 0
+    with torch.inference_mode():
+        for examples in slices:
+            with around(examples):
+                total = total + task.score(model, examples, sub_models)
+    rows: Sums = total.tolist()
+    return rows
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    # On a CPU torch raises a plain RuntimeError from its allocator.
+    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)

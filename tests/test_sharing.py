@@ -1,0 +1,143 @@
+"""Shared prefixes and left-out heads against masking and slicing."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification
+
+from sos_deap import InputError, head_map, masked, prune
+from sos_deap.models.families import FAMILIES
+from sos_deap.models.sharing import States, blocks_of, shared, shares
+from tests.tiny import VOCABULARY, assert_close, build, chromosomes, inputs, output, repeated
+
+GROUPED = {"gemma3_text": 2, "llama": 2, "mistral": 1, "phi3": 2, "qwen3": 2}
+_SETTINGS = {"falcon": {"multi_query": True, "new_decoder_architecture": False, "alibi": False}}
+CHAINS = [
+    (family, kv_heads)
+    for family, kv_heads in [(name, None) for name in sorted(FAMILIES)] + list(GROUPED.items())
+    if (m := build(family, kv_heads)).main_input_name == "input_ids"
+    and blocks_of(m, head_map(m)) is not None
+    and family != "bloom"  # its position bias has a row per head, not per sequence
+]
+
+
+def related(genes: int) -> list[list[int]]:
+    """Random chromosomes, some that share prefixes, and duplicates."""
+    rng = random.Random(7)
+    several = chromosomes(genes, 4)
+    for parent in list(several):
+        child = list(parent)
+        child[rng.randrange(genes)] ^= 1
+        several.append(child)
+    return [*several, several[0], several[6]]
+
+
+def run(model: Any, several: list[list[int]], ids: torch.Tensor, states: States) -> torch.Tensor:
+    with shared(model, several, head_map(model), states, "x"):
+        return output(model, {"input_ids": ids.repeat(len(several), 1)})
+
+
+@pytest.mark.parametrize(("family", "kv_heads"), CHAINS)
+def test_it_is_what_masking_gives(family: str, kv_heads: int | None) -> None:
+    model = build(family, kv_heads, **_SETTINGS.get(family, {}))
+    ids = torch.randint(1, VOCABULARY, (2, 9))
+    several = related(len(head_map(model)))
+    with masked(model, several):
+        expected = output(model, {"input_ids": ids.repeat(len(several), 1)})
+    forwards = {name: module.forward for name, module in model.named_modules()}
+    weights = {name: id(weight) for name, weight in model.named_parameters()}
+    implementation = model.config._attn_implementation
+    for states in (States(0), States(1_000), States(10**9)):  # none, some and all are remembered
+        for _ in range(2):
+            assert_close(run(model, several, ids, states), expected)
+    assert all(module.forward == forwards[name] for name, module in model.named_modules())
+    assert {name: id(weight) for name, weight in model.named_parameters()} == weights
+    assert model.config._attn_implementation == implementation
+
+
+def test_a_sub_model_does_not_depend_on_its_company_to_the_last_bit() -> None:
+    model, ids = build("llama", 2), torch.randint(1, VOCABULARY, (2, 9))
+    several = related(12)
+    alone = torch.cat([run(model, [genes], ids, States(0)) for genes in several])
+    together, remembered = States(10**9), States(3_000)
+    assert torch.equal(run(model, several, ids, together), alone)
+    for genes, expected in zip(several, alone.split(2), strict=True):
+        assert torch.equal(run(model, [genes], ids, together), expected)
+        assert torch.equal(run(model, [genes], ids, remembered), expected)
+
+
+def test_every_distinct_prefix_is_computed_once() -> None:
+    model, ids = build("llama"), torch.randint(1, VOCABULARY, (2, 9))
+    calls: list[tuple[int, int]] = []
+    for depth, block in enumerate(model.model.layers):
+        block.self_attn.register_forward_pre_hook(
+            lambda module, args, kwargs, depth=depth: calls.append(
+                (depth, len(kwargs["hidden_states"]))
+            ),
+            with_kwargs=True,
+        )
+    a, b, c = [1] * 12, [1] * 8 + [0, 1, 1, 1], [1] * 4 + [0] * 8
+    states = States(10**9)
+    run(model, [a, b, c, a], ids, states)
+    # Layer 0 once for all, layer 1 for a and b together and for c, layer 2 for each.
+    assert calls == [(0, 2), (1, 2), (1, 2), (2, 2), (2, 2), (2, 2)]
+    calls.clear()
+    run(model, [[1] * 8 + [0, 0, 1, 1]], ids, states)
+    assert calls == [(2, 2)]  # the rest is known
+
+
+def test_the_memory_is_bounded_and_the_last_used_stay() -> None:
+    states, state = States(3 * 40), torch.zeros(10)
+    for key in "abc":
+        states.put(key, state.clone())
+    assert states.get("a") is not None
+    states.put("d", state.clone())
+    assert [key for key in "abcd" if states.get(key) is not None] == ["a", "c", "d"]
+    assert states.bytes == 120
+    states.put("e", torch.zeros(100))  # larger than all of it
+    assert states.get("e") is None and states.bytes == 120
+    states.clear()
+    assert states.bytes == 0 and states.get("a") is None
+
+
+def test_padding_and_a_classifier() -> None:
+    for family in ("bert", "llama", "modernbert"):
+        model = build(family, auto=AutoModelForSequenceClassification, num_labels=3, pad_token_id=0)
+        ids = torch.randint(1, VOCABULARY, (3, 9))
+        mask = torch.ones_like(ids)
+        mask[0, 5:] = ids[0, 5:] = 0
+        several = related(12)
+        batch = {"input_ids": ids, "attention_mask": mask}
+        many = {name: value.repeat(len(several), 1) for name, value in batch.items()}
+        with shared(model, several, head_map(model), States(10**9), "x"):
+            found = output(model, many)
+        for genes, logits in zip(several, found.split(3), strict=True):
+            assert_close(logits, output(prune(model, genes), batch))
+
+
+def test_bad_batches_and_errors_leave_the_model_as_it_was() -> None:
+    model, ids = build("llama"), torch.randint(1, VOCABULARY, (3, 9))
+    forwards = {name: module.forward for name, module in model.named_modules()}
+    with (
+        pytest.raises(InputError, match="the batch has 3 rows for 2 sub-models"),
+        shared(model, [[1] * 12] * 2, head_map(model), States(0), "x"),
+    ):
+        model(ids)
+    assert all(module.forward == forwards[name] for name, module in model.named_modules())
+    bart = build("bart")
+    assert blocks_of(bart, head_map(bart)) is None
+
+
+def test_models_it_does_not_fit_are_noticed() -> None:
+    for family, fits in (("llama", True), ("t5", False), ("bart", False), ("bloom", False)):
+        model = build(family)
+        batch = inputs(model)
+
+        def run_once(model: Any = model, batch: Any = batch) -> None:
+            output(model, repeated(batch, 2))
+
+        assert shares(model, head_map(model), run_once) is fits, family
