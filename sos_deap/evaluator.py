@@ -6,11 +6,13 @@ the token budget.
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,9 +20,11 @@ from transformers import PreTrainedModel
 
 from sos_deap.models.density import Sparsity, sparsity_of
 from sos_deap.models.heads import HeadMap, head_map
+from sos_deap.models.identity import fingerprint
 from sos_deap.models.pretrained import load_pretrained
 from sos_deap.passes import Passes
 from sos_deap.search.chromosome import WORST_FITNESS, within
+from sos_deap.store import Store
 from sos_deap.tasks.custom import CallableTask
 from sos_deap.tasks.metrics import make_tasks, task_kind
 from sos_deap.tasks.objectives import Objective, checked_objective
@@ -33,12 +37,14 @@ class Accounting:
     """What the evaluations have cost so far.
 
     ``evaluations`` asked for = ``forward_evaluations`` (computed, each chromosome once) +
-    ``cache_hits`` + ``infeasible`` (over the maximum sparsity; not computed).
+    ``cache_hits`` (computed before) + ``store_hits`` (computed by another run, read from the store)
+    + ``infeasible`` (over the maximum sparsity; not computed).
     """
 
     evaluations: int = 0
     forward_evaluations: int = 0
     cache_hits: int = 0
+    store_hits: int = 0
     infeasible: int = 0
     non_finite: int = 0
     out_of_memory: int = 0
@@ -78,6 +84,7 @@ class Evaluator:
     __slots__ = (
         "_cache",
         "_passes",
+        "_store",
         "_worst",
         "accounting",
         "density",
@@ -116,6 +123,7 @@ class Evaluator:
         self._passes = Passes(model, self.head_map, self.task, batch_tokens, batching, reuse_memory)
         self._worst = (WORST_FITNESS,) * len(self.objective(-1.0, 0.0))
         self._cache: dict[bytes, float] = {}
+        self._store: Store | None = None
 
     @classmethod
     def from_pretrained(
@@ -221,12 +229,38 @@ class Evaluator:
         """The task's metric of several individuals, in order; may be NaN or infinite."""
         return self._metrics([self._key(individual) for individual in individuals])
 
+    def open_store(self, path: str | Path) -> None:
+        """Keep every evaluation in a file, and take from it what other runs have computed.
+
+        :param path: an SQLite file (see :class:`sos_deap.store.Store`), made where there is none.
+            It may hold evaluations of other models, tasks and data, and be in use by others.
+        :raises InputError: for a file that cannot be written, or is of another kind.
+        """
+        data = {name: value for name, value in self.task.describe().items() if name != "split"}
+        scope = {
+            "model": fingerprint(self.model),
+            "unit": self.head_map.unit,
+            "metric": self.task.name,
+            "data": data,
+            "dtype": str(self.model.dtype),
+        }
+        self.close_store()
+        self._store = Store(Path(path), json.dumps(scope, sort_keys=True))
+
+    def close_store(self) -> None:
+        """Let go of the file, if there is one."""
+        if self._store is not None:
+            self._store.close()
+            self._store = None
+
     def _metrics(self, keys: list[bytes]) -> list[float]:
         started, forward_before = time.perf_counter(), self.accounting.seconds_forward
         new = [key for key in dict.fromkeys(keys) if key not in self._cache]
-        self._compute(new)
+        pending = [key for key in new if not self._stored(key)]
+        self._compute(pending)
         self.accounting.evaluations += len(keys)
-        self.accounting.forward_evaluations += len(new)
+        self.accounting.forward_evaluations += len(pending)
+        self.accounting.store_hits += len(new) - len(pending)
         self.accounting.cache_hits += len(keys) - len(new)
         in_forward = self.accounting.seconds_forward - forward_before
         self.accounting.seconds_outside += time.perf_counter() - started - in_forward
@@ -258,16 +292,28 @@ class Evaluator:
         fitness = self.objective(score, removed)
         return fitness if all(map(math.isfinite, fitness)) else self._worst
 
+    def _stored(self, key: bytes) -> bool:
+        """Take a metric into the cache from the store, if it is there."""
+        metric = self._store.get(key) if self._store is not None else None
+        if metric is None:
+            return False
+        self._remember(key, metric)
+        return True
+
     def _compute(self, pending: list[bytes]) -> None:
-        """Fill the cache."""
+        """Fill the cache, and the store."""
         for chunk, sums in self._passes.run(pending):
             self.accounting.tokens += len(chunk) * self.task.tokens
             for key, row in zip(chunk, sums, strict=True):
-                metric = self.task.metrics(row)[self.task.name]
-                self.accounting.non_finite += not math.isfinite(metric)
-                self._cache[key] = metric
+                self._remember(key, self.task.metrics(row)[self.task.name])
+            if self._store is not None:
+                self._store.put({key: self._cache[key] for key in chunk})
         self.accounting.seconds_forward = self._passes.seconds
         self.accounting.out_of_memory = self._passes.out_of_memory
+
+    def _remember(self, key: bytes, metric: float) -> None:
+        self.accounting.non_finite += not math.isfinite(metric)
+        self._cache[key] = metric
 
 
 def batched_map(function: Callable[..., Any], individuals: Iterable[Sequence[int]]) -> list[Any]:

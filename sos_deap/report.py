@@ -43,6 +43,7 @@ class Progress:
                 "evaluations": accounting.evaluations,
                 "forward_evaluations": accounting.forward_evaluations,
                 "cache_hits": accounting.cache_hits,
+                "store_hits": accounting.store_hits,
                 "tokens": accounting.tokens,
                 "seconds": round(seconds, 3),
             }

@@ -75,6 +75,11 @@ class RunConfig:
         "What becomes of the removed heads: sliced (cut out), uniform (cut out, as many in every "
         "layer: a stock model), zeroed (kept, with zeros for weights).",
     )
+    store: str | None = setting(
+        None,
+        "SQLite file of all evaluations, which other runs may share: what is in it is not computed "
+        "again; None is store.sqlite in the run folder.",
+    )
     threshold: float | None = setting(None, "Stop when a fitness reaches this, tau; None is never.")
     batch_tokens: int | None = setting(
         None, "Most tokens in a forward pass; None is 4096 on a CPU, 32768 on a GPU."
@@ -248,6 +253,7 @@ def _search(
     from sos_deap.search.drive import evolve
     from sos_deap.toolbox import statistics
 
+    evaluator.open_store(config.store or folder / "store.sqlite")
     random.seed(config.seed)  # DEAP's operators and ours
     numpy.random.seed(config.seed)  # some of DEAP's selections
     progress = Progress(evaluator, config.generations)
@@ -266,6 +272,7 @@ def _search(
     finally:  # after Ctrl-C too: what was computed is kept
         seconds = progress.seconds
         progress.close()
+        evaluator.close_store()
         write_evaluations(folder / "evaluations.csv", evaluator)
     write_logbook(folder / "logbook.csv", evolution.logbook, progress.rows)
     if not evolution.halloffame:

@@ -26,7 +26,10 @@ def test_any_function_of_a_model_is_a_metric() -> None:
     assert evaluator.metrics(several) == pytest.approx(expected, rel=1e-4, abs=1e-6)
     assert evaluator(several[2]) == pytest.approx((expected[2],), rel=1e-4, abs=1e-6)
     assert evaluator.task.name == "first_logit"
-    assert evaluator.task.describe() == {"split": "its own"}
+    described = evaluator.task.describe()
+    assert set(described) == {"split", "code_hash"} and described["split"] == "its own"
+    other = Evaluator(small_llama(), lambda model: 1.0)
+    assert other.task.describe()["code_hash"] != described["code_hash"]
     assert evaluator.accounting.forward_evaluations == 3
 
 
@@ -82,5 +85,7 @@ def test_a_function_on_the_rows_of_a_data_set(model_folder: Path, tmp_path: Path
     calibration, held_out = seen
     assert len(set(calibration)) == 3 and set(calibration) <= set(range(5))
     assert held_out == [5, 6, 7, 8, 9]
-    assert evaluator.task.describe() == {"split": "first half of rows.jsonl", "rows": 3}
+    described = evaluator.task.describe()
+    assert (described["split"], described["rows"]) == ("first half of rows.jsonl", 3)
+    assert described["row_hash"] != heldout.describe()["row_hash"]
     assert isinstance(heldout, CallableTask)

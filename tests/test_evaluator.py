@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import math
 import random
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,8 @@ from deap import algorithms, base, creator, tools
 
 from sos_deap import Chromosome, Evaluator, InputError, batched_map, masked, prune, register
 from sos_deap.search.chromosome import WORST_FITNESS
+from sos_deap.tasks.language import KL, Perplexity
+from sos_deap.tasks.sequences import Sequences
 from tests.conftest import GENES, small_llama
 
 
@@ -69,6 +72,38 @@ def test_duplicates_and_known_chromosomes_cost_nothing(evaluator: Evaluator) -> 
     assert evaluator.known(c) == again[1]
     assert evaluator.known(chromosomes(4)[3]) is None
     assert accounting.evaluations == 6  # asking what is known is not an evaluation
+
+
+def test_a_store_is_shared_by_what_computes_the_same(evaluator: Evaluator, tmp_path: Path) -> None:
+    several, path = chromosomes(5), tmp_path / "store.sqlite"
+    evaluator.open_store(path)
+    first = evaluator.metrics(several[:3])
+    other = Evaluator(small_llama(), evaluator.task)
+    other.open_store(path)  # while the first has it open
+    assert other.metrics(several)[:3] == first
+    accounting = other.accounting
+    assert (accounting.store_hits, accounting.forward_evaluations) == (3, 2)
+    assert accounting.evaluations == 5 and accounting.tokens == 2 * 3 * 16
+    assert evaluator.metrics(several)[3:] == other.metrics(several)[3:]
+    assert evaluator.accounting.store_hits == 2
+    # Nothing is taken from another model, other data, another metric or dtype.
+    evaluator.metrics([[1] * GENES])
+    changed = small_llama()
+    with torch.no_grad():
+        changed.model.embed_tokens.weight[0] += 1
+    data = Sequences("random", torch.randint(0, 2048, (3, 16)))
+    for model, task in (
+        (changed, evaluator.task),
+        (small_llama(), Perplexity(data)),
+        (small_llama(), KL(data, small_llama())),
+        (small_llama().bfloat16(), evaluator.task),
+        (small_llama(), lambda model: 1.0),
+    ):
+        different = Evaluator(model, task)
+        different.open_store(path)
+        different.metrics([[1] * GENES])
+        assert different.accounting.store_hits == 0
+        different.close_store()
 
 
 @pytest.mark.parametrize(

@@ -68,6 +68,7 @@ def test_a_run_leaves_everything_and_a_model_that_loads(
         "logbook.csv",
         "measured.json",
         "evaluations.csv",
+        "store.sqlite",
         "pruned",
     }
     result, printed = read(folder), capsys.readouterr().out

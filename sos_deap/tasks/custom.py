@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import sys
 from collections.abc import Callable
@@ -48,9 +49,12 @@ class CallableTask:
         return 1
 
     def describe(self) -> dict[str, Any]:
-        """Where its data is from, and how many rows it has."""
-        rows = {"rows": len(self._arguments[-1])} if self._arguments else {}
-        return {"split": self._split, **rows}
+        """Where its data is from, how many rows it has, and hashes of them and of its code."""
+        described: dict[str, Any] = {"split": self._split}
+        if self._arguments:
+            rows = self._arguments[-1]
+            described |= {"rows": len(rows), "row_hash": _hash(repr(rows))}
+        return {**described, "code_hash": _hash(_source(self._function))}
 
     def score(self, model: Any, examples: slice, sub_models: int) -> Tensor:
         """What the function returns, (1, 1).
@@ -69,6 +73,17 @@ class CallableTask:
     def metrics(self, sums: list[float]) -> dict[str, float]:
         """The number."""
         return {self.name: sums[0]}
+
+
+def _source(function: Callable[..., Any]) -> str:
+    try:
+        return inspect.getsource(function)
+    except (OSError, TypeError):  # written in C, or an object that can be called
+        return repr(type(function))
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def user_function(name: str) -> Callable[..., Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -62,8 +63,14 @@ class Summarization:
 
     def describe(self) -> dict[str, Any]:
         """The prompts, and how summaries are written."""
-        how = {"max_new_tokens": self._new_tokens, "num_beams": self._num_beams}
-        return {**self.prompts.describe(), **how}
+        references = hashlib.sha256("\0".join(self.references).encode()).hexdigest()[:16]
+        return {
+            **self.prompts.describe(),
+            "reference_hash": references,
+            "max_new_tokens": self._new_tokens,
+            "num_beams": self._num_beams,
+            **self._text_metrics.describe(),
+        }
 
     def score(self, model: Any, examples: slice, sub_models: int) -> Tensor:
         """Sums of the text metrics, (sub-models, k)."""

@@ -40,6 +40,10 @@ class TextMetrics:
         """The metrics, the one that counts by default first."""
         return (*(["bertscore_precision"] if self._encoder else []), *ROUGE, "bleu")
 
+    def describe(self) -> dict[str, Any]:
+        """The encoder behind BERTScore, if there is one."""
+        return {"bertscore_model": self._encoder[0].name_or_path} if self._encoder else {}
+
     def sums(self, texts: Sequence[str], references: Sequence[str]) -> list[float]:
         """What :meth:`metrics` needs, added up over some texts."""
         rows = [self._row(text, ref) for text, ref in zip(texts, references, strict=True)]

@@ -1,0 +1,156 @@
+"""Every evaluation on disk as it is made, for later runs, other seeds and other processes.
+
+An SQLite file in WAL mode, so that several processes can write one. A row is a chromosome's metric
+within a scope, which is all that the metric depends on: model, task, data, dtype.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+import struct
+import zlib
+from collections.abc import Iterable, Mapping
+from contextlib import closing
+from pathlib import Path
+
+from sos_deap.errors import InputError
+
+_log = logging.getLogger(__name__)
+
+_VERSION = 1  # of the schema, in the file's header
+_SCHEMA = (
+    f"PRAGMA user_version = {_VERSION}",
+    "CREATE TABLE scopes (number INTEGER PRIMARY KEY, scope TEXT UNIQUE NOT NULL)",
+    "CREATE TABLE evaluations (scope INTEGER NOT NULL REFERENCES scopes, chromosome BLOB NOT NULL, "
+    "metric BLOB NOT NULL, checksum INTEGER NOT NULL, PRIMARY KEY (scope, chromosome)) "
+    "WITHOUT ROWID",
+)
+_SECONDS = 30  # to wait for another process that is writing
+
+
+class Store:
+    """The evaluations of one scope in a file.
+
+    :param path: the file; made where there is none. One that is damaged is renamed and replaced,
+        with a warning.
+    :param scope: what the metrics depend on, as text.
+    :raises InputError: for a path that cannot be written, or a file of another kind.
+    """
+
+    def __init__(self, path: Path, scope: str) -> None:
+        self.path = path
+        try:
+            self._connection = _opened(path)
+            with self._connection as connection:
+                connection.execute("INSERT OR IGNORE INTO scopes (scope) VALUES (?)", (scope,))
+            found = self._connection.execute("SELECT number FROM scopes WHERE scope = ?", (scope,))
+            self._scope: int = found.fetchone()[0]
+        except (sqlite3.Error, OSError) as error:
+            raise InputError(f"store {path} cannot be opened: {error}") from error
+
+    def get(self, chromosome: bytes) -> float | None:
+        """The metric of a chromosome, bit for bit; ``None`` if it is not there, or damaged.
+
+        Sees what other processes have written in the meantime.
+        """
+        row = self._connection.execute(
+            "SELECT metric, checksum FROM evaluations WHERE scope = ? AND chromosome = ?",
+            (self._scope, chromosome),
+        ).fetchone()
+        if row is None:
+            return None
+        metric, checksum = row
+        if checksum != _checksum(chromosome, metric):
+            _log.warning("store %s has a damaged row: it is computed again", self.path)
+            return None
+        value: float = _METRIC.unpack(metric)[0]
+        return value
+
+    def put(self, metrics: Mapping[bytes, float]) -> None:
+        """Write metrics by chromosome, all or none of them.
+
+        :raises OSError: if that is not possible, such as on a full disk.
+        """
+        try:
+            with self._connection as connection:
+                connection.executemany(
+                    "INSERT OR REPLACE INTO evaluations VALUES (?, ?, ?, ?)", self._rows(metrics)
+                )
+        except sqlite3.Error as error:
+            raise OSError(f"store {self.path} cannot be written: {error}") from error
+
+    def __len__(self) -> int:
+        count = self._connection.execute(
+            "SELECT COUNT(*) FROM evaluations WHERE scope = ?", (self._scope,)
+        )
+        number: int = count.fetchone()[0]
+        return number
+
+    def close(self) -> None:
+        """Put everything into the one file, and let go of it."""
+        self._connection.close()
+
+    def _rows(self, metrics: Mapping[bytes, float]) -> Iterable[tuple[int, bytes, bytes, int]]:
+        for chromosome, value in metrics.items():
+            metric = _METRIC.pack(value)  # a REAL of SQLite cannot be NaN
+            yield self._scope, chromosome, metric, _checksum(chromosome, metric)
+
+
+_METRIC = struct.Struct("<d")
+
+
+def _checksum(chromosome: bytes, metric: bytes) -> int:
+    return zlib.crc32(chromosome + metric)
+
+
+def _opened(path: Path) -> sqlite3.Connection:
+    """A connection to a sound store."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        return _connected(path)
+    except sqlite3.OperationalError:
+        raise  # locked, or not to be opened: nothing is wrong with what is in it
+    except sqlite3.DatabaseError as error:
+        aside = _free(path.with_name(f"{path.name}.damaged"))
+        _log.warning("store %s is damaged (%s): set aside as %s", path, error, aside.name)
+        os.replace(path, aside)
+        for end in ("-wal", "-shm"):  # they belong to what was damaged
+            path.with_name(path.name + end).unlink(missing_ok=True)
+        return _connected(path)
+
+
+def _connected(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, timeout=_SECONDS)
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = NORMAL")  # a killed process loses nothing
+        with closing(connection.execute("PRAGMA quick_check(1)")) as checked:
+            if (verdict := checked.fetchone()[0]) != "ok":
+                raise sqlite3.DatabaseError(verdict.splitlines()[-1])
+        connection.execute("BEGIN IMMEDIATE")  # of several processes, one makes the tables
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        tables = connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0]
+        if version != _VERSION and tables:
+            raise InputError(
+                f"store {path} is an SQLite file of another kind: give another --store"
+            )
+        if not tables:
+            for statement in _SCHEMA:
+                connection.execute(statement)
+        connection.commit()
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _free(path: Path) -> Path:
+    """A name that is not taken."""
+    number = 0
+    free = path
+    while free.exists():
+        number += 1
+        free = path.with_name(f"{path.name}-{number}")
+    return free
