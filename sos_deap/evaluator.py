@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from sos_deap.errors import unknown
 from sos_deap.models.density import Sparsity, sparsity_of
 from sos_deap.models.heads import HeadMap, head_map
 from sos_deap.models.identity import fingerprint
@@ -31,6 +32,10 @@ from sos_deap.tasks.objectives import Objective, checked_objective
 from sos_deap.tasks.settings import task_settings
 from sos_deap.tasks.task import Task
 
+#: On how many examples an individual is scored: on all, or on more and more while it is good.
+FIDELITIES = ("full", "racing")
+_RACERS = 4  # fewer are not worth a race
+
 
 @dataclass(slots=True)
 class Accounting:
@@ -38,7 +43,11 @@ class Accounting:
 
     ``evaluations`` asked for = ``forward_evaluations`` (computed, each chromosome once) +
     ``cache_hits`` (computed before) + ``store_hits`` (computed by another run, read from the store)
-    + ``infeasible`` (over the maximum sparsity; not computed).
+    + ``infeasible`` (over the maximum sparsity; not computed). ``dropped`` were computed in part,
+    in a race. ``tokens`` are those that the computed sub-models are worth, and ``layers`` their
+    layers; ``layers_computed`` is less where they share some, 0 where they went through in a batch.
+    ``flops`` are those of the passes, two for a multiplication with its addition; ``None`` for a
+    task that generates, or a user's own.
     """
 
     evaluations: int = 0
@@ -46,10 +55,15 @@ class Accounting:
     cache_hits: int = 0
     store_hits: int = 0
     infeasible: int = 0
+    dropped: int = 0
     non_finite: int = 0
     out_of_memory: int = 0
     tokens: int = 0
+    layers: int = 0
+    layers_computed: int = 0
+    flops: float | None = 0.0
     seconds_forward: float = 0.0
+    seconds_store: float = 0.0
     seconds_outside: float = 0.0
 
     def asdict(self) -> dict[str, Any]:
@@ -76,6 +90,10 @@ class Evaluator:
         shared where the model allows it, and on an accelerator where that is faster.
     :param reuse_memory: most gigabytes of hidden states to keep of earlier sub-models, whose first
         layers a new one may share; ``None`` for 1, 0 for none.
+    :param fidelity: ``"full"``, or ``"racing"``: the individuals given to :meth:`many` together are
+        scored on a quarter, on half and on all of the examples, and the worse half is dropped each
+        time (successive halving, Jamieson and Talwalkar, 2016). Fitness is never compared between
+        budgets: who is dropped has the worst.
     :raises InputError: for an unknown architecture, unit, objective or density, or a budget below
         one token.
     """
@@ -88,6 +106,7 @@ class Evaluator:
         "_worst",
         "accounting",
         "density",
+        "fidelity",
         "head_map",
         "heldout",
         "model",
@@ -109,13 +128,17 @@ class Evaluator:
         density: str = "heads",
         batching: str = "auto",
         reuse_memory: float | None = None,
+        fidelity: str = "full",
     ) -> None:
         self.model: PreTrainedModel = model.eval()
         self.task: Task = CallableTask(task) if callable(task) else task
         self.heldout = heldout
         self.objective = checked_objective(objective) if isinstance(objective, str) else objective
         self.head_map: HeadMap = head_map(model, unit)
+        if fidelity not in FIDELITIES:
+            raise unknown("fidelity", fidelity, FIDELITIES)
         self.density = density
+        self.fidelity = fidelity
         self.sparsity: Sparsity = sparsity_of(model, self.head_map, density)
         self.accounting = Accounting()
         self.tokenizer: Any = None
@@ -140,6 +163,7 @@ class Evaluator:
         density: str = "heads",
         batching: str = "auto",
         reuse_memory: float | None = None,
+        fidelity: str = "full",
         seed: int = 0,
         **settings: Any,
     ) -> Evaluator:
@@ -153,12 +177,13 @@ class Evaluator:
         :param objective: a name in :data:`sos_deap.tasks.objectives.OBJECTIVES`, or a function.
         :param batch_tokens: most tokens in a forward pass.
         :param device: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ...
-        :param dtype: ``"auto"`` (float32 on a CPU, else as stored), ``"float32"``, ``"bfloat16"``
-            or ``"float16"``.
+        :param dtype: ``"auto"`` (on a CPU bfloat16 if it has that in hardware, else float32;
+            elsewhere as stored), ``"float32"``, ``"bfloat16"`` or ``"float16"``.
         :param unit: ``"head"`` or ``"group"``.
         :param density: ``"heads"`` or ``"parameters"``.
         :param batching: ``"auto"``, ``"shared"`` or ``"masked"``.
         :param reuse_memory: most gigabytes of hidden states to keep; ``None`` for 1.
+        :param fidelity: ``"full"`` or ``"racing"``.
         :param seed: for the choice of calibration examples.
         :param settings: fields of :class:`sos_deap.tasks.settings.TaskSettings`, such as
             ``samples``, ``seqlen``, ``text_column`` or ``metric``.
@@ -180,6 +205,7 @@ class Evaluator:
             density,
             batching,
             reuse_memory,
+            fidelity,
         )
         evaluator.tokenizer, evaluator.stored_dtype = loaded.tokenizer, loaded.stored_dtype
         return evaluator
@@ -200,7 +226,8 @@ class Evaluator:
     ) -> list[tuple[float, ...]]:
         """The fitness values of several individuals, in order.
 
-        A metric or fitness that is NaN or infinite becomes the worst fitness.
+        A metric or fitness that is NaN or infinite becomes the worst fitness. With the fidelity
+        ``"racing"`` the individuals race each other, and those that are dropped get it too.
 
         :param individuals: chromosomes of 0/1 genes, one gene per head.
         :param max_sparsity: individuals that remove more get the worst fitness without a forward
@@ -210,9 +237,8 @@ class Evaluator:
         keys = [self._key(individual) for individual in individuals]
         shares = [self.sparsity(key) for key in keys]
         feasible = [max_sparsity is None or within(share, max_sparsity) for share in shares]
-        metrics = iter(
-            self._metrics([key for key, fits in zip(keys, feasible, strict=True) if fits])
-        )
+        wanted = [key for key, fits in zip(keys, feasible, strict=True) if fits]
+        metrics = iter(self._metrics(wanted, racing=self.fidelity == "racing"))
         infeasible = feasible.count(False)
         self.accounting.evaluations += infeasible
         self.accounting.infeasible += infeasible
@@ -227,7 +253,9 @@ class Evaluator:
 
     def metrics(self, individuals: Iterable[Sequence[int]]) -> list[float]:
         """The task's metric of several individuals, in order; may be NaN or infinite."""
-        return self._metrics([self._key(individual) for individual in individuals])
+        keys = [self._key(individual) for individual in individuals]
+        self._metrics(keys)
+        return [self._cache[key] for key in keys]
 
     def open_store(self, path: str | Path) -> None:
         """Keep every evaluation in a file, and take from it what other runs have computed.
@@ -243,6 +271,7 @@ class Evaluator:
             "metric": self.task.name,
             "data": data,
             "dtype": str(self.model.dtype),
+            "fidelity": self.fidelity,  # other sums of the same numbers, so other last digits
         }
         self.close_store()
         self._store = Store(Path(path), json.dumps(scope, sort_keys=True))
@@ -253,18 +282,19 @@ class Evaluator:
             self._store.close()
             self._store = None
 
-    def _metrics(self, keys: list[bytes]) -> list[float]:
+    def _metrics(self, keys: list[bytes], racing: bool = False) -> list[float | None]:
+        """Metrics by chromosome; ``None`` for one that was dropped in a race."""
         started, forward_before = time.perf_counter(), self.accounting.seconds_forward
         new = [key for key in dict.fromkeys(keys) if key not in self._cache]
         pending = [key for key in new if not self._stored(key)]
-        self._compute(pending)
+        self._compute(pending, racing)
         self.accounting.evaluations += len(keys)
         self.accounting.forward_evaluations += len(pending)
         self.accounting.store_hits += len(new) - len(pending)
         self.accounting.cache_hits += len(keys) - len(new)
         in_forward = self.accounting.seconds_forward - forward_before
         self.accounting.seconds_outside += time.perf_counter() - started - in_forward
-        return [self._cache[key] for key in keys]
+        return [self._cache.get(key) for key in keys]
 
     def metric_of(self, model: PreTrainedModel, task: Task) -> float:
         """A task's metric of a whole model, dense or pruned, without masks; not accounted."""
@@ -285,8 +315,8 @@ class Evaluator:
     def _key(self, individual: Sequence[int]) -> bytes:
         return bytes(map(int, self.head_map.checked(individual)))
 
-    def _fitness(self, metric: float, removed: float) -> tuple[float, ...]:
-        if not math.isfinite(metric):
+    def _fitness(self, metric: float | None, removed: float) -> tuple[float, ...]:
+        if metric is None or not math.isfinite(metric):
             return self._worst
         score = metric if self.task.greater_is_better else -metric
         fitness = self.objective(score, removed)
@@ -300,16 +330,56 @@ class Evaluator:
         self._remember(key, metric)
         return True
 
-    def _compute(self, pending: list[bytes]) -> None:
-        """Fill the cache, and the store."""
-        for chunk, sums in self._passes.run(pending):
-            self.accounting.tokens += len(chunk) * self.task.tokens
-            for key, row in zip(chunk, sums, strict=True):
-                self._remember(key, self.task.metrics(row)[self.task.name])
-            if self._store is not None:
-                self._store.put({key: self._cache[key] for key in chunk})
-        self.accounting.seconds_forward = self._passes.seconds
-        self.accounting.out_of_memory = self._passes.out_of_memory
+    def _compute(self, pending: list[bytes], racing: bool) -> None:
+        """Fill the cache, and the store; in a race, with those that are not dropped."""
+        everything, start = len(self.task), 0
+        self.accounting.layers += len(pending) * len(self.head_map.layers)
+        sums: dict[bytes, list[float]] = {}
+        for stop in self._budgets(len(pending), racing):
+            for chunk, rows in self._passes.run(pending, slice(start, stop)):
+                share = (stop - start) / everything
+                self.accounting.tokens += round(len(chunk) * self.task.tokens * share)
+                for key, row in zip(chunk, rows, strict=True):
+                    known = sums.get(key, [0.0] * len(row))
+                    sums[key] = [a + b for a, b in zip(known, row, strict=True)]
+                if stop == everything:
+                    self._keep({key: self._metric(sums[key]) for key in chunk})
+            if stop < everything:
+                pending = self._better_half(pending, sums)
+            start = stop
+        accounting, passes = self.accounting, self._passes
+        accounting.seconds_forward = passes.seconds
+        accounting.out_of_memory = passes.out_of_memory
+        accounting.layers_computed, accounting.flops = passes.layers_computed, passes.flops
+
+    def _budgets(self, candidates: int, racing: bool) -> list[int]:
+        """The numbers of examples after which to look at the candidates."""
+        everything = len(self.task)
+        if not racing or candidates < _RACERS:
+            return [everything]
+        return sorted({-(-everything // 4), -(-everything // 2), everything})
+
+    def _better_half(self, pending: list[bytes], sums: dict[bytes, list[float]]) -> list[bytes]:
+        """Those with the better fitness on what all of them were scored on so far, in order."""
+        by_fitness = sorted(
+            pending,
+            key=lambda key: self._fitness(self._metric(sums[key]), self.sparsity(key)),
+            reverse=True,
+        )
+        kept = set(by_fitness[: -(-len(pending) // 2)])
+        self.accounting.dropped += len(pending) - len(kept)
+        return [key for key in pending if key in kept]
+
+    def _metric(self, sums: list[float]) -> float:
+        return self.task.metrics(sums)[self.task.name]
+
+    def _keep(self, metrics: dict[bytes, float]) -> None:
+        for key, metric in metrics.items():
+            self._remember(key, metric)
+        if self._store is not None:
+            started = time.perf_counter()
+            self._store.put(metrics)
+            self.accounting.seconds_store += time.perf_counter() - started
 
     def _remember(self, key: bytes, metric: float) -> None:
         self.accounting.non_finite += not math.isfinite(metric)

@@ -10,8 +10,10 @@ from typing import Any
 import torch
 
 from sos_deap.errors import InputError, unknown
+from sos_deap.models.attention import fast_attention
+from sos_deap.models.flops import Flops
 from sos_deap.models.heads import HeadMap, masked
-from sos_deap.models.sharing import States, shared, shares
+from sos_deap.models.sharing import States, blocks_of, shared, shares
 from sos_deap.tasks.task import Task
 
 #: Tokens in a forward pass unless the user says otherwise, by type of device.
@@ -65,14 +67,25 @@ class Passes:
         self.batching = batching if task.one_pass else "masked"
         self.seconds = 0.0
         self.out_of_memory = 0
+        self.layers_computed = 0
+        self.flops: float | None = 0.0 if task.one_pass else None  # None where they are not counted
         self._model, self._heads, self._task = model, heads, task
         self._examples = max(1, batch_tokens // task.seqlen)
         self._together = _TOGETHER
         self._states = States(round(memory * 1e9))
+        self._states.on_layer = self._count_layer
+        self._counted: Flops | None = None
         self._chosen = False
 
-    def run(self, pending: Sequence[bytes]) -> Iterator[tuple[Sequence[bytes], Sums]]:
-        """Compute sub-models, a chunk at a time; gives each chunk with its sums."""
+    def run(
+        self, pending: Sequence[bytes], part: slice = slice(None)
+    ) -> Iterator[tuple[Sequence[bytes], Sums]]:
+        """Compute sub-models, a chunk at a time; gives each chunk with its sums.
+
+        :param pending: the sub-models.
+        :param part: the examples to compute them on.
+        """
+        examples = range(len(self._task))[part]
         if pending and not self._chosen:
             started = time.perf_counter()
             self._choose()
@@ -81,12 +94,13 @@ class Passes:
             chunk = pending[: self._fit(self.batching)]
             started = time.perf_counter()
             try:
-                sums = self._sums(chunk, self.batching, self._states)
+                sums = self._sums(chunk, self.batching, self._states, examples)
             except RuntimeError as error:
-                self._shrink(error, len(chunk), len(self._task))
+                self._shrink(error, len(chunk), len(examples))
                 continue
             finally:
                 self.seconds += time.perf_counter() - started
+            self._count(len(chunk) * len(examples))
             yield chunk, sums
             pending = pending[len(chunk) :]
 
@@ -94,23 +108,52 @@ class Passes:
         """A task's sums of a whole model, dense or pruned, without masks; not timed."""
         while True:
             try:
-                return _sums(model, task, self._slices(task, 1), 1)[0]
+                return _sums(model, task, self._slices(range(len(task)), 1), 1)[0]
             except RuntimeError as error:
                 self._shrink(error, 1, len(task))
 
     def _choose(self) -> None:
         """Find out which way is open and, on an accelerator, which is faster."""
         self._chosen = True
-        if self.batching != "masked" and not shares(self._model, self._heads, self._two):
+        if self.flops is not None:
+            try:
+                self._counted = self._count_dense()
+            except RuntimeError:  # out of memory, say: the passes themselves tell
+                self.flops = None
+        if self.batching != "masked" and not shares(self._model, self._heads, lambda: self._one(2)):
             self.batching = "masked"
         if self.batching == "auto":
             # On a CPU large batches gain nothing, and the choice must not depend on the weather.
             on_cpu = self._model.device.type == "cpu"
             self.batching = "shared" if on_cpu or not self._masked_is_faster() else "masked"
 
-    def _two(self) -> None:
+    def _one(self, sub_models: int) -> None:
         with torch.inference_mode():
-            self._task.score(self._model, slice(0, 1), 2)
+            self._task.score(self._model, slice(0, 1), sub_models)
+
+    def _count_dense(self) -> Flops:
+        """The operations for one example; others count by the mean number of their tokens."""
+        blocks = blocks_of(self._model, self._heads) or []
+        model, heads, tokens = self._model, self._heads, self._task.seqlen
+        return Flops(model, heads, blocks, lambda: self._one(1), tokens)
+
+    def _count_layer(self, depth: int, genes: tuple[int, ...], rows: int) -> None:
+        self.layers_computed += 1
+        if self._counted is not None and self.flops is not None:
+            keep = [head for head, gene in enumerate(genes) if gene]
+            self.flops += self._counted.layer(depth, keep) * rows * self._mean_length
+
+    def _count(self, rows: int) -> None:
+        if self._counted is None or self.flops is None:
+            return
+        shared = self.batching == "shared"
+        each = self._counted.outside if shared else self._counted.total
+        self.flops += each * rows * self._mean_length
+
+    @property
+    def _mean_length(self) -> float:
+        """Of the examples, in lengths of the one that was counted."""
+        return self._task.tokens / len(self._task) / self._task.seqlen
 
     def _masked_is_faster(self) -> bool:
         genes, seconds = len(self._heads), dict[str, float]()
@@ -118,7 +161,8 @@ class Passes:
         for batching in ("shared", "masked") * 2:  # the second time counts
             started, size = time.perf_counter(), self._fit(batching)
             for start in range(0, len(some), size):
-                self._sums(some[start : start + size], batching, States(0))
+                every = range(len(self._task))
+                self._sums(some[start : start + size], batching, States(0), every)
             seconds[batching] = time.perf_counter() - started
         return seconds["masked"] < seconds["shared"]
 
@@ -128,20 +172,22 @@ class Passes:
             return self._together
         return max(1, self._examples // len(self._task)) if self._task.shares_passes else 1
 
-    def _slices(self, task: Task, sub_models: int) -> list[slice]:
+    def _slices(self, examples: range, sub_models: int) -> list[slice]:
         step = max(1, self._examples // sub_models)
-        return [slice(start, start + step) for start in range(0, len(task), step)]
+        starts = range(examples.start, examples.stop, step)
+        return [slice(start, min(start + step, examples.stop)) for start in starts]
 
-    def _sums(self, chunk: Sequence[bytes], batching: str, states: States) -> Sums:
+    def _sums(self, chunk: Sequence[bytes], batching: str, states: States, examples: range) -> Sums:
         model, heads, task = self._model, self._heads, self._task
-        if batching == "masked":
-            with masked(model, chunk, heads):
-                return _sums(model, task, self._slices(task, len(chunk)), len(chunk))
 
         def layers(part: slice) -> AbstractContextManager[Any]:
             return shared(model, chunk, heads, states, (part.start, part.stop))
 
-        return _sums(model, task, self._slices(task, 1), len(chunk), layers)
+        with fast_attention(model):
+            if batching == "shared":
+                return _sums(model, task, self._slices(examples, 1), len(chunk), layers)
+            with masked(model, chunk, heads):
+                return _sums(model, task, self._slices(examples, len(chunk)), len(chunk))
 
     def _shrink(self, error: RuntimeError, sub_models: int, examples: int) -> None:
         """After running out of memory, allow half as much in a pass; else raise on."""

@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from torch.profiler import profile
+
 from sos_deap.evaluator import Evaluator
 from sos_deap.files import write_csv
 from sos_deap.tasks.objectives import paper
@@ -74,6 +76,32 @@ class Progress:
             f"{row['seconds']:.0f} s, ETA {left:.0f} s  best {best}  "
             f"{row['forward_evaluations']} forward evaluations, {row['cache_hits']} cache hits"
         )
+
+
+class Trace:
+    """Records one generation of a search for the viewers of PyTorch's profiler.
+
+    :param path: the file to write, in Chrome's trace format.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._profile: Any = None
+
+    def __call__(self, generation: int, halloffame: Any) -> None:
+        """Begin after generation 1, when all that is done once is done, and end after 2."""
+        if generation == 1:
+            self._profile = profile()
+            self._profile.start()
+        elif self._profile is not None:
+            self.close()
+
+    def close(self) -> None:
+        """End the recording, if it goes on, and write it."""
+        if self._profile is not None:
+            self._profile.stop()
+            self._profile.export_chrome_trace(str(self._path))
+            self._profile = None
 
 
 def winner(halloffame: Any) -> Any:

@@ -92,11 +92,21 @@ class RunConfig:
     reuse_memory: float | None = setting(
         None, "shared: most gigabytes of hidden states kept for sub-models to come; None is 1."
     )
+    fidelity: str = setting(
+        "full",
+        "full, or racing: the children of a generation are scored on more and more examples, and "
+        "the worse half is dropped each time.",
+    )
     device: str = setting("auto", "auto (a GPU if there is one), cpu, cuda, cuda:1, ...")
     dtype: str = setting(
-        "auto", "auto (float32 on a CPU, else as stored), float32, bfloat16, float16."
+        "auto",
+        "float32, bfloat16, float16, or auto: on a CPU bfloat16 if it has that in hardware, else "
+        "float32; elsewhere as stored. The pruned weights are not rounded.",
     )
     seed: int = setting(0, "Seed of the search and of the choice of calibration examples.")
+    profile: bool = setting(
+        False, "Write trace.json, one generation for the viewers of PyTorch's profiler."
+    )
     output_dir: str | None = setting(
         None, "Run folder; None is runs/<time>-<model>-<algorithm>-<seed>."
     )
@@ -186,6 +196,7 @@ def _evaluator(config: RunConfig, settings: TaskSettings) -> Evaluator:
         density=config.density,
         batching=config.batching,
         reuse_memory=config.reuse_memory,
+        fidelity=config.fidelity,
         seed=config.seed,
         **vars(settings),
     )
@@ -249,7 +260,14 @@ def _search(
     """Search; leave the logbook and the evaluations in the folder; return figures and winner."""
     import numpy
 
-    from sos_deap.report import Progress, winner, write_evaluations, write_front, write_logbook
+    from sos_deap.report import (
+        Progress,
+        Trace,
+        winner,
+        write_evaluations,
+        write_front,
+        write_logbook,
+    )
     from sos_deap.search.drive import evolve
     from sos_deap.toolbox import statistics
 
@@ -257,6 +275,13 @@ def _search(
     random.seed(config.seed)  # DEAP's operators and ours
     numpy.random.seed(config.seed)  # some of DEAP's selections
     progress = Progress(evaluator, config.generations)
+    trace = Trace(folder / "trace.json") if config.profile else None
+
+    def on_generation(generation: int, halloffame: Any) -> None:
+        progress(generation, halloffame)
+        if trace is not None:
+            trace(generation, halloffame)
+
     try:
         evolution = evolve(
             toolbox,
@@ -267,11 +292,13 @@ def _search(
             threshold=config.threshold,
             max_sparsity=_max_sparsity(config),
             stats=statistics(evaluator.sparsity),
-            on_generation=progress,
+            on_generation=on_generation,
         )
     finally:  # after Ctrl-C too: what was computed is kept
         seconds = progress.seconds
         progress.close()
+        if trace is not None:
+            trace.close()
         evaluator.close_store()
         write_evaluations(folder / "evaluations.csv", evaluator)
     write_logbook(folder / "logbook.csv", evolution.logbook, progress.rows)

@@ -30,6 +30,12 @@ def seeded() -> None:
     torch.manual_seed(1)
 
 
+@pytest.fixture(autouse=True)
+def float32_on_every_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that exact comparisons hold whatever the processor."""
+    monkeypatch.setattr("sos_deap.models.pretrained.cpu_dtype", lambda: torch.float32)
+
+
 def small_llama() -> Any:
     """A random Llama of 3 layers x 4 heads whose heads all matter."""
     torch.manual_seed(5)

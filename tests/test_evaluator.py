@@ -109,9 +109,10 @@ def test_a_store_is_shared_by_what_computes_the_same(evaluator: Evaluator, tmp_p
 @pytest.mark.parametrize(
     ("batching", "expected"),
     [
-        ("masked", [6, 6, 3]),  # two sub-models of three sequences, then the last alone
-        ("shared", [2, 2, 15]),  # tried out with one sequence, then all at once
-        ("auto", [2, 2, 15]),
+        # Counted on one sequence; two sub-models of three, then the last alone.
+        ("masked", [1, 6, 6, 3]),
+        ("shared", [1, 2, 2, 15]),  # tried out with one sequence, then all at once
+        ("auto", [1, 2, 2, 15]),
     ],
 )
 def test_passes_hold_as_many_sub_models_as_fit(
@@ -143,6 +144,49 @@ def test_how_they_are_computed_does_not_matter(
     assert found == pytest.approx(expected, rel=1e-5)
     again = Evaluator(evaluator.model, evaluator.task, batching="shared").metrics(several)
     assert again == found  # to the last bit, whatever the company
+
+
+def test_in_a_race_the_worse_half_is_dropped_on_equal_tokens(evaluator: Evaluator) -> None:
+    sequences = Sequences("random", torch.randint(0, 2048, (8, 16)))
+    task = Perplexity(sequences)
+    racing = Evaluator(evaluator.model, task, fidelity="racing")
+    several = chromosomes(9)
+    found = racing.many([*several, several[0]])
+
+    def fitness(genes: list[int], rows: int) -> float:
+        ids = sequences.input_ids[:rows]
+        return -by_hand(prune(evaluator.model, genes), ids) * sum(genes) / GENES
+
+    left = several
+    for rows, count in ((2, 5), (4, 3)):
+        left = sorted(left, key=lambda genes: fitness(genes, rows), reverse=True)[:count]
+    for genes, values in zip(several, found, strict=False):
+        expected = fitness(genes, 8) if genes in left else WORST_FITNESS
+        assert values == pytest.approx((expected,), rel=1e-5)
+    assert found[-1] == found[0]
+    accounting = racing.accounting
+    assert accounting.dropped == 6
+    assert accounting.tokens == (9 * 2 + 5 * 2 + 3 * 4) * 16
+    # Asked for by name, a metric is one of all examples; so is the score of a few individuals.
+    full = Evaluator(evaluator.model, task).metrics(several)
+    assert racing.metrics(several) == pytest.approx(full, rel=1e-5)
+    fresh = Evaluator(evaluator.model, task, fidelity="racing")
+    assert all(values[0] > WORST_FITNESS for values in fresh.many(several[:3]))
+    with pytest.raises(InputError, match="unknown fidelity 'race': did you mean 'racing'"):
+        Evaluator(evaluator.model, task, fidelity="race")
+
+
+def test_operations_and_layers_are_counted(evaluator: Evaluator) -> None:
+    dense = Evaluator(evaluator.model, evaluator.task, batching="masked")
+    dense.metrics(chromosomes(2))
+    shared_ = Evaluator(evaluator.model, evaluator.task)
+    shared_.metrics([[1] * GENES])
+    each = (dense.accounting.flops or 0) / 2
+    assert shared_.accounting.flops == pytest.approx(each) and each > 0
+    assert (dense.accounting.layers, shared_.accounting.layers_computed) == (6, 3)
+    shared_.metrics([[1] * 8 + [0] * 4])  # two layers are known, and the third has no heads
+    assert (shared_.accounting.layers, shared_.accounting.layers_computed) == (6, 4)
+    assert each < (shared_.accounting.flops or 0) < 2 * each
 
 
 def test_fitness_is_equation_1(evaluator: Evaluator) -> None:
@@ -260,7 +304,7 @@ def test_batched_map_evaluates_a_generation_at_once(evaluator: Evaluator) -> Non
     fresh.model.register_forward_pre_hook(lambda *_: calls.append(1))
     mapped = [values[0] for values in toolbox.map(toolbox.evaluate, iter(individuals))]
     assert mapped == pytest.approx(expected, rel=1e-5)
-    assert len(calls) == 1
+    assert len(calls) == 2  # one sequence to count operations on, then all
     assert batched_map(fresh, individuals) == fresh.many(individuals)
     assert batched_map(len, individuals) == [GENES] * 3  # any other function
 

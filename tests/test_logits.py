@@ -52,8 +52,8 @@ def test_perplexity_with_a_large_vocabulary_stays_small() -> None:
         with torch.inference_mode():
             return task.score(model, slice(0, 4), 1)
 
-    # All logits would be 268 MB, and cross-entropy as much again; a slice is 128 MiB.
-    assert peak_bytes(model, score) < 2.5 * 4 * 2**25
+    # All logits would be 268 MB, and cross-entropy as much again; a slice is 8 MiB.
+    assert peak_bytes(model, score) < 2.5 * 4 * 2**21
     with torch.inference_mode():
         log = model(ids).logits[:, :-1].double().log_softmax(-1)
     expected = -log.gather(-1, ids[:, 1:, None]).sum()

@@ -9,7 +9,7 @@ import torch
 from transformers import AutoConfig, AutoModel
 
 from sos_deap import Evaluator, InputError, prune
-from sos_deap.models.pretrained import load_pretrained
+from sos_deap.models.pretrained import cpu_dtype, load_pretrained
 from tests.conftest import small_llama
 
 
@@ -54,6 +54,21 @@ def test_unknown_device_and_dtype(model_folder: Path) -> None:
         load_pretrained(str(model_folder), device="tpux")
     with pytest.raises(InputError, match="unknown dtype 'float23': did you mean 'float32'"):
         load_pretrained(str(model_folder), dtype="float23")
+
+
+def test_the_dtype_on_a_cpu_is_what_its_hardware_has(
+    model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    able: dict[str, Any] = {}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
+    monkeypatch.setattr("sos_deap.models.pretrained.cpu_dtype", cpu_dtype)
+    assert load_pretrained(str(model_folder), device="cpu").model.dtype == torch.float32
+    able["amx_bf16"] = True
+    loaded = load_pretrained(str(model_folder), device="cpu")
+    assert (loaded.model.dtype, loaded.stored_dtype) == (torch.bfloat16, torch.float32)
+    assert load_pretrained(str(model_folder), device="cpu", dtype="float32").model.dtype == (
+        torch.float32
+    )
 
 
 def test_folders_that_hold_no_usable_model(tmp_path: Path) -> None:

@@ -217,6 +217,20 @@ def test_the_zeroed_layout_keeps_the_size(small: list[str], tmp_path: Path) -> N
     assert heldout == pytest.approx(best["heldout"]["perplexity"], rel=1e-6)
 
 
+def test_a_trace_and_a_store_that_another_run_reads(small: list[str], tmp_path: Path) -> None:
+    shared = f"--store={tmp_path / 'shared.sqlite'}"
+    for name in ("a", "b"):
+        assert main([*small, shared, "--profile", f"--output_dir={tmp_path / name}"]) == 0
+        trace = json.loads((tmp_path / name / "trace.json").read_text())
+        assert any("aten::" in str(event.get("name")) for event in trace["traceEvents"])
+        assert not (tmp_path / name / "store.sqlite").exists()
+    first, second = (read(tmp_path / name) for name in ("a", "b"))
+    assert first["best"] == second["best"]
+    computed = first["search"]["forward_evaluations"]
+    assert second["search"]["store_hits"] == computed > 0
+    assert second["search"]["forward_evaluations"] == 0 == second["search"]["tokens"]
+
+
 def test_a_run_that_removes_nothing_says_so(small: list[str], tmp_path: Path, capsys: Any) -> None:
     flags = ["--generations=0", "--initial_sparsity=0", f"--output_dir={tmp_path / 'run'}"]
     assert main([*small, *flags]) == 0
@@ -271,6 +285,9 @@ def test_the_threshold_stops(small: list[str], tmp_path: Path) -> None:
         (["--seed=-1"], "seed is -1"),
         (["--samples=0"], "samples is 0"),
         (["--batch_tokens=0"], "batch_tokens is 0"),
+        (["--batching=share"], "did you mean 'shared'"),
+        (["--reuse_memory=-1"], "reuse_memory is -1"),
+        (["--fidelity=race"], "did you mean 'racing'"),
         (["--algorithm=sos-repared"], "did you mean 'sos-repaired'"),
         (["--objective=papr"], "did you mean 'paper'"),
         (["--task=perplexty"], "did you mean 'perplexity'"),

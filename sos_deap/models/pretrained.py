@@ -73,12 +73,13 @@ def load_pretrained(
     :param name: as for :func:`load`.
     :param purpose: a key of :data:`PURPOSES`.
     :param device: ``"auto"`` (a GPU if there is one), ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ...
-    :param dtype: a key of :data:`DTYPES`; ``"auto"`` is float32 on a CPU, else as stored.
+    :param dtype: a key of :data:`DTYPES`; ``"auto"`` is that of :func:`cpu_dtype` on a CPU, else as
+        stored.
     :raises InputError: for a model, architecture, device or dtype that is not there, and for a
         model that is not for the purpose.
     """
     place = checked_device(device)
-    chosen = checked_dtype(dtype) or (torch.float32 if place.type == "cpu" else None)
+    chosen = checked_dtype(dtype) or (cpu_dtype() if place.type == "cpu" else None)
     config = read_config(name)
     check_prunable(name, config)
     stock = PURPOSES[purpose](name, config)
@@ -201,6 +202,13 @@ def checked_device(device: str) -> torch.device:
         mps = ["mps"] if torch.backends.mps.is_available() else []
         have = ", ".join(["cpu", *cuda, *mps])
         raise InputError(f"device {device!r} is not there: this machine has {have}") from error
+
+
+def cpu_dtype() -> torch.dtype:
+    """The dtype to search in on this CPU: bfloat16 if it multiplies that in hardware, else float32."""
+    able: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # not in older torch
+    has = able.get("amx_bf16") or able.get("avx512_bf16")
+    return torch.bfloat16 if has else torch.float32
 
 
 def checked_dtype(dtype: str) -> torch.dtype | None:

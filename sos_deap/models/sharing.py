@@ -35,6 +35,8 @@ class States:
     def __init__(self, most_bytes: int) -> None:
         self.most_bytes = most_bytes
         self.bytes = 0
+        #: Called with the number of each layer that is computed, its head genes, and the rows.
+        self.on_layer: Callable[[int, tuple[int, ...], int], None] | None = None
         self._states = OrderedDict[Hashable, Tensor]()
         self._rest: tuple[Any, ...] | None = None  # what blocks return beside the state, if they do
 
@@ -184,6 +186,8 @@ class _Run:
                 with self._with_heads(depth, prefix[-1]):
                     answer = forward(self._now[prefix[:-1]], *arguments[0], **arguments[1])
                 states[prefix] = self._states.state_in(answer)
+                if self._states.on_layer is not None:
+                    self._states.on_layer(depth, prefix[-1], self._each)
                 if depth < self._last:
                     self._states.put((self._data, prefix), states[prefix])
             self._now = states

@@ -11,12 +11,14 @@ from torch import Tensor
 
 from sos_deap.models.narrow import replaced
 
-#: Most logits at a time: 128 MiB of them in float32.
-MOST_LOGITS = 2**25
+#: Most logits at a time, by type of device: on a CPU 8 MiB of them in float32, which stay in its
+#: cache; elsewhere 128 MiB, since each slice costs the start of some kernels.
+MOST_LOGITS = {"cpu": 2**21}
+MOST_LOGITS_ACCELERATOR = 2**25
 
 
 def logits_in_slices(
-    model: Any, input_ids: Tensor, most: int = MOST_LOGITS
+    model: Any, input_ids: Tensor, most: int | None = None
 ) -> Iterator[tuple[slice, Tensor]]:
     """A causal language model's logits for all positions, in turn.
 
@@ -26,9 +28,12 @@ def logits_in_slices(
     :param model: the model.
     :param input_ids: (rows, tokens).
     :param most: most logits at a time, over all rows; one position's are computed in any case.
+        ``None`` for :data:`MOST_LOGITS`.
     :returns: slices of positions, each with its logits, (rows, positions, vocabulary).
     """
     rows, tokens = input_ids.shape
+    if most is None:
+        most = MOST_LOGITS.get(input_ids.device.type, MOST_LOGITS_ACCELERATOR)
     step = max(1, most // (rows * model.config.get_text_config().vocab_size))
     if step >= tokens:
         yield slice(0, tokens), model(input_ids, use_cache=False).logits
