@@ -274,11 +274,12 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=5, help="generations for loops 1 to 3")
     parser.add_argument("--rounds", type=int, default=5)
     flags = parser.parse_args()
-    found = {
-        "run": lambda: whole_runs(flags.seeds, flags.every),
-        "distinct": lambda: distinct(flags.rounds),
+    measures: dict[str, Callable[[], dict[str, Any]]] = {
+        "run": partial(whole_runs, flags.seeds, flags.every),
+        "distinct": partial(distinct, flags.rounds),
         "ranking": ranking,
-    }[flags.what]()
+    }
+    found = measures[flags.what]()
     found |= {"threads": torch.get_num_threads(), "cpu": cpu_name(), "versions": versions()}
     write_json(RESULTS / f"evaluator_{flags.what}.json", found)
     print({name: value for name, value in found.items() if name != "runs"})

@@ -205,7 +205,7 @@ def checked_device(device: str) -> torch.device:
 
 
 def cpu_dtype() -> torch.dtype:
-    """The dtype to search in on this CPU: bfloat16 if it multiplies that in hardware, else float32."""
+    """The dtype to search in on this CPU: bfloat16 if it has that in hardware, else float32."""
     able: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # not in older torch
     has = able.get("amx_bf16") or able.get("avx512_bf16")
     return torch.bfloat16 if has else torch.float32
