@@ -2,6 +2,7 @@
 
     python -m benchmarks.evaluator run         # whole GA runs on builtin:tiny, three seeds
     python -m benchmarks.evaluator distinct    # chromosomes that share nothing, two sizes
+    python -m benchmarks.evaluator memory      # at 8 times the tokens
     python -m benchmarks.evaluator ranking     # does bfloat16 rank sub-models as float32 does
 
 All ways are timed in one process, in turn, on the same tokens and the same lists of chromosomes.
@@ -22,13 +23,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from deap import base
+from deap import base, tools
 from torch.nn.functional import cross_entropy, linear
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks.main_job import spread
-from sos_deap import Evaluator, evolve, head_map, masked, prune, register
+from sos_deap import (
+    Chromosome,
+    Evaluator,
+    cxFitnessWeighted,
+    evolve,
+    head_map,
+    limit_sparsity,
+    masked,
+    mutSparsityFlipBit,
+    prune,
+    register,
+)
 from sos_deap.files import write_json
+from sos_deap.models.measure import peak_bytes
 from sos_deap.outcome import versions
 from sos_deap.search.chromosome import random_genes
 from sos_deap.tasks.language import Perplexity
@@ -46,8 +59,34 @@ def generations_of(model: Any, task: Perplexity, seed: int) -> Generations:
     register(toolbox, evaluator)
 
     def listed(function: Callable[..., Any], individuals: Sequence[Any]) -> list[Any]:
-        asked.append([list(individual) for individual in individuals])
+        if individuals:
+            asked.append([list(individual) for individual in individuals])
         return evaluator.many(individuals, max_sparsity=0.31)
+
+    toolbox.register("map", listed)
+    evolve(toolbox, "sos-repaired", population=10, generations=100, max_sparsity=0.31)
+    return asked
+
+
+def lookup_generations(genes: int, seed: int = 0) -> Generations:
+    """The same on a fitness that needs no model: each head has a price, drawn at random."""
+    random.seed(seed)
+    prices, asked = [random.random() for _ in range(genes)], list[list[list[int]]]()
+    toolbox = base.Toolbox()
+    bound = limit_sparsity(0.31)
+    toolbox.register("individual", lambda: Chromosome(random_genes(genes, 0.05)))
+    toolbox.register("population", tools.initRepeat, list, toolbox.individual)
+    toolbox.register("select", tools.selTournament, tournsize=3)
+    toolbox.register("mate", bound(cxFitnessWeighted))
+    toolbox.register("mutate", bound(partial(mutSparsityFlipBit, indpb=0.01)))
+    toolbox.register(
+        "evaluate", lambda one: (-sum(p for p, g in zip(prices, one, strict=True) if g),)
+    )
+
+    def listed(function: Callable[..., Any], individuals: Sequence[Any]) -> list[Any]:
+        if individuals:
+            asked.append([list(individual) for individual in individuals])
+        return list(map(function, individuals))
 
     toolbox.register("map", listed)
     evolve(toolbox, "sos-repaired", population=10, generations=100, max_sparsity=0.31)
@@ -56,7 +95,7 @@ def generations_of(model: Any, task: Perplexity, seed: int) -> Generations:
 
 def field_loop(model: Any, task: Perplexity, generations: Generations) -> None:
     """One candidate at a time, the full forward pass, all logits, nothing remembered."""
-    ids, heads = task.sequences.input_ids, head_map(model)
+    ids, heads = task.sequences.input_ids.to(model.device), head_map(model)
     with torch.inference_mode():
         for genes in (genes for generation in generations for genes in generation):
             with masked(model, [genes], heads):
@@ -238,6 +277,22 @@ def dense_passes(evaluator: Evaluator, count: int) -> None:
         evaluator.metric([1] * len(evaluator.head_map))
 
 
+def memory() -> dict[str, Any]:
+    """The most bytes that a generation allocates, at 4,096 calibration tokens and 8 times that."""
+    found: dict[str, Any] = {}
+    for samples in (32, 256):
+        evaluator = Evaluator.from_pretrained(
+            device="cpu", samples=samples, heldout_samples=1, reuse_memory=0.1
+        )
+        genes = len(evaluator.head_map)
+        evaluator.metrics([random_genes(genes, 0.9)])
+        several = [random_genes(genes, 0.25) for _ in range(10)]
+        peak = peak_bytes(evaluator.model, lambda: evaluator.metrics(several))  # noqa: B023
+        found[f"{samples * 128} tokens"] = peak
+    few, many = found.values()
+    return {"peak_bytes_beyond_the_model": found, "ratio": many / few}
+
+
 def ranking(count: int = 200) -> dict[str, Any]:
     """Kendall's tau between the perplexities of random sub-models in two dtypes."""
     model, low, task = tiny()
@@ -269,7 +324,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=["run", "distinct", "ranking"])
+    parser.add_argument("what", choices=["run", "distinct", "memory", "ranking"])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--every", type=int, default=5, help="generations for loops 1 to 3")
     parser.add_argument("--rounds", type=int, default=5)
@@ -277,6 +332,7 @@ def main() -> None:
     measures: dict[str, Callable[[], dict[str, Any]]] = {
         "run": partial(whole_runs, flags.seeds, flags.every),
         "distinct": partial(distinct, flags.rounds),
+        "memory": memory,
         "ranking": ranking,
     }
     found = measures[flags.what]()

@@ -211,6 +211,11 @@ class Evaluator:
         return evaluator
 
     @property
+    def batching(self) -> str:
+        """How sub-models go through the model; what ``"auto"`` chose, once some were computed."""
+        return self._passes.batching
+
+    @property
     def objectives(self) -> int:
         """How many values the objective gives."""
         return len(self._worst)
