@@ -161,9 +161,11 @@ def test_a_hub_data_set_with_its_class_names(tmp_path: Path, monkeypatch: Any) -
     assert calibration.label_names == {"label": ["neg", "pos"]}
     assert calibration.split == "stanfordnlp/sst2 train"
     read_parts("Salesforce/wikitext:wikitext-2-raw-v1")
+    read_parts("abisee/cnn_dailymail:3.0.0")
     assert asked == [
         ("stanfordnlp/sst2", None, False),
         ("Salesforce/wikitext", "wikitext-2-raw-v1", False),
+        ("abisee/cnn_dailymail", "3.0.0", False),
     ]
 
 
@@ -218,6 +220,9 @@ def test_bad_names(tmp_path: Path) -> None:
         read_parts("builtin:pydocs")
     with pytest.raises(InputError, match="cannot load the data set no/such"):
         read_parts("no/such")
+    for missing in ("./no/such", "~/no-such-folder", "/no/such", "missing.csv"):
+        with pytest.raises(InputError, match="does not exist: give a file"):
+            read_parts(missing)
     data = folder(tmp_path / "data", "train", "test")
     with pytest.raises(InputError, match="unknown heldout split 'tests': did you mean 'test'"):
         read_parts(data, TaskSettings(heldout_split="tests"))

@@ -98,7 +98,7 @@ SELF = "builtin:self"
 
 #: Names of splits to look for, the best first. The held-out part is chosen so that the two differ.
 CALIBRATION = ("train", "training", "validation", "valid", "dev")
-HELDOUT = ("test", "validation", "valid", "dev")
+HELDOUT = ("test", "validation", "validation_matched", "valid", "dev")
 
 
 def _usual(splits: Mapping[str, Part], names: Sequence[str], avoid: str | None) -> str:
@@ -145,7 +145,9 @@ def _cut(text: str) -> tuple[str, str]:
 def _splits(dataset: str, settings: TaskSettings) -> dict[str, Part]:
     """The parts of a data set by the names of its splits."""
     path = Path(dataset).expanduser()
-    local = path.is_dir() or path.is_file() or bool(path.suffix)
+    # A Hub name may have dots too: abisee/cnn_dailymail:3.0.0.
+    typed = path.is_absolute() or dataset.startswith((".", "~"))
+    local = path.exists() or typed or path.suffix.lower() in FILES
     arguments = _local(path) if local else _remote(dataset)
     kind = FILES[_suffix(path)][0] if local else ""
     found = {}
