@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.main_job import spread
-from sos_deap import Evaluator, load
+from sos_deap import load
 from sos_deap.command import answered, quiet
 from sos_deap.errors import InputError
 from sos_deap.files import write_json
-from sos_deap.run import RunConfig, parse, run
+from sos_deap.run import RunConfig, evaluator_of, parse, run
 from sos_deap.tasks.settings import TaskSettings
 
 RESULTS = Path(__file__).parent / "results"
@@ -83,16 +83,7 @@ def held_out_seconds(
     config: RunConfig, settings: TaskSettings, pruned_folder: Path
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Seconds that the dense and the pruned model take for the held-out part, in turn."""
-    evaluator = Evaluator.from_pretrained(
-        config.model,
-        dataset=config.dataset,
-        task=config.task,
-        batch_tokens=config.batch_tokens,
-        device=config.device,
-        dtype=config.dtype,
-        seed=config.seed,
-        **vars(settings),
-    )
+    evaluator = evaluator_of(config, settings)
     assert evaluator.heldout is not None
     dense = evaluator.model
     pruned: Any = load(pruned_folder, dtype=dense.dtype)

@@ -10,7 +10,6 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from sos_deap.accounting import Accounting
 from sos_deap.errors import unknown
 from sos_deap.models.density import Sparsity, sparsity_of
 from sos_deap.models.heads import HeadMap, head_map
@@ -36,39 +36,8 @@ from sos_deap.tasks.task import Task
 FIDELITIES = ("full", "racing")
 _RACERS = 4  # fewer are not worth a race
 
-
-@dataclass(slots=True)
-class Accounting:
-    """What the evaluations have cost so far.
-
-    ``evaluations`` asked for = ``forward_evaluations`` (computed, each chromosome once) +
-    ``cache_hits`` (computed before) + ``store_hits`` (computed by another run, read from the store)
-    + ``infeasible`` (over the maximum sparsity; not computed). ``dropped`` were computed in part,
-    in a race. ``tokens`` are those that the computed sub-models are worth, and ``layers`` their
-    layers; ``layers_computed`` is less where they share some, 0 where they went through in a batch.
-    ``flops`` are those of the passes, two for a multiplication with its addition; ``None`` for a
-    task that generates, or a user's own.
-    """
-
-    evaluations: int = 0
-    forward_evaluations: int = 0
-    cache_hits: int = 0
-    store_hits: int = 0
-    infeasible: int = 0
-    dropped: int = 0
-    non_finite: int = 0
-    out_of_memory: int = 0
-    tokens: int = 0
-    layers: int = 0
-    layers_computed: int = 0
-    flops: float | None = 0.0
-    seconds_forward: float = 0.0
-    seconds_store: float = 0.0
-    seconds_outside: float = 0.0
-
-    def asdict(self) -> dict[str, Any]:
-        """The counts by name."""
-        return asdict(self)
+#: Parameters of the evaluator that a command line sets.
+OPTIONS = ("batch_tokens", "unit", "density", "batching", "reuse_memory", "fidelity")
 
 
 class Evaluator:
@@ -156,14 +125,8 @@ class Evaluator:
         dataset: str = "builtin:pydoc",
         task: str | Callable[..., Any] = "perplexity",
         objective: str | Objective = "paper",
-        batch_tokens: int | None = None,
         device: str = "auto",
         dtype: str = "auto",
-        unit: str = "head",
-        density: str = "heads",
-        batching: str = "auto",
-        reuse_memory: float | None = None,
-        fidelity: str = "full",
         seed: int = 0,
         **settings: Any,
     ) -> Evaluator:
@@ -175,38 +138,23 @@ class Evaluator:
         :param task: a name in :data:`sos_deap.tasks.metrics.TASKS`, or a function of a model, its
             tokenizer and a list of rows (``"module:function"`` names one).
         :param objective: a name in :data:`sos_deap.tasks.objectives.OBJECTIVES`, or a function.
-        :param batch_tokens: most tokens in a forward pass.
         :param device: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ...
         :param dtype: ``"auto"`` (on a CPU bfloat16 if it has that in hardware, else float32;
             elsewhere as stored), ``"float32"``, ``"bfloat16"`` or ``"float16"``.
-        :param unit: ``"head"`` or ``"group"``.
-        :param density: ``"heads"`` or ``"parameters"``.
-        :param batching: ``"auto"``, ``"shared"`` or ``"masked"``.
-        :param reuse_memory: most gigabytes of hidden states to keep; ``None`` for 1.
-        :param fidelity: ``"full"`` or ``"racing"``.
         :param seed: for the choice of calibration examples.
-        :param settings: fields of :class:`sos_deap.tasks.settings.TaskSettings`, such as
-            ``samples``, ``seqlen``, ``text_column`` or ``metric``.
+        :param settings: further parameters of the evaluator, such as ``batch_tokens`` or ``unit``,
+            and fields of :class:`sos_deap.tasks.settings.TaskSettings`, such as ``samples``,
+            ``seqlen``, ``text_column`` or ``metric``.
         :raises InputError: for anything that is not there or does not fit.
         """
+        own = {name: settings.pop(name) for name in OPTIONS if name in settings}
         chosen = task_settings(settings)
         task_kind(task)  # the cheap checks first: a large model takes its time
         goal = checked_objective(objective) if isinstance(objective, str) else objective
         loaded, (calibration, heldout) = make_tasks(
             task, dataset, chosen, seed, partial(load_pretrained, model, device=device, dtype=dtype)
         )
-        evaluator = cls(
-            loaded.model,
-            calibration,
-            goal,
-            batch_tokens,
-            heldout,
-            unit,
-            density,
-            batching,
-            reuse_memory,
-            fidelity,
-        )
+        evaluator = cls(loaded.model, calibration, goal, heldout=heldout, **own)
         evaluator.tokenizer, evaluator.stored_dtype = loaded.tokenizer, loaded.stored_dtype
         return evaluator
 

@@ -128,7 +128,7 @@ def run(config: RunConfig, settings: TaskSettings) -> Path:
 
     _check(config)
     folder = free_folder(_folder(config))
-    evaluator = _evaluator(config, settings)
+    evaluator = evaluator_of(config, settings)
     heads, heldout = evaluator.head_map, evaluator.heldout
     assert heldout is not None  # from_pretrained always cuts a held-out part
     check_layout(evaluator.model, heads, config.layout)
@@ -180,8 +180,9 @@ def run(config: RunConfig, settings: TaskSettings) -> Path:
     return folder
 
 
-def _evaluator(config: RunConfig, settings: TaskSettings) -> Evaluator:
-    from sos_deap.evaluator import Evaluator
+def evaluator_of(config: RunConfig, settings: TaskSettings) -> Evaluator:
+    """The evaluator of a run: its model, with its task on both parts of its data."""
+    from sos_deap.evaluator import OPTIONS, Evaluator
     from sos_deap.tasks.objectives import checked_objective
 
     return Evaluator.from_pretrained(
@@ -189,15 +190,10 @@ def _evaluator(config: RunConfig, settings: TaskSettings) -> Evaluator:
         dataset=config.dataset,
         task=config.task,
         objective=checked_objective(config.objective, config.tradeoff_weight),
-        batch_tokens=config.batch_tokens,
         device=config.device,
         dtype=config.dtype,
-        unit=config.unit,
-        density=config.density,
-        batching=config.batching,
-        reuse_memory=config.reuse_memory,
-        fidelity=config.fidelity,
         seed=config.seed,
+        **{name: getattr(config, name) for name in OPTIONS},
         **vars(settings),
     )
 

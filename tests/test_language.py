@@ -11,7 +11,8 @@ import torch
 from transformers import AutoModelForMaskedLM, LlamaConfig
 
 from sos_deap import Evaluator, InputError, head_map, masked, prune
-from sos_deap.tasks.language import KL, Perplexity, PseudoPerplexity
+from sos_deap.tasks.divergence import KL
+from sos_deap.tasks.language import Perplexity, PseudoPerplexity
 from sos_deap.tasks.logits import logits_at
 from sos_deap.tasks.self_text import sampled_sequences
 from sos_deap.tasks.sequences import Sequences, checked_seqlen

@@ -1,0 +1,90 @@
+"""The divergence of sub-models from the dense model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sos_deap.tasks.likelihood import OnSequences, beside, exp, nats_of, scored, targets
+from sos_deap.tasks.logits import logits_in_slices
+from sos_deap.tasks.sequences import Sequences
+from sos_deap.tasks.task import checked_metric
+
+
+class KL(OnSequences):
+    """KL divergence of a sub-model's next-token distribution from the dense model's, in nats.
+
+    The dense model's distribution is computed once and kept as its ``top_k`` likeliest tokens and
+    one probability for all the others together. Summed over that partition, the divergence is at
+    most the one over the vocabulary, and equal to it where ``top_k`` is the vocabulary's size.
+
+    :param sequences: the text.
+    :param model: the dense model; the task lies on its device.
+    :param top_k: tokens kept at each position.
+    :param metric: ``"kl"``, or ``"perplexity"``, which the same forward passes give.
+    """
+
+    def __init__(
+        self, sequences: Sequences, model: Any, top_k: int = 64, metric: str | None = None
+    ) -> None:
+        super().__init__(sequences, model.device)
+        self.name = checked_metric(metric, ("kl", "perplexity"))
+        self.top_k = min(top_k, model.config.get_text_config().vocab_size)
+        with torch.inference_mode():
+            # A pass over 4,096 tokens or one sequence, whichever is more.
+            together = self._input_ids.split(max(1, 4096 // self.seqlen))
+            rows = [self._teacher(model, ids) for ids in together]
+        tokens, logs = zip(*rows, strict=True)
+        self._tokens = torch.cat(tokens)  # (sequences, seqlen, top_k)
+        self._logs = torch.cat(logs)  # (sequences, seqlen, top_k + 1), log-probabilities
+
+    def describe(self) -> dict[str, Any]:
+        """The sequences, and how much of the dense model's distribution is kept."""
+        kept = self._logs[..., :-1].exp().sum(-1).mean()
+        return {
+            **super().describe(),
+            "top_k": self.top_k,
+            "kept_probability": round(float(kept), 6),
+        }
+
+    def score(self, model: Any, examples: slice, sub_models: int) -> Tensor:
+        """Sums (divergence in nats, positions, negative log-likelihood, scored tokens)."""
+        ids = self._input_ids[examples].repeat(sub_models, 1)
+        teacher_tokens, teacher_logs = self._tokens[examples], self._logs[examples]
+        divergence = torch.zeros(sub_models, dtype=torch.float64, device=ids.device)
+        nats = torch.zeros_like(divergence)
+        for positions, logits in logits_in_slices(model, ids):
+            nats += nats_of(logits, targets(ids)[:, positions], sub_models)
+            tokens = teacher_tokens[:, positions].long().repeat(sub_models, 1, 1)
+            dense = teacher_logs[:, positions].repeat(sub_models, 1, 1)
+            difference = dense.exp() * (dense - _log_partition(logits, tokens))
+            divergence += difference.double().view(sub_models, -1).sum(1)
+        positions_each = ids.numel() // sub_models
+        counted = beside(divergence, positions_each)
+        return torch.cat((counted, beside(nats, scored(ids, sub_models))), dim=1)
+
+    def metrics(self, sums: list[float]) -> dict[str, float]:
+        """The mean divergence per position, and the perplexity."""
+        divergence, positions, nats, tokens = sums
+        return {"kl": divergence / positions, "perplexity": exp(nats / tokens)}
+
+    def _teacher(self, model: Any, ids: Tensor) -> tuple[Tensor, Tensor]:
+        parts = list(self._teacher_slices(model, ids))
+        tokens, logs = zip(*parts, strict=True)
+        return torch.cat(tokens, dim=1), torch.cat(logs, dim=1)
+
+    def _teacher_slices(self, model: Any, ids: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        for _, logits in logits_in_slices(model, ids):
+            tokens = logits.topk(self.top_k, dim=-1).indices
+            yield tokens.to(torch.int32), _log_partition(logits, tokens)
+
+
+def _log_partition(logits: Tensor, tokens: Tensor) -> Tensor:
+    """Log-probabilities of some tokens and, last, of all the others together, in float32."""
+    logs = logits.float().log_softmax(-1).gather(-1, tokens)
+    # 1 - sum loses digits where little is left: below 1e-6 the rest counts as that.
+    rest = (1 - logs.exp().sum(-1, keepdim=True)).clamp(min=1e-6)
+    return torch.cat((logs, rest.log()), dim=-1)

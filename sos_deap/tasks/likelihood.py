@@ -1,0 +1,77 @@
+"""Negative log-likelihoods on token sequences, for several sub-models at once."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from sos_deap.tasks.sequences import Sequences
+
+_UNSCORED = -100  # PyTorch's number for a target to leave out
+
+
+class OnSequences:
+    """What the tasks on token sequences share."""
+
+    greater_is_better = False
+    one_pass = True
+    shares_passes = True
+
+    def __init__(self, sequences: Sequences, device: torch.device | str) -> None:
+        self.sequences = sequences
+        self._input_ids = sequences.input_ids.to(device)
+
+    @property
+    def seqlen(self) -> int:
+        """Tokens in a sequence."""
+        return self._input_ids.shape[1]
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that a sub-model reads."""
+        return len(self) * self.seqlen
+
+    def __len__(self) -> int:
+        return len(self._input_ids)
+
+    def describe(self) -> dict[str, Any]:
+        """See :meth:`Sequences.describe`."""
+        return self.sequences.describe()
+
+
+def targets(ids: Tensor) -> Tensor:
+    """The next token at each position."""
+    targets = ids.roll(-1, dims=1)
+    targets[:, -1] = _UNSCORED  # the last position predicts nothing that is there
+    return targets
+
+
+def scored(ids: Tensor, sub_models: int) -> int:
+    """How many tokens of each sub-model have one before them."""
+    return ids[:, 1:].numel() // sub_models
+
+
+def nats_of(logits: Tensor, targets: Tensor, sub_models: int) -> Tensor:
+    """Each sub-model's negative log-likelihood in nats, (sub-models,)."""
+    # In fp32, whatever the model computes in.
+    losses = cross_entropy(
+        logits.flatten(0, -2).float(), targets.flatten(), ignore_index=_UNSCORED, reduction="none"
+    )
+    return losses.view(sub_models, -1).double().sum(1)
+
+
+def beside(sums: Tensor, count: int) -> Tensor:
+    """Sums of the sub-models, each with a number that is the same for all, (sub-models, 2)."""
+    return torch.stack((sums, torch.full_like(sums, count)), dim=1)
+
+
+def exp(nats: float) -> float:
+    """``math.exp``, but infinite where that exceeds what a float holds."""
+    try:
+        return math.exp(nats)
+    except OverflowError:
+        return math.inf
