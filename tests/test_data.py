@@ -117,6 +117,16 @@ def test_one_split_is_cut_in_two(tmp_path: Path) -> None:
     assert heldout.split == "second half of data test"
 
 
+def test_an_empty_split_is_refused_where_it_is_needed(tmp_path: Path, monkeypatch: Any) -> None:
+    full, empty = (Dataset.from_dict({"text": texts}) for texts in (["a", "b"], []))
+    splits = DatasetDict({"train": full, "validation": empty, "test": full})
+    monkeypatch.setattr("datasets.load_dataset", lambda **_: splits)
+    calibration, heldout = read_parts("some/data")
+    assert (calibration.split, heldout.split) == ("some/data train", "some/data test")
+    with pytest.raises(InputError, match=r"data set some/data is empty \(validation\)"):
+        read_parts("some/data", TaskSettings(heldout_split="validation"))
+
+
 def test_a_split_with_hidden_labels_is_not_held_out(tmp_path: Path) -> None:
     """As GLUE has it."""
     data = folder(tmp_path / "data", "train", "validation", "test", test=-1)

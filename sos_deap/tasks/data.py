@@ -48,6 +48,12 @@ class Part:
     def __len__(self) -> int:
         return len(next(iter(self.columns.values()), ()))
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is no row, or one of blank text."""
+        first = [values[0] for values in self.columns.values()] if len(self) == 1 else []
+        return not len(self) or all(isinstance(v, str) and not v.strip() for v in first or [None])
+
 
 def read_parts(dataset: str, settings: TaskSettings | None = None) -> tuple[Part, Part]:
     """Read a data set.
@@ -72,6 +78,9 @@ def read_parts(dataset: str, settings: TaskSettings | None = None) -> tuple[Part
     calibration, heldout = settings.calibration_split, settings.heldout_split
     heldout = heldout or _usual(splits, HELDOUT, avoid=calibration)
     calibration = calibration or _usual(splits, CALIBRATION, avoid=heldout)
+    for name in {calibration, heldout}:
+        if splits[name].is_empty:
+            raise InputError(f"data set {dataset} is empty ({name}): give one with text")
     if heldout == calibration:
         return _halves(dataset, splits[calibration])
     return splits[calibration], splits[heldout]
@@ -154,14 +163,12 @@ def _splits(dataset: str, settings: TaskSettings) -> dict[str, Part]:
     for name, rows in _loaded(dataset, arguments, settings.stream_rows).items():
         # A file that datasets calls a train split is no split; its name says more.
         split = path.name if path.is_file() else f"{path.name if local else dataset} {name}"
-        found[name] = _part(dataset, split, rows, "" if kind == "text" else "\n\n")
+        found[name] = _part(split, rows, "" if kind == "text" else "\n\n")
     return found
 
 
-def _part(dataset: str, split: str, rows: Any, separator: str) -> Part:
+def _part(split: str, rows: Any, separator: str) -> Part:
     columns = {name: rows[name] for name in rows.column_names}
-    if not len(rows) or all(isinstance(v, str) and not v.strip() for v in _first_row(rows)):
-        raise InputError(f"data set {dataset} is empty ({split}): give one with text")
     features = rows.features.items()
     names = {n: f.names for n, f in features if getattr(f, "names", None) is not None}
     names |= {
@@ -170,11 +177,6 @@ def _part(dataset: str, split: str, rows: Any, separator: str) -> Part:
         if getattr(getattr(f, "feature", None), "names", None) is not None
     }
     return Part(split, columns, names, separator)
-
-
-def _first_row(rows: Any) -> list[Any]:
-    """The values of the only row, if there is one only; a longer table is not empty."""
-    return list(rows[0].values()) if len(rows) == 1 else [None]
 
 
 def _loaded(dataset: str, arguments: dict[str, Any], stream_rows: int | None) -> dict[str, Any]:
