@@ -348,7 +348,9 @@ def _original(config: RunConfig, evaluator: Evaluator) -> PreTrainedModel:
     stored = str(evaluator.stored_dtype).removeprefix("torch.")
     if str(evaluator.model.dtype) in ("torch.float32", f"torch.{stored}"):
         return evaluator.model
-    return load_as(config.model, type(evaluator.model), stored)
+    model = load_as(config.model, type(evaluator.model), stored)
+    model.config.pad_token_id = evaluator.model.config.pad_token_id  # where it had none of its own
+    return model
 
 
 def _folder(config: RunConfig) -> Path:

@@ -141,6 +141,19 @@ def test_every_task(
     assert again == pytest.approx(result["best"]["heldout"], rel=1e-5, abs=1e-6)
 
 
+def test_a_decoder_that_classifies_without_a_padding_token_of_its_own(
+    models: dict[str, Path], data: Path, tmp_path: Path
+) -> None:
+    """Also where the weights are read once more, since the search rounded them."""
+    model = build("llama", auto=AutoModelForSequenceClassification, vocab_size=2049, num_labels=3)
+    model.config.pad_token_id = None
+    model.save_pretrained(tmp_path / "model")
+    AutoTokenizer.from_pretrained(models["causal"]).save_pretrained(tmp_path / "model")
+    more = ["--task=accuracy", "--dtype=bfloat16"]
+    assert main(flags(tmp_path / "model", data, tmp_path / "run", *more)) == 0
+    assert load(tmp_path / "run" / "pruned").config.pad_token_id == 0
+
+
 def test_a_metric_of_the_user_s(
     models: dict[str, Path], data: Path, tmp_path: Path, monkeypatch: Any
 ) -> None:

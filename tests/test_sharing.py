@@ -119,6 +119,19 @@ def test_padding_and_a_classifier() -> None:
             assert_close(logits, output(prune(model, genes), batch))
 
 
+def test_what_is_as_long_as_the_batch_by_chance_is_not_cut() -> None:
+    """DeBERTa hands its layers a table of 2 x position_buckets rows, here as many as the batch."""
+    model = build("deberta-v2", relative_attention=True, pos_att_type=["c2p", "p2c"])
+    several = related(len(head_map(model)))[:8]
+    table = model.deberta if hasattr(model, "deberta") else model
+    length = len(table.encoder.get_rel_embedding())
+    ids = torch.randint(1, VOCABULARY, (length // len(several), 9))
+    assert len(ids) * len(several) == length
+    with masked(model, several):
+        expected = output(model, {"input_ids": ids.repeat(len(several), 1)})
+    assert_close(run(model, several, ids, States(0)), expected)
+
+
 def test_bad_batches_and_errors_leave_the_model_as_it_was() -> None:
     model, ids = build("llama"), torch.randint(1, VOCABULARY, (3, 9))
     forwards = {name: module.forward for name, module in model.named_modules()}

@@ -237,7 +237,11 @@ class _Run:
 def _first(value: Any, rows: int, each: int) -> Any:
     """Arguments for the first sub-model's rows: what has a value per row is cut."""
     if isinstance(value, Tensor):
-        return value[:each] if value.dim() and len(value) == rows else value
+        # As long as the batch by chance is what does not repeat from sub-model to sub-model, such
+        # as a table of relative positions.
+        per_row = value.dim() and len(value) == rows and each < rows
+        cut = per_row and torch.equal(value[:each], value[each : 2 * each])
+        return value[:each] if cut else value
     if isinstance(value, Cache):
         return None
     if isinstance(value, dict):
