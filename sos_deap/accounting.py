@@ -14,9 +14,10 @@ class Accounting:
     ``cache_hits`` (computed before) + ``store_hits`` (computed by another run, read from the store)
     + ``infeasible`` (over the maximum sparsity; not computed). ``dropped`` were computed in part,
     in a race. ``tokens`` are those that the computed sub-models are worth, and ``layers`` their
-    layers; ``layers_computed`` is less where they share some, 0 where they went through in a batch.
-    ``flops`` are those of the passes, two for a multiplication with its addition; ``None`` for a
-    task that generates, or a user's own.
+    layers; ``store_tokens`` are the same of the store's. ``layers_computed`` is less than
+    ``layers`` where sub-models share some, 0 where they went through in a batch. ``flops`` are
+    those of the passes, two for a multiplication with its addition; ``None`` for a task that
+    generates, or a user's own.
     """
 
     evaluations: int = 0
@@ -28,12 +29,20 @@ class Accounting:
     non_finite: int = 0
     out_of_memory: int = 0
     tokens: int = 0
+    store_tokens: int = 0
     layers: int = 0
     layers_computed: int = 0
     flops: float | None = 0.0
     seconds_forward: float = 0.0
     seconds_store: float = 0.0
     seconds_outside: float = 0.0
+
+    def spent(self) -> dict[str, float]:
+        """What a search has had, whether from the model or from the store, for its limits."""
+        return {
+            "evaluations": self.forward_evaluations + self.store_hits,
+            "tokens": self.tokens + self.store_tokens,
+        }
 
     def asdict(self) -> dict[str, Any]:
         """The counts by name."""

@@ -18,12 +18,13 @@ import torch
 from transformers import PreTrainedModel
 
 from sos_deap.accounting import Accounting
-from sos_deap.errors import unknown
+from sos_deap.errors import InputError, unknown
 from sos_deap.models.density import Sparsity, sparsity_of
 from sos_deap.models.heads import HeadMap, head_map
 from sos_deap.models.identity import fingerprint
 from sos_deap.models.pretrained import load_pretrained
 from sos_deap.passes import Passes
+from sos_deap.scores import Scores, Span
 from sos_deap.search.chromosome import WORST_FITNESS, within
 from sos_deap.store import Store
 from sos_deap.tasks.custom import CallableTask
@@ -34,7 +35,6 @@ from sos_deap.tasks.task import Task
 
 #: On how many examples an individual is scored: on all, or on more and more while it is good.
 FIDELITIES = ("full", "racing")
-_RACERS = 4  # fewer are not worth a race
 
 #: Parameters of the evaluator that a command line sets.
 OPTIONS = ("batch_tokens", "unit", "density", "batching", "reuse_memory", "fidelity")
@@ -71,6 +71,8 @@ class Evaluator:
     __slots__ = (
         "_cache",
         "_passes",
+        "_scores",
+        "_spans",
         "_store",
         "_worst",
         "accounting",
@@ -114,7 +116,9 @@ class Evaluator:
         self.stored_dtype: torch.dtype = model.dtype
         self._passes = Passes(model, self.head_map, self.task, batch_tokens, batching, reuse_memory)
         self._worst = (WORST_FITNESS,) * len(self.objective(-1.0, 0.0))
-        self._cache: dict[bytes, float] = {}
+        self._scores = Scores(self._passes, self.task, self.accounting)
+        self._cache: dict[bytes, float] = {}  # metrics on all examples
+        self._spans: dict[tuple[bytes, Span], float] = {}  # and on some of them
         self._store: Store | None = None
 
     @classmethod
@@ -182,23 +186,28 @@ class Evaluator:
         A metric or fitness that is NaN or infinite becomes the worst fitness. With the fidelity
         ``"racing"`` the individuals race each other, and those that are dropped get it too.
 
-        :param individuals: chromosomes of 0/1 genes, one gene per head.
+        :param individuals: chromosomes of 0/1 genes, one gene per head. One with an attribute
+            ``examples``, a pair ``(start, stop)``, is scored on those calibration examples alone.
         :param max_sparsity: individuals that remove more get the worst fitness without a forward
             pass; ``None`` for no bound.
         :raises InputError: for a chromosome that does not fit the model.
         """
+        individuals = list(individuals)
         keys = [self._key(individual) for individual in individuals]
         shares = [self.sparsity(key) for key in keys]
-        feasible = [max_sparsity is None or within(share, max_sparsity) for share in shares]
-        wanted = [key for key, fits in zip(keys, feasible, strict=True) if fits]
-        metrics = iter(self._metrics(wanted, racing=self.fidelity == "racing"))
-        infeasible = feasible.count(False)
+        fitnesses = [self._worst] * len(keys)
+        by_span: dict[Span | None, list[int]] = {}
+        for i, share in enumerate(shares):
+            if max_sparsity is None or within(share, max_sparsity):
+                by_span.setdefault(self._span(individuals[i]), []).append(i)
+        for span, numbers in by_span.items():
+            metrics = self._metrics([keys[i] for i in numbers], span, self.fidelity == "racing")
+            for i, metric in zip(numbers, metrics, strict=True):
+                fitnesses[i] = self._fitness(metric, shares[i])
+        infeasible = len(keys) - sum(map(len, by_span.values()))
         self.accounting.evaluations += infeasible
         self.accounting.infeasible += infeasible
-        return [
-            self._fitness(next(metrics), share) if fits else self._worst
-            for share, fits in zip(shares, feasible, strict=True)
-        ]
+        return fitnesses
 
     def metric(self, individual: Sequence[int]) -> float:
         """The task's metric of one individual on the calibration data."""
@@ -235,19 +244,37 @@ class Evaluator:
             self._store.close()
             self._store = None
 
-    def _metrics(self, keys: list[bytes], racing: bool = False) -> list[float | None]:
+    def _metrics(
+        self, keys: list[bytes], span: Span | None = None, racing: bool = False
+    ) -> list[float | None]:
         """Metrics by chromosome; ``None`` for one that was dropped in a race."""
         started, forward_before = time.perf_counter(), self.accounting.seconds_forward
-        new = [key for key in dict.fromkeys(keys) if key not in self._cache]
-        pending = [key for key in new if not self._stored(key)]
-        self._compute(pending, racing)
+        new = [key for key in dict.fromkeys(keys) if self._found(key, span) is None]
+        pending = new if span else [key for key in new if not self._stored(key)]
+        self._compute(pending, span, racing)
         self.accounting.evaluations += len(keys)
         self.accounting.forward_evaluations += len(pending)
         self.accounting.store_hits += len(new) - len(pending)
         self.accounting.cache_hits += len(keys) - len(new)
         in_forward = self.accounting.seconds_forward - forward_before
         self.accounting.seconds_outside += time.perf_counter() - started - in_forward
-        return [self._cache.get(key) for key in keys]
+        return [self._found(key, span) for key in keys]
+
+    def _found(self, key: bytes, span: Span | None) -> float | None:
+        return self._spans.get((key, span)) if span else self._cache.get(key)
+
+    def _span(self, individual: Sequence[int]) -> Span | None:
+        """The examples that an individual is to be scored on; ``None`` for all."""
+        span: Span | None = getattr(individual, "examples", None)
+        if span is None or span == (0, len(self.task)):
+            return None
+        start, stop = span
+        if not 0 <= start < stop <= len(self.task):
+            raise InputError(
+                f"an individual's examples are {start} to {stop}: the task has {len(self.task)}, "
+                "give a start from 0 and a greater stop"
+            )
+        return start, stop
 
     def metric_of(self, model: PreTrainedModel, task: Task) -> float:
         """A task's metric of a whole model, dense or pruned, without masks; not accounted."""
@@ -281,58 +308,32 @@ class Evaluator:
         if metric is None:
             return False
         self._remember(key, metric)
+        self.accounting.store_tokens += self.task.tokens
         return True
 
-    def _compute(self, pending: list[bytes], racing: bool) -> None:
+    def _compute(self, pending: list[bytes], span: Span | None, racing: bool) -> None:
         """Fill the cache, and the store; in a race, with those that are not dropped."""
-        everything, start = len(self.task), 0
-        self.accounting.layers += len(pending) * len(self.head_map.layers)
-        sums: dict[bytes, list[float]] = {}
-        for stop in self._budgets(len(pending), racing):
-            for chunk, rows in self._passes.run(pending, slice(start, stop)):
-                share = (stop - start) / everything
-                self.accounting.tokens += round(len(chunk) * self.task.tokens * share)
-                for key, row in zip(chunk, rows, strict=True):
-                    known = sums.get(key, [0.0] * len(row))
-                    sums[key] = [a + b for a, b in zip(known, row, strict=True)]
-                if stop == everything:
-                    self._keep({key: self._metric(sums[key]) for key in chunk})
-            if stop < everything:
-                pending = self._better_half(pending, sums)
-            start = stop
-        accounting, passes = self.accounting, self._passes
-        accounting.seconds_forward = passes.seconds
-        accounting.out_of_memory = passes.out_of_memory
-        accounting.layers_computed, accounting.flops = passes.layers_computed, passes.flops
+        race = self._better_half if racing else None
+        for metrics in self._scores.compute(pending, span, race):
+            if span is not None:
+                self._spans |= {(key, span): metric for key, metric in metrics.items()}
+                continue
+            for key, metric in metrics.items():
+                self._remember(key, metric)
+            if self._store is not None:
+                started = time.perf_counter()
+                self._store.put(metrics)
+                self.accounting.seconds_store += time.perf_counter() - started
 
-    def _budgets(self, candidates: int, racing: bool) -> list[int]:
-        """The numbers of examples after which to look at the candidates."""
-        everything = len(self.task)
-        if not racing or candidates < _RACERS:
-            return [everything]
-        return sorted({-(-everything // 4), -(-everything // 2), everything})
-
-    def _better_half(self, pending: list[bytes], sums: dict[bytes, list[float]]) -> list[bytes]:
+    def _better_half(self, keys: list[bytes], metrics: list[float]) -> list[bytes]:
         """Those with the better fitness on what all of them were scored on so far, in order."""
-        by_fitness = sorted(
-            pending,
-            key=lambda key: self._fitness(self._metric(sums[key]), self.sparsity(key)),
-            reverse=True,
-        )
-        kept = set(by_fitness[: -(-len(pending) // 2)])
-        self.accounting.dropped += len(pending) - len(kept)
-        return [key for key in pending if key in kept]
-
-    def _metric(self, sums: list[float]) -> float:
-        return self.task.metrics(sums)[self.task.name]
-
-    def _keep(self, metrics: dict[bytes, float]) -> None:
-        for key, metric in metrics.items():
-            self._remember(key, metric)
-        if self._store is not None:
-            started = time.perf_counter()
-            self._store.put(metrics)
-            self.accounting.seconds_store += time.perf_counter() - started
+        fitness = {
+            key: self._fitness(metric, self.sparsity(key))
+            for key, metric in zip(keys, metrics, strict=True)
+        }
+        kept = set(sorted(keys, key=fitness.__getitem__, reverse=True)[: -(-len(keys) // 2)])
+        self.accounting.dropped += len(keys) - len(kept)
+        return [key for key in keys if key in kept]
 
     def _remember(self, key: bytes, metric: float) -> None:
         self.accounting.non_finite += not math.isfinite(metric)

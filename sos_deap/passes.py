@@ -77,6 +77,11 @@ class Passes:
         self._counted: Flops | None = None
         self._chosen = False
 
+    @property
+    def layers(self) -> int:
+        """Attention layers of the model."""
+        return len(self._heads.layers)
+
     def run(
         self, pending: Sequence[bytes], part: slice = slice(None)
     ) -> Iterator[tuple[Sequence[bytes], Sums]]:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from sos_deap.evaluator import Evaluator
+    from sos_deap.search.limits import Limits
 
 
 @dataclass
@@ -81,6 +82,19 @@ class RunConfig:
         "again; None is store.sqlite in the run folder.",
     )
     threshold: float | None = setting(None, "Stop when a fitness reaches this, tau; None is never.")
+    max_evaluations: int | None = setting(
+        None, "Stop after so many chromosomes computed, each counted once; None is no limit."
+    )
+    max_tokens: int | None = setting(
+        None, "Stop after so many tokens, over all chromosomes computed; None is no limit."
+    )
+    max_seconds: float | None = setting(None, "Stop after so long; None is no limit.")
+    stagnation: int | None = setting(
+        None, "Stop when the best fitness stayed the same for so many generations."
+    )
+    enough_sparsity: float | None = setting(
+        None, "Stop when the best chromosome removes this share; None is no such end."
+    )
     batch_tokens: int | None = setting(
         None, "Most tokens in a forward pass; None is 4096 on a CPU, 32768 on a GPU."
     )
@@ -225,6 +239,7 @@ def _check(config: RunConfig) -> None:
     from sos_deap.search.drive import check_evolution, check_pareto
     from sos_deap.toolbox import MAX_SPARSITY, check_operators
 
+    _limits(config)
     if not 0 <= config.seed < 2**32:
         raise InputError(f"seed is {config.seed}: give a number from 0 to {2**32 - 1}")
     check_evolution(
@@ -285,8 +300,8 @@ def _search(
             population=config.population_size,
             generations=config.generations,
             crossover_rate=config.crossover_rate,
-            threshold=config.threshold,
             max_sparsity=_max_sparsity(config),
+            limits=_limits(config),
             stats=statistics(evaluator.sparsity),
             on_generation=on_generation,
         )
@@ -314,6 +329,19 @@ def _search(
         "seconds": seconds,
         "stopped_by": evolution.stopped_by,
     }, winner(evolution.halloffame)
+
+
+def _limits(config: RunConfig) -> Limits:
+    from sos_deap.search.limits import Limits
+
+    return Limits(
+        evaluations=config.max_evaluations,
+        tokens=config.max_tokens,
+        seconds=config.max_seconds,
+        threshold=config.threshold,
+        stagnation=config.stagnation,
+        sparsity=config.enough_sparsity,
+    )
 
 
 def _toolbox(config: RunConfig, evaluator: Evaluator) -> Any:

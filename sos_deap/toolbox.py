@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from deap import tools
 
 from sos_deap.errors import InputError, unknown
 from sos_deap.evaluator import Evaluator, batched_map
+from sos_deap.models.density import Sparsity
 from sos_deap.search.chromosome import (
     Chromosome,
     Fitness,
@@ -25,6 +27,7 @@ from sos_deap.search.operators import (
     mutSparsityFlipBit,
     uniform_layers,
 )
+from sos_deap.search.space import Space
 
 #: S unless the user says otherwise, by what it is a share of. The sizes in the paper's Table II say
 #: that LLaMA-2 7B lost 317 of 1,024 heads, which are 9.5 % of the bytes.
@@ -55,10 +58,11 @@ def register(
 ) -> None:
     """Register ``individual, population, evaluate, map, mate, mutate, select`` in a toolbox.
 
-    The defaults are the paper's; register any of them anew afterwards to swap it. ``sparsity``,
-    which measures an individual, is registered for :func:`sos_deap.evolve`. With an objective of
-    two values, ``select`` is NSGA-II's, which chooses survivors: use it with DEAP's (mu, lambda)
-    algorithms.
+    The defaults are the paper's; register any of them anew afterwards to swap it. For
+    :func:`sos_deap.evolve` there are also ``sparsity``, which measures an individual, ``spent``,
+    which tells what evaluations have cost, and ``space``, what strategies choose from. With an
+    objective of two values, ``select`` is NSGA-II's, which chooses survivors: use it with DEAP's
+    (mu, lambda) algorithms.
 
     :param toolbox: a DEAP ``base.Toolbox``.
     :param evaluator: evaluates the individuals, a whole generation at a time.
@@ -106,6 +110,14 @@ def register(
     toolbox.register("evaluate", evaluator, max_sparsity=max_sparsity)
     toolbox.register("map", batched_map)
     toolbox.register("sparsity", evaluator.sparsity)
+    toolbox.register("spent", evaluator.accounting.spent)
+    toolbox.space = Space(
+        evaluator.head_map.genes_per_layer,
+        removed=most_removed(length, max_sparsity, evaluator.sparsity),
+        individual=partial(Chromosome, fitness=fitness),
+        examples=len(evaluator.task),
+        tokens=evaluator.task.tokens,
+    )
     toolbox.register("mate", CROSSOVERS[crossover])
     toolbox.register("mutate", mutSparsityFlipBit, indpb=mutation_rate, bias=mutation_bias)
     if evaluator.objectives > 1:
@@ -115,6 +127,22 @@ def register(
     if repair or uniform:
         toolbox.decorate("mate", mend)
         toolbox.decorate("mutate", mend)
+
+
+def most_removed(length: int, max_sparsity: float, measure: Sparsity) -> int:
+    """How many genes can be removed, whichever they are, within a sparsity.
+
+    :param length: genes of a chromosome.
+    :param max_sparsity: S, the largest share removed.
+    :param measure: from genes to the share that they remove. Whole layers are taken to remove most
+        for their number of genes, as with the last query head goes its key/value head.
+    """
+    fitting = (
+        n
+        for n in range(length, 0, -1)
+        if within(measure([0] * n + [1] * (length - n)), max_sparsity)
+    )
+    return next(fitting, 0)
 
 
 def _even_out(evaluator: Evaluator, max_sparsity: float, counts: Sequence[int]) -> Any:

@@ -364,3 +364,19 @@ def test_the_model_is_put_into_evaluation_mode() -> None:
     model = small_llama().train()
     task: Any = type("Task", (), {"seqlen": 1, "one_pass": True})()
     assert not Evaluator(model, task).model.training
+
+
+def test_scores_on_some_examples_are_those_of_a_task_of_them(evaluator: Evaluator) -> None:
+    ids = torch.randint(0, 2048, (6, 16))
+    evaluator = Evaluator(evaluator.model, Perplexity(Sequences("all", ids)), "metric")
+    genes = [1, 0, 1, 1] * 3
+    for start, stop in ((0, 2), (2, 4), (2, 6), (0, 6)):
+        part = Evaluator(evaluator.model, Perplexity(Sequences("part", ids[start:stop])), "metric")
+        asked = Chromosome(genes, examples=(start, stop))
+        assert evaluator(asked) == pytest.approx(part(genes), rel=1e-6)
+    assert evaluator.accounting.tokens == (2 + 2 + 2 + 6) * 16  # (2, 6) goes on where (2, 4) ended
+    assert evaluator(Chromosome(genes, examples=(2, 4))) != evaluator(genes)
+    assert evaluator.accounting.cache_hits == 2
+    assert [g for g, _ in evaluator.evaluated()] == [genes]
+    with pytest.raises(InputError, match="examples are 4 to 9: the task has 6"):
+        evaluator(Chromosome(genes, examples=(4, 9)))

@@ -1,4 +1,4 @@
-"""The algorithms by name: the paper's Algorithm 1, and DEAP's own."""
+"""The algorithms by name: the paper's Algorithm 1, DEAP's own, and those that ask and tell."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import Any
 from deap import algorithms, tools
 
 from sos_deap.search.chromosome import is_worst
+from sos_deap.search.exchange import Exchange
+from sos_deap.search.strategy import Strategy
 
 
 def sos(
@@ -68,20 +70,22 @@ def sos(
 
 @dataclass(frozen=True)
 class Algorithm:
-    """A row of :data:`ALGORITHMS`.
+    """A row of :data:`ALGORITHMS`: a loop, or a strategy that asks and tells.
 
-    :param run: the function, with the stock DEAP signature.
+    :param run: the loop, with the stock DEAP signature.
     :param parameters: from population size and crossover rate to its keyword arguments.
+    :param strategy: makes the strategy, of a space, an initial population and a budget.
     :param literal: follow the paper to the letter: its printed crossover, no repair of chromosomes
         over the maximum sparsity S, and stop as soon as one reaches it (Algorithm 1, line 10).
     :param survivors: ``select`` chooses who survives, among parents and children or children only;
         where it chooses parents, a selection by Pareto dominance such as NSGA-II's chooses all.
     """
 
-    run: Callable[..., tuple[list[Any], Any]]
+    run: Callable[..., tuple[list[Any], Any]] | None = None
     parameters: Callable[[int, float], dict[str, Any]] = field(
         default=lambda size, crossover_rate: {"cxpb": crossover_rate}
     )
+    strategy: Callable[..., Strategy] | None = None
     literal: bool = False
     survivors: bool = False
 
@@ -102,4 +106,5 @@ ALGORITHMS: dict[str, Algorithm] = {
     "eaSimple": Algorithm(algorithms.eaSimple, _mutate_all),
     "sos": Algorithm(partial(sos, best_ever=False), literal=True),
     "sos-repaired": Algorithm(sos),
+    "swap": Algorithm(strategy=Exchange),
 }

@@ -31,11 +31,18 @@ class Chromosome(list[int]):
 
     :param genes: the genes, in layer order.
     :param fitness: the class of its fitness, which says how many values that has.
+    :param examples: from which to which calibration example it is to be scored; ``None`` for all.
     """
 
-    def __init__(self, genes: Iterable[int] = (), fitness: type[base.Fitness] = Fitness) -> None:
+    def __init__(
+        self,
+        genes: Iterable[int] = (),
+        fitness: type[base.Fitness] = Fitness,
+        examples: tuple[int, int] | None = None,
+    ) -> None:
         super().__init__(genes)
         self.fitness: Any = fitness()
+        self.examples = examples
 
     @property
     def sparsity(self) -> float:

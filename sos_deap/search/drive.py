@@ -1,4 +1,4 @@
-"""Run any algorithm one generation at a time, with stop rules and a callback.
+"""Run any algorithm one generation at a time, with limits and a callback.
 
 DEAP's algorithms have neither. Calling one again and again with ``ngen=1`` gives the bit-identical
 run, so none of their code is copied here.
@@ -6,14 +6,21 @@ run, so none of their code is copied here.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
-from deap import tools
+from deap import algorithms, tools
 
 from sos_deap.errors import InputError, unknown
 from sos_deap.search.algorithms import ALGORITHMS, Algorithm
 from sos_deap.search.chromosome import is_worst, sparsity, within
+from sos_deap.search.limits import Limits, Spent
+from sos_deap.search.space import Space
+from sos_deap.search.strategy import Strategy
 
 
 class Evolution(NamedTuple):
@@ -21,8 +28,11 @@ class Evolution(NamedTuple):
 
     :param population: the last population, evaluated.
     :param logbook: DEAP's logbook, a row a generation, the initial population's first.
-    :param halloffame: the best chromosomes within the maximum sparsity.
-    :param stopped_by: ``"generations"``, ``"threshold"`` or ``"max_sparsity"``.
+    :param halloffame: the best chromosomes within the maximum sparsity; of an algorithm that
+        searches at constant sparsity, of those that remove just as much.
+    :param stopped_by: the name of the limit that ended it (see
+        :class:`sos_deap.search.limits.Limits`), ``"max_sparsity"``, or ``"finished"`` where the
+        algorithm had nothing left to propose.
     """
 
     population: list[Any]
@@ -38,33 +48,40 @@ def evolve(
     population: int | list[Any] = 10,
     generations: int = 100,
     crossover_rate: float = 0.9,
-    threshold: float | None = None,
     max_sparsity: float | None = None,
+    limits: Limits | None = None,
     stats: Any = None,
     halloffame: Any = None,
     on_generation: Callable[[int, Any], None] | None = None,
     **parameters: Any,
 ) -> Evolution:
-    """Evolve a population until a stop rule holds (Algorithm 1, lines 2 and 10).
+    """Evolve a population until a limit is reached (Algorithm 1, lines 2 and 10).
+
+    An algorithm that asks and tells (a :class:`sos_deap.search.strategy.Strategy`) has generations
+    of any size: ``population * (generations + 1)`` evaluations are its limit unless evaluations,
+    tokens or seconds are limited. At its end the finalists are scored on all examples, as one more
+    generation.
 
     :param toolbox: a DEAP toolbox, as :func:`sos_deap.register` fills it; its ``sparsity``, if it
-        has one, measures an individual, else the share of its genes that are 0 does.
+        has one, measures an individual, else the share of its genes that are 0 does; its ``spent``,
+        if it has one, tells evaluations and tokens; its ``space`` is what strategies choose from.
     :param algorithm: a name in :data:`sos_deap.search.algorithms.ALGORITHMS`.
     :param population: the initial individuals, or how many to draw.
     :param generations: most generations, G.
     :param crossover_rate: C of Algorithm 2.
-    :param threshold: stop when a fitness reaches it, tau; ``None`` for never.
     :param max_sparsity: S: no individual above it enters the hall of fame, and an algorithm that
         follows the paper to the letter stops when one reaches it.
+    :param limits: further ends, such as ``Limits(threshold=tau, seconds=60)``.
     :param stats: a DEAP ``Statistics`` or ``MultiStatistics``.
     :param halloffame: a DEAP ``HallOfFame`` to fill; ``None`` makes one of size 1, or a
         ``ParetoFront`` where a fitness has several values.
     :param on_generation: called after each generation, the initial population's (0) first, with its
-        number and the hall of fame.
+        number and the hall of fame; of a strategy with a list of its incumbent.
     :param parameters: more keyword arguments of the algorithm, such as ``mutpb``.
     :returns: population, logbook, hall of fame, and why it stopped.
-    :raises InputError: for an unknown algorithm, a population below 2, negative generations, or a
-        fitness of several values with an algorithm that chooses parents by its best.
+    :raises InputError: for an unknown algorithm, a population below 2, negative generations, a
+        fitness of several values with an algorithm that chooses parents by its best, and for a
+        strategy without a space.
     """
     size = population if isinstance(population, int) else len(population)
     row = check_evolution(algorithm, size, generations, crossover_rate)
@@ -72,27 +89,29 @@ def evolve(
     pareto = len(people[0].fitness.weights) > 1
     if pareto:
         check_pareto(algorithm)
-    keywords = {**row.parameters(size, crossover_rate), **parameters}
     fresh: Any = tools.ParetoFront() if pareto else tools.HallOfFame(1)
-    hall = fresh if halloffame is None else halloffame
-    measure = getattr(toolbox, "sparsity", sparsity)
-    logbook = tools.Logbook()
-    logbook.header = ["gen", "nevals", *(stats.fields if stats else [])]
-    stopped_by = "generations"
-    for generation in range(generations + 1):
-        # A segment starts with a row for the population it is given; only the first is news.
-        ngen = min(generation, 1)
-        people, segment = row.run(
-            people, toolbox, ngen=ngen, stats=stats, halloffame=hall, verbose=False, **keywords
+    run = _Run(
+        toolbox,
+        fresh if halloffame is None else halloffame,
+        getattr(toolbox, "sparsity", sparsity),
+        max_sparsity,
+        stats,
+        on_generation,
+    )
+    limits = limits or Limits()
+    if row.strategy is None:
+        keywords = {**row.parameters(size, crossover_rate), **parameters}
+        return run.loop(row, people, keywords, replace(limits, generations=generations))
+    if (limits.evaluations, limits.tokens, limits.seconds) == (None, None, None):
+        limits = replace(limits, evaluations=size * (generations + 1))
+    space = getattr(toolbox, "space", None)
+    if space is None:
+        raise InputError(
+            f"the algorithm {algorithm} needs toolbox.space: set it to a Space, or let "
+            "sos_deap.register fill the toolbox"
         )
-        _append(logbook, segment, ngen, generation)
-        _remove_infeasible(hall, max_sparsity, measure)
-        if on_generation is not None:
-            on_generation(generation, hall)
-        if reason := _stop(row, people, threshold, max_sparsity, measure):
-            stopped_by = reason
-            break
-    return Evolution(people, logbook, hall, stopped_by)
+    strategy = row.strategy(space, people, _budget(limits, space.tokens), **parameters)
+    return run.strategy(strategy, limits)
 
 
 def check_evolution(
@@ -122,36 +141,134 @@ def check_pareto(algorithm: str) -> None:
         )
 
 
-def _stop(
-    row: Algorithm,
-    population: list[Any],
-    threshold: float | None,
-    max_sparsity: float | None,
-    measure: Callable[[Any], float],
-) -> str | None:
-    """The stop rule that holds, if any (Algorithm 1, line 10)."""
-    best = max(individual.fitness.wvalues[0] for individual in population)
-    if threshold is not None and best >= threshold:
-        return "threshold"
-    if row.literal and max_sparsity is not None and max(map(measure, population)) >= max_sparsity:
-        return "max_sparsity"
-    return None
+class _Run:
+    """A search under way: its hall of fame, its logbook, and what it has spent."""
+
+    def __init__(
+        self,
+        toolbox: Any,
+        hall: Any,
+        measure: Callable[[Any], float],
+        max_sparsity: float | None,
+        stats: Any,
+        on_generation: Callable[[int, Any], None] | None,
+    ) -> None:
+        self._toolbox, self._hall, self._measure = toolbox, hall, measure
+        self._max_sparsity, self._stats, self._on_generation = max_sparsity, stats, on_generation
+        self._logbook = tools.Logbook()
+        self._logbook.header = ["gen", "nevals", *(stats.fields if stats else [])]
+        self._spent: Callable[[], Mapping[str, float]] = getattr(toolbox, "spent", self._count_rows)
+        self._started = time.perf_counter()
+        self._reached: Any = None  # by the best chromosome
+        self._since = 0  # the generation that it is from
+
+    def loop(
+        self, row: Algorithm, people: list[Any], keywords: dict[str, Any], limits: Limits
+    ) -> Evolution:
+        """A loop of DEAP's kind, a generation at a time."""
+        assert row.run is not None
+        reason = None
+        while reason is None:
+            # A segment starts with a row for the population it is given; only the first is news.
+            ngen = min(len(self._logbook), 1)
+            people, segment = row.run(
+                people,
+                self._toolbox,
+                ngen=ngen,
+                stats=self._stats,
+                halloffame=self._hall,
+                verbose=False,
+                **keywords,
+            )
+            self._append(segment, ngen)
+            self._remove_infeasible()
+            reason = limits.reached(self._after(self._hall)) or self._literal_end(row, people)
+        return Evolution(people, self._logbook, self._hall, reason)
+
+    def strategy(self, strategy: Strategy, limits: Limits) -> Evolution:
+        """A strategy under DEAP's ask and tell; at last its finalists on all examples."""
+        space, reason = strategy.space, None
+        while reason is None:
+            people = self._ask_and_tell(space, strategy.generate, strategy.update)
+            leaders = self._hall if strategy.incumbent is None else [strategy.incumbent]
+            spent = self._after(leaders)
+            finalists = [i for i in strategy.finalists() if not space.solves(i)]
+            # What they will cost is as good as spent.
+            reason = limits.reached(
+                spent._replace(
+                    evaluations=spent.evaluations + len(finalists),
+                    tokens=spent.tokens + len(finalists) * space.tokens,
+                )
+            ) or ("finished" if strategy.done else None)
+        if finalists:
+            whole = [space.individual(genes) for genes in finalists]
+            people = self._ask_and_tell(space, lambda: whole, lambda _: None)
+            self._after(self._hall)
+        return Evolution(people, self._logbook, self._hall, reason)
+
+    def _ask_and_tell(
+        self, space: Space, ask: Callable[[], list[Any]], tell: Callable[[list[Any]], None]
+    ) -> list[Any]:
+        """A generation of DEAP's ``eaGenerateUpdate``."""
+        toolbox = copy.copy(self._toolbox)
+        toolbox.register("generate", ask)
+        toolbox.register("update", tell)
+        people, segment = algorithms.eaGenerateUpdate(
+            toolbox, ngen=1, stats=self._stats, verbose=False
+        )
+        self._append(segment, 0)
+        self._hall.update([i for i in people if space.solves(i) and not is_worst(i)])
+        found: list[Any] = people
+        return found
+
+    def _after(self, leaders: Any) -> Spent:
+        """Tell of a generation; what has been spent after it."""
+        generation = len(self._logbook) - 1
+        if self._on_generation is not None:
+            self._on_generation(generation, leaders)
+        best = leaders[0] if len(leaders) else None
+        reached = best.fitness.wvalues if best is not None else None
+        if reached != self._reached:  # an equal one in its place is no progress
+            self._reached, self._since = reached, generation
+        return Spent(
+            generations=generation,
+            **self._spent(),
+            seconds=time.perf_counter() - self._started,
+            threshold=max((one.fitness.wvalues[0] for one in self._hall), default=-math.inf),
+            stagnation=generation - self._since,
+            sparsity=0.0 if best is None else self._measure(best),
+        )
+
+    def _count_rows(self) -> dict[str, float]:
+        """Without an evaluator that knows better: all the evaluations that were asked for."""
+        return {"evaluations": sum(self._logbook.select("nevals")), "tokens": 0}
+
+    def _literal_end(self, row: Algorithm, people: list[Any]) -> str | None:
+        """Algorithm 1, line 10, to the letter."""
+        bound = self._max_sparsity
+        over = row.literal and bound is not None and max(map(self._measure, people)) >= bound
+        return "max_sparsity" if over else None
+
+    def _remove_infeasible(self) -> None:
+        """Take out of the hall of fame what filled it while nothing better was there."""
+        bound, hall = self._max_sparsity, self._hall
+        for i in reversed(range(len(hall))):
+            above = bound is not None and not within(self._measure(hall[i]), bound)
+            if above or is_worst(hall[i]):
+                hall.remove(i)
+
+    def _append(self, segment: Any, row: int) -> None:
+        """Copy one row of a segment's logbook, chapters included, under its true generation."""
+        chapters = {
+            name: {k: v for k, v in chapter[row].items() if k not in ("gen", "nevals")}
+            for name, chapter in segment.chapters.items()
+        }
+        self._logbook.record(**{**segment[row], **chapters, "gen": len(self._logbook)})
 
 
-def _remove_infeasible(
-    hall: Any, max_sparsity: float | None, measure: Callable[[Any], float]
-) -> None:
-    """Take out of a hall of fame what filled it while nothing better was there."""
-    for i in reversed(range(len(hall))):
-        above = max_sparsity is not None and not within(measure(hall[i]), max_sparsity)
-        if above or is_worst(hall[i]):
-            hall.remove(i)
-
-
-def _append(logbook: Any, segment: Any, row: int, generation: int) -> None:
-    """Copy one row of a segment's logbook, chapters included, under its true generation."""
-    chapters = {
-        name: {k: v for k, v in chapter[row].items() if k not in ("gen", "nevals")}
-        for name, chapter in segment.chapters.items()
-    }
-    logbook.record(**{**segment[row], **chapters, "gen": generation})
+def _budget(limits: Limits, tokens: float) -> float:
+    """The evaluations on all examples, of so many tokens each, that the limits allow."""
+    counts = [limits.evaluations]
+    if limits.tokens is not None and tokens:
+        counts.append(limits.tokens / tokens)
+    return min((count for count in counts if count is not None), default=math.inf)

@@ -1,0 +1,93 @@
+"""Sub-models scored on calibration examples: on all, on some, or on more and more in a race."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from sos_deap.accounting import Accounting
+from sos_deap.passes import Passes
+from sos_deap.tasks.task import Task
+
+Span = tuple[int, int]  # calibration examples, from a start to a stop
+
+BetterHalf = Callable[[list[bytes], list[float]], list[bytes]]
+
+_RACERS = 4  # fewer are not worth a race
+
+
+class Scores:
+    """Sums over examples, which grow as a sub-model is scored on more of them.
+
+    :param passes: computes the sums.
+    :param task: whose examples they are, and what the sums mean.
+    :param accounting: where tokens and layers are counted.
+    """
+
+    def __init__(self, passes: Passes, task: Task, accounting: Accounting) -> None:
+        self._passes, self._task, self._accounting = passes, task, accounting
+        # By chromosome and first example: the example up to which it was scored, and the sums.
+        self._sums: dict[tuple[bytes, int], tuple[int, list[float]]] = {}
+
+    def compute(
+        self,
+        pending: list[bytes],
+        span: Span | None,
+        better_half: Callable[..., list[bytes]] | None,
+    ) -> Iterator[dict[bytes, float]]:
+        """Score chromosomes; gives the metrics of some of them as soon as they are there.
+
+        :param pending: the chromosomes.
+        :param span: the examples; ``None`` for all.
+        :param better_half: for a race, from chromosomes and their metrics so far to those that go
+            on; ``None`` for no race.
+        """
+        start, stop = span or (0, len(self._task))
+        self._accounting.layers += len(pending) * self._passes.layers
+        for known, group in self._by_beginning(pending, span).items():
+            keys, begin = group, known
+            race = better_half if len(keys) >= _RACERS else None
+            for until in _rounds(begin, stop) if race else [stop]:
+                for chunk in self._grow(keys, start, (begin, until)):
+                    if until == stop:
+                        yield {key: self._metric(key, start) for key in chunk}
+                if until < stop and race:
+                    keys = race(keys, [self._metric(key, start) for key in keys])
+                begin = until
+        accounting, passes = self._accounting, self._passes
+        accounting.seconds_forward = passes.seconds
+        accounting.out_of_memory = passes.out_of_memory
+        accounting.layers_computed, accounting.flops = passes.layers_computed, passes.flops
+
+    def _by_beginning(self, pending: list[bytes], span: Span | None) -> dict[int, list[bytes]]:
+        """Chromosomes by the example up to which they were scored on this span before.
+
+        On all examples they are scored afresh: what is stored must not depend, to the last digit,
+        on what else a search has looked at.
+        """
+        if span is None:
+            return {0: pending}
+        start, stop = span
+        groups: dict[int, list[bytes]] = {}
+        for key in pending:
+            until, _ = self._sums.get((key, start), (start, []))
+            groups.setdefault(until if until < stop else start, []).append(key)
+        return groups
+
+    def _grow(self, keys: list[bytes], start: int, examples: Span) -> Iterator[list[bytes]]:
+        """Add the sums over some examples to those before them, a chunk at a time."""
+        begin, until = examples
+        share = (until - begin) / len(self._task)
+        for chunk, rows in self._passes.run(keys, slice(begin, until)):
+            self._accounting.tokens += round(len(chunk) * self._task.tokens * share)
+            for key, row in zip(chunk, rows, strict=True):
+                before = self._sums[key, start][1] if begin > start else [0.0] * len(row)
+                self._sums[key, start] = until, [a + b for a, b in zip(before, row, strict=True)]
+            yield list(chunk)
+
+    def _metric(self, key: bytes, start: int) -> float:
+        return self._task.metrics(self._sums[key, start][1])[self._task.name]
+
+
+def _rounds(start: int, stop: int) -> list[int]:
+    """The examples after which to look at those that race: a quarter, half and all of them."""
+    return sorted({start - (start - stop) // share for share in (4, 2, 1)})

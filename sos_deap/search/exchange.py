@@ -1,0 +1,52 @@
+"""Search at constant sparsity by exchange moves."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+from sos_deap.search.space import Space, exchanged
+from sos_deap.search.strategy import Strategy, best, value
+
+
+def few_moves(most: int) -> int:
+    """A number of exchange moves, mostly few: the less of two draws from 1 to ``most``."""
+    return min(random.randint(1, most), random.randint(1, most))
+
+
+class Exchange(Strategy):
+    """(1 + lambda) by exchange moves: children of the best so far, which the best child replaces.
+
+    The number of moves is the less of two uniform draws, as in EvoPress (Sieberling et al., 2024).
+
+    :param children: children a generation; as many as the initial population unless told.
+    :param moves: most exchange moves of a child.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        population: Sequence[Any],
+        budget: float,
+        children: int | None = None,
+        moves: int = 3,
+    ) -> None:
+        super().__init__(space, population, budget)
+        self._children = children or len(population)
+        self._moves = moves
+
+    def generate(self) -> list[Any]:
+        """The initial population, brought to the sparsity; then children of the best."""
+        if self.incumbent is None:
+            return [self.space.random(like=individual) for individual in self.population]
+        return [
+            self.space.individual(exchanged(self.incumbent, few_moves(self._moves)))
+            for _ in range(self._children)
+        ]
+
+    def update(self, individuals: list[Any]) -> None:
+        """A child as good as the best replaces it, so that a plateau is no end."""
+        child = best(individuals)
+        if self.incumbent is None or value(child) >= value(self.incumbent):
+            self.incumbent = child

@@ -1,0 +1,104 @@
+"""What a search chooses from: genes in layers, and how many of them go."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import Any
+
+from sos_deap.search.chromosome import Chromosome
+
+#: An importance for each gene, made when it is asked for: the greater, the more is lost without it.
+Prior = Callable[[], Sequence[float]]
+
+
+@dataclass(frozen=True)
+class Space:
+    """The space of chromosomes of one model.
+
+    :param genes_per_layer: genes in each layer, in order.
+    :param removed: how many genes a search at constant sparsity removes.
+    :param individual: makes an individual of genes.
+    :param examples: calibration examples; an individual with an attribute ``examples``, a pair
+        ``(start, stop)``, is scored on those alone.
+    :param tokens: in all examples; what an evaluation costs.
+    :param priors: importances of the genes, by name.
+    """
+
+    genes_per_layer: tuple[int, ...]
+    removed: int
+    individual: Callable[[Iterable[int]], Any] = Chromosome
+    examples: int = 1
+    tokens: int = 0
+    priors: Mapping[str, Prior] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return sum(self.genes_per_layer)
+
+    @property
+    def layers(self) -> list[range]:
+        """The numbers of each layer's genes."""
+        ends = list(accumulate(self.genes_per_layer))
+        return [
+            range(end - size, end) for end, size in zip(ends, self.genes_per_layer, strict=True)
+        ]
+
+    def without(self, removed: Iterable[int]) -> Any:
+        """An individual that removes some genes, by their numbers."""
+        gone = set(removed)
+        return self.individual([int(gene not in gone) for gene in range(len(self))])
+
+    def keeping_best(self, importance: Sequence[float]) -> Any:
+        """The individual that removes the least important genes, as many as are to go."""
+        order = sorted(range(len(self)), key=lambda gene: importance[gene])
+        return self.without(order[: self.removed])
+
+    def random(self, like: Sequence[int] = ()) -> Any:
+        """An individual that removes as many genes as are to go, at random.
+
+        :param like: genes to begin with: no more than it takes are removed or given back.
+        """
+        genes = list(like) or [1] * len(self)
+        removed, kept = removed_and_kept(genes)
+        for gene in random.sample(kept, max(0, self.removed - len(removed))):
+            genes[gene] = 0
+        for gene in random.sample(removed, max(0, len(removed) - self.removed)):
+            genes[gene] = 1
+        return self.individual(genes)
+
+    def solves(self, individual: Sequence[int]) -> bool:
+        """Whether an individual removes just as many genes as are to go, and was scored on all."""
+        whole = getattr(individual, "examples", None) in (None, (0, self.examples))
+        return whole and len(individual) - sum(individual) == self.removed
+
+    def part(self, share: float) -> tuple[int, int]:
+        """The examples of a random window, for an individual's ``examples``.
+
+        :param share: of all examples, rounded up to a whole number; windows of one share do not
+            overlap in part, so that what two individuals were scored on is the same or disjoint.
+        """
+        size = min(self.examples, max(1, math.ceil(self.examples * share - 1e-9)))
+        start = size * random.randrange(self.examples // size)
+        return start, start + size
+
+
+def removed_and_kept(genes: Sequence[int]) -> tuple[list[int], list[int]]:
+    """The numbers of the genes that are 0, and of those that are 1."""
+    return [i for i, gene in enumerate(genes) if not gene], [i for i, g in enumerate(genes) if g]
+
+
+def exchanged(genes: Sequence[int], moves: int) -> list[int]:
+    """Genes after exchange moves: each restores one that was removed and removes one that was kept.
+
+    :param genes: 0/1 genes, which stay as they are.
+    :param moves: exchanges, at most as many as are possible.
+    """
+    child = list(genes)
+    removed, kept = removed_and_kept(genes)
+    moves = min(moves, len(removed), len(kept))
+    for back, gone in zip(random.sample(removed, moves), random.sample(kept, moves), strict=True):
+        child[back], child[gone] = 1, 0
+    return child

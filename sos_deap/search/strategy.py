@@ -1,0 +1,59 @@
+"""Searches that propose and learn: DEAP's ask and tell, for `algorithms.eaGenerateUpdate`.
+
+A strategy is made of a space, an initial population and a budget. Registered as ``generate`` and
+``update`` it runs under stock DEAP:
+
+    strategy = Exchange(toolbox.space, toolbox.population(n=10), budget=1000)
+    toolbox.register("generate", strategy.generate)
+    toolbox.register("update", strategy.update)
+    algorithms.eaGenerateUpdate(toolbox, ngen=100)
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+from sos_deap.search.space import Space
+
+
+class Strategy(ABC):
+    """A search at constant sparsity; subclasses say what to propose and what to learn of it.
+
+    :param space: what to choose from.
+    :param population: individuals to begin with.
+    :param budget: evaluations on all examples that it may plan with; ``inf`` for no end.
+    """
+
+    def __init__(self, space: Space, population: Sequence[Any], budget: float) -> None:
+        self.space = space
+        self.population = population
+        self.budget = budget
+        #: The best individual so far, evaluated or not; ``None`` before there is any.
+        self.incumbent: Any = None
+        #: Whether there is nothing left to propose.
+        self.done = False
+
+    @abstractmethod
+    def generate(self) -> list[Any]:
+        """The individuals to evaluate next; at least one."""
+
+    @abstractmethod
+    def update(self, individuals: list[Any]) -> None:
+        """Learn from the individuals of :meth:`generate`, evaluated."""
+
+    def finalists(self) -> list[Any]:
+        """Individuals to score on all examples at the end, of which the best wins."""
+        return [] if self.incumbent is None else [self.incumbent]
+
+
+def value(individual: Any) -> float:
+    """An individual's fitness, of which a greater one is better."""
+    fitness: float = individual.fitness.wvalues[0]
+    return fitness
+
+
+def best(individuals: Sequence[Any]) -> Any:
+    """The individual of the greatest fitness, the first of equals."""
+    return max(individuals, key=value)

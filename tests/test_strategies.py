@@ -1,0 +1,126 @@
+"""Searches that ask and tell, on landscapes without a model."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+from deap import algorithms, base, tools
+
+from sos_deap import Chromosome, InputError, evolve
+from sos_deap.search.algorithms import ALGORITHMS
+from sos_deap.search.chromosome import random_genes
+from sos_deap.search.exchange import Exchange
+from sos_deap.search.limits import Limits
+from sos_deap.search.space import Space, exchanged
+
+SPACE = Space((4, 4, 4, 4), removed=5)
+WEIGHTS = [random.Random(7).uniform(0, 2) for _ in range(len(SPACE))]
+BEST = -sum(sorted(WEIGHTS)[:5])
+STRATEGIES = [name for name, row in ALGORITHMS.items() if row.strategy]
+
+
+def cost(individual: Any) -> tuple[float]:
+    return (-sum(w for w, gene in zip(WEIGHTS, individual, strict=True) if not gene),)
+
+
+def toolbox_for(evaluate: Any = cost, space: Space = SPACE) -> Any:
+    toolbox = base.Toolbox()
+    toolbox.register("individual", lambda: Chromosome(random_genes(len(space), 0.1)))
+    toolbox.register("population", tools.initRepeat, list, toolbox.individual)
+    toolbox.register("evaluate", evaluate)
+    toolbox.space = space
+    return toolbox
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_a_winner_removes_as_many_as_are_to_go(name: str) -> None:
+    evolution = evolve(toolbox_for(), name, population=6, generations=20)
+    [best] = evolution.halloffame
+    assert best.count(0) == 5
+    assert best.fitness.values == pytest.approx(cost(best))
+    assert evolution.logbook.select("gen") == list(range(len(evolution.logbook)))
+
+
+def test_stock_deap_runs_a_strategy_to_the_bit_as_the_driver() -> None:
+    random.seed(4)
+    driven = evolve(toolbox_for(), "swap", population=6, limits=Limits(evaluations=60))
+    random.seed(4)
+    toolbox = toolbox_for()
+    strategy = Exchange(SPACE, toolbox.population(n=6), 60)
+    toolbox.register("generate", strategy.generate)
+    toolbox.register("update", strategy.update)
+    hall = tools.HallOfFame(1)
+    population, logbook = algorithms.eaGenerateUpdate(toolbox, 10, hall, verbose=False)
+    assert driven.population == population
+    assert driven.halloffame[0] == hall[0]
+    assert driven.logbook.select("nevals") == logbook.select("nevals")
+
+
+def test_exchange_finds_the_optimum_of_a_separable_landscape() -> None:
+    evolution = evolve(toolbox_for(), "swap", limits=Limits(evaluations=600))
+    assert evolution.halloffame[0].fitness.values[0] == pytest.approx(BEST)
+
+
+def test_exchange_moves() -> None:
+    genes = [0, 0, 1, 1, 1]
+    for moves in (1, 2, 5):
+        child = exchanged(genes, moves)
+        assert genes == [0, 0, 1, 1, 1]
+        assert sum(child) == 3
+        assert sum(a != b for a, b in zip(genes, child, strict=True)) == 2 * min(moves, 2)
+
+
+def test_space() -> None:
+    space = Space((2, 3), removed=2, examples=10)
+    assert space.layers == [range(2), range(2, 5)]
+    assert space.keeping_best([5, 1, 4, 2, 3]) == [1, 0, 1, 0, 1]
+    assert space.random(like=[1, 0, 1, 1, 1])[1] == 0
+    assert sum(space.random(like=[0, 0, 0, 1, 1])) == 3
+    assert sum(space.random()) == 3
+    individual = space.without([0, 4])
+    assert space.solves(individual)
+    assert not space.solves(space.without([0]))
+    individual.examples = (0, 4)
+    assert not space.solves(individual)
+    assert {space.part(0.4) for _ in range(50)} == {(0, 4), (4, 8)}
+    assert space.part(1.0) == (0, 10)
+    start, stop = space.part(0.01)
+    assert stop - start == 1
+
+
+@pytest.mark.parametrize(
+    ("limits", "reason"),
+    [
+        (Limits(evaluations=30), "evaluations"),
+        (Limits(stagnation=1), "stagnation"),
+        (Limits(threshold=-1e9), "threshold"),
+        (Limits(sparsity=0.3), "sparsity"),
+        (Limits(seconds=0), "seconds"),
+    ],
+)
+@pytest.mark.parametrize("name", ["swap", "eaSimple"])
+def test_limits_compose(name: str, limits: Limits, reason: str) -> None:
+    toolbox = toolbox_for()
+    toolbox.register("mate", tools.cxUniform, indpb=0.5)
+    toolbox.register("mutate", tools.mutFlipBit, indpb=0.2)
+    toolbox.register("select", tools.selTournament, tournsize=3)
+    toolbox.register("evaluate", lambda individual: (individual.count(0),))
+    evolution = evolve(toolbox, name, population=10, generations=5000, limits=limits)
+    assert evolution.stopped_by == reason
+    if reason == "evaluations":
+        assert 30 <= sum(evolution.logbook.select("nevals")) < 40
+
+
+@pytest.mark.parametrize("limit", [{"seconds": -1}, {"stagnation": 0}, {"tokens": float("nan")}])
+def test_bad_limits(limit: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=next(iter(limit))):
+        Limits(**limit)
+
+
+def test_a_strategy_needs_a_space() -> None:
+    toolbox = toolbox_for()
+    del toolbox.space
+    with pytest.raises(InputError, match=r"swap needs toolbox\.space"):
+        evolve(toolbox, "swap")
