@@ -13,6 +13,7 @@ from torch.profiler import profile
 
 from sos_deap.evaluator import Evaluator
 from sos_deap.files import write_csv
+from sos_deap.search.limits import Limits, Spent
 from sos_deap.tasks.objectives import paper
 
 
@@ -20,12 +21,13 @@ class Progress:
     """Prints a line a generation (in a terminal, over the last one) and remembers its figures.
 
     :param evaluator: whose accounts to show.
-    :param generations: how many there will be at most.
+    :param limits: of the search.
     """
 
-    def __init__(self, evaluator: Evaluator, generations: int) -> None:
+    def __init__(self, evaluator: Evaluator, limits: Limits) -> None:
         self.rows: list[dict[str, Any]] = []
-        self._evaluator, self._generations = evaluator, generations
+        self._evaluator, self._limits = evaluator, limits
+        self._best = ""
         self._terminal = sys.stdout.isatty()
         self._started = time.perf_counter()
 
@@ -38,6 +40,7 @@ class Progress:
         """Note a generation and show it; for :func:`sos_deap.evolve`'s ``on_generation``."""
         accounting, seconds = self._evaluator.accounting, self.seconds
         best = winner(halloffame)
+        self._best = self._describe(best)
         self.rows.append(
             {
                 "best_metric": None if best is None else self._evaluator.known(best),
@@ -64,16 +67,28 @@ class Progress:
         elif self.rows and last % 10:
             print(self._line(last), flush=True)
 
+    def _describe(self, best: Any) -> str:
+        if best is None:
+            return "none within the maximum sparsity yet"
+        at = f"at sparsity {self._evaluator.sparsity(best):.3f}"
+        metric = self._evaluator.known(best)
+        if metric is not None:
+            return f"{self._evaluator.task.name} {metric:.4g} {at}"
+        if not best.fitness.valid:
+            return f"not evaluated yet, {at}"
+        return f"fitness {best.fitness.values[0]:.4g} on part of the data, {at}"
+
     def _line(self, generation: int) -> str:
-        row, width = self.rows[-1], len(str(self._generations))
-        best = "none within the maximum sparsity yet"
-        if row["best_metric"] is not None:
-            name = self._evaluator.task.name
-            best = f"{name} {row['best_metric']:.4g} at sparsity {row['best_sparsity']:.3f}"
-        left = row["seconds"] / (generation + 1) * (self._generations - generation)
+        row, limits = self.rows[-1], self._limits
+        counts = self._evaluator.accounting.spent()
+        share = limits.share(
+            Spent(generation, counts["evaluations"], counts["tokens"], row["seconds"])
+        )
+        left = f", ETA {row['seconds'] / share - row['seconds']:.0f} s" if share else ""
+        most = "" if limits.generations is None else f"/{limits.generations}"
         return (
-            f"generation {generation:{width}d}/{self._generations}  "
-            f"{row['seconds']:.0f} s, ETA {left:.0f} s  best {best}  "
+            f"generation {generation:{max(1, len(most) - 1)}d}{most}  "
+            f"{row['seconds']:.0f} s{left}  best {self._best}  "
             f"{row['forward_evaluations']} forward evaluations, {row['cache_hits']} cache hits"
         )
 

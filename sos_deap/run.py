@@ -279,13 +279,17 @@ def _search(
         write_front,
         write_logbook,
     )
-    from sos_deap.search.drive import evolve
+    from sos_deap.search.algorithms import ALGORITHMS
+    from sos_deap.search.drive import all_limits, evolve
     from sos_deap.toolbox import statistics
 
+    limits = all_limits(
+        ALGORITHMS[config.algorithm], _limits(config), config.population_size, config.generations
+    )
     evaluator.open_store(config.store or folder / "store.sqlite")
     random.seed(config.seed)  # DEAP's operators and ours
     numpy.random.seed(config.seed)  # some of DEAP's selections
-    progress = Progress(evaluator, config.generations)
+    progress = Progress(evaluator, limits)
     trace = Trace(folder / "trace.json") if config.profile else None
 
     def on_generation(generation: int, halloffame: Any) -> None:
@@ -301,7 +305,7 @@ def _search(
             generations=config.generations,
             crossover_rate=config.crossover_rate,
             max_sparsity=_max_sparsity(config),
-            limits=_limits(config),
+            limits=limits,
             stats=statistics(evaluator.sparsity),
             on_generation=on_generation,
         )

@@ -60,7 +60,8 @@ def register(
 
     The defaults are the paper's; register any of them anew afterwards to swap it. For
     :func:`sos_deap.evolve` there are also ``sparsity``, which measures an individual, ``spent``,
-    which tells what evaluations have cost, and ``space``, what strategies choose from. With an
+    which tells what evaluations have cost, ``space``, what strategies choose from, and ``probe``,
+    which evaluates without a maximum sparsity. With an
     objective of two values, ``select`` is NSGA-II's, which chooses survivors: use it with DEAP's
     (mu, lambda) algorithms.
 
@@ -110,6 +111,7 @@ def register(
     toolbox.register("evaluate", evaluator, max_sparsity=max_sparsity)
     toolbox.register("map", batched_map)
     toolbox.register("sparsity", evaluator.sparsity)
+    toolbox.register("probe", evaluator)
     toolbox.register("spent", evaluator.accounting.spent)
     toolbox.space = Space(
         evaluator.head_map.genes_per_layer,

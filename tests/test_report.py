@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from sos_deap import Evaluator, InputError
 from sos_deap.files import claim, free_folder, write_csv, write_json
 from sos_deap.report import Progress, table, winner
 from sos_deap.search.chromosome import Chromosome, ParetoFitness
+from sos_deap.search.limits import Limits
 from tests.conftest import GENES
 
 
@@ -22,7 +24,7 @@ def test_progress_says_where_the_search_is(
 ) -> None:
     monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
     monkeypatch.setenv("COLUMNS", "200")
-    progress = Progress(evaluator, generations=12)
+    progress = Progress(evaluator, Limits(generations=12))
     progress(0, [])
     best = Chromosome([1] * (GENES - 3) + [0] * 3)
     metric = evaluator.metric(best)
@@ -33,11 +35,26 @@ def test_progress_says_where_the_search_is(
     printed = capsys.readouterr().out
     assert "none within the maximum sparsity yet" in printed
     last = printed.rstrip("\n").splitlines()[-1].removeprefix("\x1b[K")
-    assert last.startswith("generation 12/12  0 s, ETA 0 s  best perplexity ")
+    assert re.match(r"generation 12/12  \d+ s, ETA 0 s  best perplexity ", last)
     assert last.endswith(f" {metric:.4g} at sparsity 0.250  1 forward evaluations, 1 cache hits")
     # A terminal shows one line that changes; a file gets every tenth and the last.
     assert printed.count("\n") == (1 if terminal else 3)
     assert [row["evaluations"] for row in progress.rows] == [0] + [2] * 12
+
+
+def test_progress_of_a_sub_model_scored_on_part_of_the_data(
+    evaluator: Evaluator, capsys: Any
+) -> None:
+    progress = Progress(evaluator, Limits(evaluations=4))
+    best = Chromosome([1] * (GENES - 3) + [0] * 3, examples=(0, 2))
+    progress(0, [best])
+    best.fitness.values = evaluator(best)
+    progress(1, [best])
+    progress.close()
+    first, last = capsys.readouterr().out.splitlines()
+    assert "best not evaluated yet, at sparsity 0.250" in first
+    assert f"best fitness {best.fitness.values[0]:.4g} on part of the data" in last
+    assert re.match(r"generation 1  \d+ s, ETA \d+ s", last)
 
 
 def test_progress_stays_on_one_line_of_the_terminal(
@@ -45,12 +62,12 @@ def test_progress_stays_on_one_line_of_the_terminal(
 ) -> None:
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     monkeypatch.setenv("COLUMNS", "40")
-    Progress(evaluator, generations=12)(0, [])
+    Progress(evaluator, Limits(generations=12))(0, [])
     assert len(capsys.readouterr().out.removeprefix("\r\x1b[K")) == 39
 
 
 def test_progress_without_a_generation_closes_quietly(evaluator: Evaluator, capsys: Any) -> None:
-    Progress(evaluator, generations=12).close()
+    Progress(evaluator, Limits(generations=12)).close()
     assert capsys.readouterr().out == ""
 
 

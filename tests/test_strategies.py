@@ -79,11 +79,18 @@ def test_space() -> None:
     assert space.random(like=[1, 0, 1, 1, 1])[1] == 0
     assert sum(space.random(like=[0, 0, 0, 1, 1])) == 3
     assert sum(space.random()) == 3
-    individual = space.without([0, 4])
+    individual, other = space.without([0, 4]), space.without([0])
+    assert not space.solves(individual)  # not scored yet
+    individual.fitness.values = other.fitness.values = (1.0,)
     assert space.solves(individual)
-    assert not space.solves(space.without([0]))
+    assert not space.solves(other)
     individual.examples = (0, 4)
     assert not space.solves(individual)
+    assert space.share(individual) == 0.4
+    assert space.share(other) == 1.0
+    windows = space.windows(0.35)
+    assert {next(windows) for _ in range(3)} == {(0, 3), (3, 6), (6, 9)}
+    assert next(windows)[1] in (3, 6, 9)
     assert {space.part(0.4) for _ in range(50)} == {(0, 4), (4, 8)}
     assert space.part(1.0) == (0, 10)
     start, stop = space.part(0.01)

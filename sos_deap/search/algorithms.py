@@ -12,6 +12,7 @@ from deap import algorithms, tools
 from sos_deap.search.chromosome import is_worst
 from sos_deap.search.exchange import Exchange
 from sos_deap.search.strategy import Strategy
+from sos_deap.search.sweep import Sweep
 
 
 def sos(
@@ -107,4 +108,5 @@ ALGORITHMS: dict[str, Algorithm] = {
     "sos": Algorithm(partial(sos, best_ever=False), literal=True),
     "sos-repaired": Algorithm(sos),
     "swap": Algorithm(strategy=Exchange),
+    "sweep": Algorithm(strategy=Sweep),
 }

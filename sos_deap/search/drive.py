@@ -64,7 +64,8 @@ def evolve(
 
     :param toolbox: a DEAP toolbox, as :func:`sos_deap.register` fills it; its ``sparsity``, if it
         has one, measures an individual, else the share of its genes that are 0 does; its ``spent``,
-        if it has one, tells evaluations and tokens; its ``space`` is what strategies choose from.
+        if it has one, tells evaluations and tokens; its ``space`` is what strategies choose from,
+        and its ``probe``, if it has one, evaluates for them, beyond the maximum sparsity too.
     :param algorithm: a name in :data:`sos_deap.search.algorithms.ALGORITHMS`.
     :param population: the initial individuals, or how many to draw.
     :param generations: most generations, G.
@@ -98,12 +99,10 @@ def evolve(
         stats,
         on_generation,
     )
-    limits = limits or Limits()
+    limits = all_limits(row, limits or Limits(), size, generations)
     if row.strategy is None:
         keywords = {**row.parameters(size, crossover_rate), **parameters}
-        return run.loop(row, people, keywords, replace(limits, generations=generations))
-    if (limits.evaluations, limits.tokens, limits.seconds) == (None, None, None):
-        limits = replace(limits, evaluations=size * (generations + 1))
+        return run.loop(row, people, keywords, limits)
     space = getattr(toolbox, "space", None)
     if space is None:
         raise InputError(
@@ -129,6 +128,15 @@ def check_evolution(
     if not 0 <= crossover_rate <= 1:
         raise InputError(f"crossover_rate is {crossover_rate}: a probability lies in [0, 1]")
     return ALGORITHMS[algorithm]
+
+
+def all_limits(row: Algorithm, limits: Limits, population: int, generations: int) -> Limits:
+    """The limits of a search, with those that its generations mean; see :func:`evolve`."""
+    if row.strategy is None:
+        return replace(limits, generations=generations)
+    if (limits.evaluations, limits.tokens, limits.seconds) == (None, None, None):
+        return replace(limits, evaluations=population * (generations + 1))
+    return limits
 
 
 def check_pareto(algorithm: str) -> None:
@@ -211,6 +219,8 @@ class _Run:
     ) -> list[Any]:
         """A generation of DEAP's ``eaGenerateUpdate``."""
         toolbox = copy.copy(self._toolbox)
+        if hasattr(toolbox, "probe"):
+            toolbox.evaluate = toolbox.probe
         toolbox.register("generate", ask)
         toolbox.register("update", tell)
         people, segment = algorithms.eaGenerateUpdate(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any
@@ -69,10 +69,11 @@ class Space:
             genes[gene] = 1
         return self.individual(genes)
 
-    def solves(self, individual: Sequence[int]) -> bool:
+    def solves(self, individual: Any) -> bool:
         """Whether an individual removes just as many genes as are to go, and was scored on all."""
         whole = getattr(individual, "examples", None) in (None, (0, self.examples))
-        return whole and len(individual) - sum(individual) == self.removed
+        removed = len(individual) - sum(individual)
+        return whole and individual.fitness.valid and removed == self.removed
 
     def part(self, share: float) -> tuple[int, int]:
         """The examples of a random window, for an individual's ``examples``.
@@ -83,6 +84,21 @@ class Space:
         size = min(self.examples, max(1, math.ceil(self.examples * share - 1e-9)))
         start = size * random.randrange(self.examples // size)
         return start, start + size
+
+    def windows(self, share: float) -> Iterator[tuple[int, int]]:
+        """Windows of examples without overlap, in random order, and again when all were given.
+
+        :param share: of all examples in a window, rounded down to a whole number, at least one.
+        """
+        size = max(1, math.floor(self.examples * min(share, 1.0) + 1e-9))
+        starts = [size * i for i in range(self.examples // size)]
+        while True:
+            yield from ((start, start + size) for start in random.sample(starts, len(starts)))
+
+    def share(self, individual: Any) -> float:
+        """The share of all examples that an individual is scored on."""
+        start, stop = getattr(individual, "examples", None) or (0, self.examples)
+        return (stop - start) / self.examples
 
 
 def removed_and_kept(genes: Sequence[int]) -> tuple[list[int], list[int]]:

@@ -24,14 +24,18 @@ class KL(OnSequences):
     :param sequences: the text.
     :param model: the dense model; the task lies on its device.
     :param top_k: tokens kept at each position.
-    :param metric: ``"kl"``, or ``"perplexity"``, which the same forward passes give.
+    :param metric: ``"kl"``; ``"perplexity"``, which the same forward passes give; or
+        ``"distillation"``, the mean of the divergence and the negative log-likelihood, in nats: the
+        loss of a student that learns from a teacher and from text in equal parts (Hinton, Vinyals
+        and Dean, 2015). The divergence says with little noise what was lost, the likelihood of text
+        what that matters where the dense model itself is wrong.
     """
 
     def __init__(
         self, sequences: Sequences, model: Any, top_k: int = 64, metric: str | None = None
     ) -> None:
         super().__init__(sequences, model.device)
-        self.name = checked_metric(metric, ("kl", "perplexity"))
+        self.name = checked_metric(metric, ("kl", "perplexity", "distillation"))
         self.top_k = min(top_k, model.config.get_text_config().vocab_size)
         with torch.inference_mode():
             # A pass over 4,096 tokens or one sequence, whichever is more.
@@ -67,9 +71,10 @@ class KL(OnSequences):
         return torch.cat((counted, beside(nats, scored(ids, sub_models))), dim=1)
 
     def metrics(self, sums: list[float]) -> dict[str, float]:
-        """The mean divergence per position, and the perplexity."""
+        """The mean divergence per position, the perplexity, and the distillation loss."""
         divergence, positions, nats, tokens = sums
-        return {"kl": divergence / positions, "perplexity": exp(nats / tokens)}
+        kl, loss = divergence / positions, nats / tokens
+        return {"kl": kl, "perplexity": exp(loss), "distillation": (kl + loss) / 2}
 
     def _teacher(self, model: Any, ids: Tensor) -> tuple[Tensor, Tensor]:
         parts = list(self._teacher_slices(model, ids))

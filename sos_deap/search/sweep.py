@@ -1,0 +1,149 @@
+"""Sweep: rank every gene in the company of the others, exchange what was misjudged, and again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from sos_deap.search.space import Space, removed_and_kept
+from sos_deap.search.strategy import Strategy, value
+
+#: Numbers of genes exchanged at once that a sweep tries.
+_STEPS = (1, 2, 3, 4, 6, 8, 12, 16, 24)
+
+Span = tuple[int, int]
+
+
+class Sweep(Strategy):
+    """Iterated ablation: what a gene is worth depends on which others are there.
+
+    The first sweep removes each gene alone from the whole model, and then all that matter least: a
+    one-shot ranking. Each further sweep flips every gene of the best sub-model so far, which tells
+    what each removed gene would bring and each kept one would cost *there*. These costs are
+    averaged with those of earlier sweeps, which weigh less and less. Then the genes that were
+    misjudged are exchanged, the most valuable removed ones for the least valuable kept ones: one
+    pair, two, three, ...; all these numbers are evaluated, and the best is taken if it is better.
+
+    Every sweep is scored on few examples, and fresh ones: averaging the costs makes up for the
+    noise, and nothing is fitted to examples that were seen before. An exchange is judged on two
+    sets of examples, one of which the flips have not seen. The flips of a sub-model share their
+    first layers, which the evaluator computes once.
+
+    A budget that does not allow a sweep on a single example is overrun by the first.
+
+    :param sweeps: how many to plan for; the budget then says how many examples each is scored on.
+    :param decay: weight of a sweep's costs from one sweep to the next.
+    :param candidates: last sub-models that are scored on all examples in the end.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        population: Sequence[Any],
+        budget: float,
+        sweeps: int = 7,
+        decay: float = 0.7,
+        candidates: int = 2,
+    ) -> None:
+        super().__init__(space, population, budget)
+        self._asks = len(space) + 2 * len(_STEPS) + 2  # of a sweep, at most
+        self._left = budget - candidates
+        self._windows = space.windows(self._left / (sweeps * self._asks))
+        self._costs = _Costs(len(space), decay)
+        self._candidates = candidates
+        self._current: list[int] = [1] * len(space)
+        self._best: list[list[int]] = []
+        self._exchanges: list[list[int]] = []  # to evaluate next; none: flips
+        self._seen: Span = (0, 0)
+
+    def generate(self) -> list[Any]:
+        """The current sub-model with its flips, or with exchanges in it."""
+        if not self._exchanges:
+            self._seen = next(self._windows)
+            ranked = bool(self._best)
+            genes = range(len(self.space)) if ranked else removed_and_kept(self._current)[1]
+            return self._on(self._seen, (_flipped(self._current, gene) for gene in genes))
+        fresh = next(self._windows)
+        return self._on(self._seen, self._exchanges) + self._on(fresh, self._exchanges)
+
+    def update(self, individuals: list[Any]) -> None:
+        """Learn what genes cost from flips; take the best exchange if it is better."""
+        self._left -= sum(map(self.space.share, individuals))
+        if self._exchanges:
+            self._take_best(individuals)
+            self._exchanges = []
+        else:
+            self._costs.learn(self._current, individuals)
+            self._misjudged(individuals[0])
+        size = self._seen[1] - self._seen[0]
+        self.done = not self._exchanges and self._left < self._asks * size / self.space.examples
+
+    def finalists(self) -> list[Any]:
+        """The last sub-models, newest first."""
+        return [self.space.individual(genes) for genes in self._best[: -self._candidates - 1 : -1]]
+
+    def _on(self, span: Span, others: Iterable[Sequence[int]]) -> list[Any]:
+        """The current sub-model and others, to be scored on some examples."""
+        individuals = [self.space.individual(genes) for genes in (self._current, *others)]
+        for individual in individuals:
+            individual.examples = span
+        return individuals
+
+    def _misjudged(self, current: Any) -> None:
+        """After flips: the exchanges to evaluate, or after the first ones the ranking."""
+        costs = self._costs.mean
+        if not self._best:
+            self._move(list(self.space.keeping_best(costs)))
+            return
+        self.incumbent = current
+        removed, kept = removed_and_kept(self._current)
+        removed.sort(key=lambda gene: -costs[gene])
+        kept.sort(key=lambda gene: costs[gene])
+        pairs = list(zip(removed, kept, strict=False))
+        wrong = sum(costs[back] > costs[gone] for back, gone in pairs)  # both in order: a beginning
+        self._exchanges = [
+            _flipped(self._current, *(gene for pair in pairs[:step] for gene in pair))
+            for step in _STEPS
+            if step <= wrong
+        ]
+
+    def _take_best(self, individuals: list[Any]) -> None:
+        """After exchanges: the one with the greatest gain, on seen and fresh examples together."""
+        seen, fresh = individuals[: len(individuals) // 2], individuals[len(individuals) // 2 :]
+        gains = [
+            value(a) - value(seen[0]) + value(b) - value(fresh[0])
+            for a, b in zip(seen, fresh, strict=True)
+        ]
+        best = gains.index(max(gains))  # 0 is the current one, which gains nothing
+        if best:
+            self._move(list(fresh[best]))
+        self.incumbent = fresh[best]
+
+    def _move(self, genes: list[int]) -> None:
+        self._current = genes
+        self._best.append(genes)
+
+
+class _Costs:
+    """What removing each gene costs in fitness: a mean in which older sweeps weigh less."""
+
+    def __init__(self, genes: int, decay: float) -> None:
+        self.mean = [0.0] * genes
+        self._weight, self._decay = 0.0, decay
+
+    def learn(self, current: Sequence[int], flips: Sequence[Any]) -> None:
+        """Take in a sub-model, the first of ``flips``, and others that differ in one gene each."""
+        reference, *others = flips
+        for other in others:
+            [gene] = (i for i, (a, b) in enumerate(zip(current, other, strict=True)) if a != b)
+            loss = value(reference) - value(other)
+            cost = loss if current[gene] else -loss
+            self.mean[gene] += (cost - self.mean[gene]) / (self._weight + 1)
+        self._weight = (self._weight + 1) * self._decay
+
+
+def _flipped(genes: Sequence[int], *flips: int) -> list[int]:
+    child = list(genes)
+    for gene in flips:
+        child[gene] = 1 - child[gene]
+    return child
