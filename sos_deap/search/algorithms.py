@@ -9,7 +9,10 @@ from typing import Any
 
 from deap import algorithms, tools
 
+from sos_deap.search.baselines import Greedy, Layers, OneShot, RandomSearch
+from sos_deap.search.bonsai import Bonsai
 from sos_deap.search.chromosome import is_worst
+from sos_deap.search.evopress import EvoPress
 from sos_deap.search.exchange import Exchange
 from sos_deap.search.strategy import Strategy
 from sos_deap.search.sweep import Sweep
@@ -102,9 +105,15 @@ def _mate_or_mutate(size: int, crossover_rate: float) -> dict[str, Any]:
 
 #: Algorithms by the name the user gives.
 ALGORITHMS: dict[str, Algorithm] = {
+    "bonsai": Algorithm(strategy=Bonsai),
     "eaMuCommaLambda": Algorithm(algorithms.eaMuCommaLambda, _mate_or_mutate, survivors=True),
     "eaMuPlusLambda": Algorithm(algorithms.eaMuPlusLambda, _mate_or_mutate, survivors=True),
     "eaSimple": Algorithm(algorithms.eaSimple, _mutate_all),
+    "evopress": Algorithm(strategy=EvoPress),
+    "greedy": Algorithm(strategy=Greedy),
+    "one-shot": Algorithm(strategy=OneShot),
+    "random": Algorithm(strategy=RandomSearch),
+    "sleb": Algorithm(strategy=Layers),
     "sos": Algorithm(partial(sos, best_ever=False), literal=True),
     "sos-repaired": Algorithm(sos),
     "swap": Algorithm(strategy=Exchange),

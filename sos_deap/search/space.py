@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any
 
+from sos_deap.errors import unknown
 from sos_deap.search.chromosome import Chromosome
 
 #: An importance for each gene, made when it is asked for: the greater, the more is lost without it.
@@ -55,6 +56,12 @@ class Space:
         """The individual that removes the least important genes, as many as are to go."""
         order = sorted(range(len(self)), key=lambda gene: importance[gene])
         return self.without(order[: self.removed])
+
+    def importance(self, prior: str) -> Sequence[float]:
+        """The importance of each gene by the name of a prior; raises :class:`InputError`."""
+        if prior not in self.priors:
+            raise unknown("prior", prior, self.priors)
+        return self.priors[prior]()
 
     def random(self, like: Sequence[int] = ()) -> Any:
         """An individual that removes as many genes as are to go, at random.

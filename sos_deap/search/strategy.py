@@ -29,7 +29,8 @@ class Strategy(ABC):
     def __init__(self, space: Space, population: Sequence[Any], budget: float) -> None:
         self.space = space
         self.population = population
-        self.budget = budget
+        #: What is left of the budget, for :meth:`spend`.
+        self.left = budget
         #: The best individual so far, evaluated or not; ``None`` before there is any.
         self.incumbent: Any = None
         #: Whether there is nothing left to propose.
@@ -43,9 +44,19 @@ class Strategy(ABC):
     def update(self, individuals: list[Any]) -> None:
         """Learn from the individuals of :meth:`generate`, evaluated."""
 
+    def spend(self, individuals: Sequence[Any]) -> None:
+        """Take from the budget what evaluating individuals costs; :meth:`update` may plan by it."""
+        self.left -= sum(map(self.space.share, individuals))
+
     def finalists(self) -> list[Any]:
-        """Individuals to score on all examples at the end, of which the best wins."""
-        return [] if self.incumbent is None else [self.incumbent]
+        """Individuals to score on all examples at the end, of which the best wins.
+
+        A search that is ended on its way to the sparsity goes the rest of it at random.
+        """
+        if self.incumbent is None:
+            return []
+        there = len(self.incumbent) - sum(self.incumbent) == self.space.removed
+        return [self.incumbent if there else self.space.random(like=self.incumbent)]
 
 
 def value(individual: Any) -> float:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sos_deap.search.space import Space, removed_and_kept
+from sos_deap.search.exchange import few_moves
+from sos_deap.search.space import Space, exchanged, removed_and_kept
 from sos_deap.search.strategy import Strategy, value
 
-#: Numbers of genes exchanged at once that a sweep tries.
-_STEPS = (1, 2, 3, 4, 6, 8, 12, 16, 24)
+_STEPS = (1, 2, 3, 4, 6, 8, 12, 16, 24)  # numbers of misjudged pairs exchanged at once
+_TRIES = 16  # exchanges to evaluate, these and random ones
 
 Span = tuple[int, int]
 
@@ -22,7 +23,8 @@ class Sweep(Strategy):
     what each removed gene would bring and each kept one would cost *there*. These costs are
     averaged with those of earlier sweeps, which weigh less and less. Then the genes that were
     misjudged are exchanged, the most valuable removed ones for the least valuable kept ones: one
-    pair, two, three, ...; all these numbers are evaluated, and the best is taken if it is better.
+    pair, two, three, ...; these are evaluated, and some exchanges at random, which find what no
+    gene shows alone. The best is taken if it is better.
 
     Every sweep is scored on few examples, and fresh ones: averaging the costs makes up for the
     noise, and nothing is fitted to examples that were seen before. An exchange is judged on two
@@ -46,9 +48,9 @@ class Sweep(Strategy):
         candidates: int = 2,
     ) -> None:
         super().__init__(space, population, budget)
-        self._asks = len(space) + 2 * len(_STEPS) + 2  # of a sweep, at most
-        self._left = budget - candidates
-        self._windows = space.windows(self._left / (sweeps * self._asks))
+        self._asks = len(space) + 2 * _TRIES + 2  # of a sweep, at most
+        self.left -= candidates
+        self._windows = space.windows(self.left / (sweeps * self._asks))
         self._costs = _Costs(len(space), decay)
         self._candidates = candidates
         self._current: list[int] = [1] * len(space)
@@ -68,7 +70,7 @@ class Sweep(Strategy):
 
     def update(self, individuals: list[Any]) -> None:
         """Learn what genes cost from flips; take the best exchange if it is better."""
-        self._left -= sum(map(self.space.share, individuals))
+        self.spend(individuals)
         if self._exchanges:
             self._take_best(individuals)
             self._exchanges = []
@@ -76,7 +78,7 @@ class Sweep(Strategy):
             self._costs.learn(self._current, individuals)
             self._misjudged(individuals[0])
         size = self._seen[1] - self._seen[0]
-        self.done = not self._exchanges and self._left < self._asks * size / self.space.examples
+        self.done = not self._exchanges and self.left < self._asks * size / self.space.examples
 
     def finalists(self) -> list[Any]:
         """The last sub-models, newest first."""
@@ -106,6 +108,8 @@ class Sweep(Strategy):
             for step in _STEPS
             if step <= wrong
         ]
+        at_random = range(_TRIES - len(self._exchanges) if pairs else 0)
+        self._exchanges += [exchanged(self._current, few_moves(3)) for _ in at_random]
 
     def _take_best(self, individuals: list[Any]) -> None:
         """After exchanges: the one with the greatest gain, on seen and fresh examples together."""

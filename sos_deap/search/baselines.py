@@ -1,0 +1,119 @@
+"""The field's searches at constant sparsity, behind the same evaluator and budget."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+from sos_deap.search.space import Space, removed_and_kept
+from sos_deap.search.strategy import Strategy, best, value
+
+
+class RandomSearch(Strategy):
+    """Chromosomes at random, of which the best wins (Bergstra and Bengio, 2012)."""
+
+    def generate(self) -> list[Any]:
+        """As many as the initial population, and at first that, brought to the sparsity."""
+        like = self.population if self.incumbent is None else [()] * len(self.population)
+        return [self.space.random(like=genes) for genes in like]
+
+    def update(self, individuals: list[Any]) -> None:
+        """Keep the best."""
+        self.spend(individuals)
+        self.done = self.left < len(individuals)
+        known = [] if self.incumbent is None else [self.incumbent]
+        self.incumbent = best([*known, *individuals])
+
+
+class OneShot(Strategy):
+    """One ranking of all genes, of which the last go together.
+
+    Without a prior each gene is removed alone from the whole model, and its importance is what that
+    costs, as in Michel, Levy and Neubig (2019), section 3.2. A ranking takes one evaluation per
+    gene and one; where the budget allows more or less, it says how many examples they are on.
+
+    :param prior: an importance in ``space.priors`` to rank by instead, such as ``wanda``.
+    """
+
+    def __init__(
+        self, space: Space, population: Sequence[Any], budget: float, prior: str | None = None
+    ) -> None:
+        super().__init__(space, population, budget)
+        if prior is not None:
+            self.incumbent = space.keeping_best(space.importance(prior))
+        self._window = next(space.windows((budget - 1) / (len(space) + 1)))
+
+    def generate(self) -> list[Any]:
+        """The whole model without each gene in turn; then what is left of the ranking."""
+        if self.incumbent is not None:
+            return [self.incumbent]
+        alone = [self.space.without([gene]) for gene in range(len(self.space))]
+        for individual in alone:
+            individual.examples = self._window
+        return alone
+
+    def update(self, individuals: list[Any]) -> None:
+        """Rank."""
+        if self.incumbent is None:
+            self.incumbent = self.space.keeping_best([-value(i) for i in individuals])
+        else:
+            self.incumbent, self.done = individuals[0], True
+
+
+class Greedy(Strategy):
+    """Removes one gene after another, each time the one that costs least there.
+
+    Where the budget does not allow all candidates each time, so many are drawn at random
+    (stochastic greedy; Mirzasoleiman et al., 2015), at least one.
+    """
+
+    def __init__(self, space: Space, population: Sequence[Any], budget: float) -> None:
+        super().__init__(space, population, budget)
+        self.incumbent = space.without([])
+        self.left -= 1  # for the end, whatever it is
+
+    def generate(self) -> list[Any]:
+        """The current sub-model without one more gene."""
+        removed, kept = removed_and_kept(self.incumbent)
+        steps = self.space.removed - len(removed)
+        allowed = max(1, int(min(self.left / max(1, steps), len(kept))))
+        # In order, so that neighbours share the most layers.
+        candidates = sorted(random.sample(kept, allowed)) if steps else []
+        return [self.space.without([*removed, gene]) for gene in candidates] or [self.incumbent]
+
+    def update(self, individuals: list[Any]) -> None:
+        """Go on with the best."""
+        self.spend(individuals)
+        self.incumbent = best(individuals)
+        self.done = len(self.incumbent) - sum(self.incumbent) >= self.space.removed
+
+
+class Layers(Strategy):
+    """The attention half of SLEB (Song et al., 2024): whole attention layers go, greedily.
+
+    After each the others are evaluated again. What is left of the sparsity below a whole layer is
+    taken from the next best layer, at random.
+    """
+
+    def __init__(self, space: Space, population: Sequence[Any], budget: float) -> None:
+        super().__init__(space, population, budget)
+        self.incumbent = space.without([])
+        self._gone: list[int] = []  # genes
+        self._asked: list[range] = []  # layers
+
+    def generate(self) -> list[Any]:
+        """The current sub-model without one more layer; at last without a part of the best."""
+        left = self.space.removed - len(self._gone)
+        whole = [layer for layer in self.space.layers if layer[0] not in self._gone]
+        self._asked = [layer for layer in whole if len(layer) <= left] or whole
+        return [
+            self.space.without([*self._gone, *random.sample(layer, min(left, len(layer)))])
+            for layer in self._asked
+        ]
+
+    def update(self, individuals: list[Any]) -> None:
+        """Go on with the best."""
+        self.incumbent = best(individuals)
+        self._gone = removed_and_kept(self.incumbent)[0]
+        self.done = len(self._gone) >= self.space.removed

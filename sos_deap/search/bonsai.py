@@ -1,0 +1,92 @@
+"""Bonsai: what each gene is worth, by regression over random sub-models, in rounds."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from sos_deap.search.space import Space, removed_and_kept
+from sos_deap.search.strategy import Strategy, value
+
+
+class Bonsai(Strategy):
+    """Perturbative pruning with forward passes only (Dery et al., 2024).
+
+    Each round evaluates random sub-models of the current one, regresses their fitness on the genes
+    they keep, and removes the genes of the smallest coefficients. The budget is spread evenly over
+    the rounds; a round has at least two sub-models.
+
+    :param rounds: how many; each removes the same share of what is to go.
+    :param ridge: the regression's penalty, in units of the mean variance of a gene.
+    :param prior: an importance in ``space.priors``: what matters less is removed more often in the
+        random sub-models. ``None`` draws uniformly.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        population: Sequence[Any],
+        budget: float,
+        rounds: int = 4,
+        ridge: float = 1.0,
+        prior: str | None = None,
+    ) -> None:
+        super().__init__(space, population, budget)
+        self._rounds, self._ridge, self._round = rounds, ridge, 0
+        self._size = max(2, int((budget - 1) / rounds))
+        self._weights = [1.0] * len(space) if prior is None else _by_rank(space.importance(prior))
+        self.incumbent = space.without([])
+
+    def generate(self) -> list[Any]:
+        """Sub-models of the current one, which remove as many more as this round will."""
+        if self._round == self._rounds:
+            return [self.incumbent]
+        removed, kept = removed_and_kept(self.incumbent)
+        more = self._target() - len(removed)
+        return [self.space.without([*removed, *self._draw(kept, more)]) for _ in range(self._size)]
+
+    def update(self, individuals: list[Any]) -> None:
+        """Remove the genes that the regression finds least worth keeping."""
+        if self._round == self._rounds:
+            self.done = True
+            return
+        removed, kept = removed_and_kept(self.incumbent)
+        worth = _regressed(individuals, kept, self._ridge)
+        order = sorted(range(len(kept)), key=worth.__getitem__)
+        more = self._target() - len(removed)
+        self.incumbent = self.space.without([*removed, *(kept[i] for i in order[:more])])
+        self._round += 1
+
+    def _target(self) -> int:
+        """How many genes are gone after this round."""
+        return round(self.space.removed * (self._round + 1) / self._rounds)
+
+    def _draw(self, kept: Sequence[int], count: int) -> list[int]:
+        """Genes without replacement, each with its weight (Efraimidis and Spirakis, 2006)."""
+        keys = {gene: random.random() ** (1 / self._weights[gene]) for gene in kept}
+        return sorted(kept, key=keys.__getitem__, reverse=True)[:count]
+
+
+def _by_rank(importance: Sequence[float]) -> list[float]:
+    """Weights from 1 for the least important gene down to 1 / n for the most important."""
+    order = sorted(range(len(importance)), key=importance.__getitem__)
+    weights = [0.0] * len(order)
+    for rank, gene in enumerate(order):
+        weights[gene] = 1 - rank / len(order)
+    return weights
+
+
+def _regressed(individuals: Sequence[Any], genes: Sequence[int], ridge: float) -> list[float]:
+    """What keeping each gene is worth in fitness: ridge regression with an intercept."""
+    masks = np.array([[float(individual[gene]) for gene in genes] for individual in individuals])
+    masks -= masks.mean(axis=0)
+    fitness = np.array([value(individual) for individual in individuals])
+    products = masks.T @ masks
+    penalty = ridge * max(np.trace(products) / len(genes), 1e-12)
+    worth = np.linalg.solve(
+        products + penalty * np.eye(len(genes)), masks.T @ (fitness - fitness.mean())
+    )
+    return [float(coefficient) for coefficient in worth]

@@ -1,0 +1,79 @@
+"""EvoPress: one parent, many children, a selection in stages on fresh and growing data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sos_deap.search.exchange import few_moves
+from sos_deap.search.space import Space, exchanged
+from sos_deap.search.strategy import Strategy, value
+
+
+class EvoPress(Strategy):
+    """(1 + lambda) at constant sparsity (Sieberling et al., 2024), for genes of two levels.
+
+    A generation draws fresh examples. All children are scored on a few of them, the best on more;
+    the last stage takes in the parent, and its best is the next parent. Fitness is compared on the
+    same examples only.
+
+    :param children: children a generation.
+    :param moves: most exchange moves of a child, the paper's level switches.
+    :param survivors: children that reach each further stage.
+    :param growth: how many times the examples of one stage the next has.
+    :param share: of all examples, the last stage's.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        population: Sequence[Any],
+        budget: float,
+        children: int = 16,
+        moves: int = 3,
+        survivors: Sequence[int] = (3,),
+        growth: float = 4,
+        share: float = 0.5,
+    ) -> None:
+        super().__init__(space, population, budget)
+        self._children, self._moves = children, moves
+        self._survivors, self._growth = list(survivors), growth
+        self._windows = space.windows(share)
+        self._stage = 0
+        self._window = (0, 1)
+        self._racing: list[list[int]] = []
+
+    def generate(self) -> list[Any]:
+        """The children of a stage on its examples, in the last stage with their parent."""
+        if self._stage == 0:
+            self._window = next(self._windows)
+            self._racing = self._offspring()
+        last = self._stage == len(self._survivors)
+        parent = [list(self.incumbent)] if last and self.incumbent is not None else []
+        individuals = [self.space.individual(genes) for genes in (*self._racing, *parent)]
+        for individual in individuals:
+            individual.examples = self._examples()
+        return individuals
+
+    def update(self, individuals: list[Any]) -> None:
+        """Drop the worse ones, and at the last stage find the next parent."""
+        self.spend(individuals)
+        # Of equals the children come first, so that a plateau is no end.
+        ranked = sorted(individuals, key=value, reverse=True)
+        if self._stage < len(self._survivors):
+            self._racing = [list(one) for one in ranked[: self._survivors[self._stage]]]
+            self._stage += 1
+            return
+        self.incumbent, self._stage = ranked[0], 0
+        self.done = self.left < 1  # the final score on all examples
+
+    def _offspring(self) -> list[list[int]]:
+        if self.incumbent is None:
+            return [list(self.space.random(like=genes)) for genes in self.population]
+        return [exchanged(self.incumbent, few_moves(self._moves)) for _ in range(self._children)]
+
+    def _examples(self) -> tuple[int, int]:
+        """The beginning of the window, longer at every stage."""
+        start, stop = self._window
+        size = (stop - start) / self._growth ** (len(self._survivors) - self._stage)
+        return start, start + max(1, round(size))
