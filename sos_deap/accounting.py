@@ -13,7 +13,8 @@ class Accounting:
     ``evaluations`` asked for = ``forward_evaluations`` (computed, each chromosome once) +
     ``cache_hits`` (computed before) + ``store_hits`` (computed by another run, read from the store)
     + ``infeasible`` (over the maximum sparsity; not computed). ``dropped`` were computed in part,
-    in a race. ``tokens`` are those that the computed sub-models are worth, and ``layers`` their
+    in a race. ``tokens`` are those that the computed sub-models are worth (and that the
+    dense model reads beforehand, for a task that compares with it), and ``layers`` their
     layers; ``store_tokens`` are the same of the store's. ``layers_computed`` is less than
     ``layers`` where sub-models share some, 0 where they went through in a batch. ``flops`` are
     those of the passes, two for a multiplication with its addition; ``None`` for a task that

@@ -111,7 +111,7 @@ class Evaluator:
         self.density = density
         self.fidelity = fidelity
         self.sparsity: Sparsity = sparsity_of(model, self.head_map, density)
-        self.accounting = Accounting()
+        self.accounting = Accounting(tokens=self.task.reference_tokens)
         self.tokenizer: Any = None
         self.stored_dtype: torch.dtype = model.dtype
         self._passes = Passes(model, self.head_map, self.task, batch_tokens, batching, reuse_memory)

@@ -109,7 +109,8 @@ def evolve(
             f"the algorithm {algorithm} needs toolbox.space: set it to a Space, or let "
             "sos_deap.register fill the toolbox"
         )
-    strategy = row.strategy(space, people, _budget(limits, space.tokens), **parameters)
+    spent = toolbox.spent() if hasattr(toolbox, "spent") else {"evaluations": 0, "tokens": 0}
+    strategy = row.strategy(space, people, _budget(limits, spent, space.tokens), **parameters)
     return run.strategy(strategy, limits)
 
 
@@ -276,9 +277,11 @@ class _Run:
         self._logbook.record(**{**segment[row], **chapters, "gen": len(self._logbook)})
 
 
-def _budget(limits: Limits, tokens: float) -> float:
-    """The evaluations on all examples, of so many tokens each, that the limits allow."""
-    counts = [limits.evaluations]
+def _budget(limits: Limits, spent: Mapping[str, float], tokens: float) -> float:
+    """The evaluations on all examples, of so many tokens each, that the limits still allow."""
+    left = []
+    if limits.evaluations is not None:
+        left.append(limits.evaluations - spent["evaluations"])
     if limits.tokens is not None and tokens:
-        counts.append(limits.tokens / tokens)
-    return min((count for count in counts if count is not None), default=math.inf)
+        left.append((limits.tokens - spent["tokens"]) / tokens)
+    return max(0.0, min(left, default=math.inf))

@@ -28,6 +28,7 @@ class _OnLabelled:
 
     greater_is_better = True
     one_pass = True
+    reference_tokens = 0
     shares_passes = True
 
     def __init__(

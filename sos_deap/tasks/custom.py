@@ -33,6 +33,7 @@ class CallableTask:
     seqlen = 1
     tokens = 0  # how many it reads is its own business
     one_pass = False
+    reference_tokens = 0
     shares_passes = False
 
     def __init__(

@@ -35,6 +35,7 @@ class KL(OnSequences):
         self, sequences: Sequences, model: Any, top_k: int = 64, metric: str | None = None
     ) -> None:
         super().__init__(sequences, model.device)
+        self.reference_tokens = self.tokens
         self.name = checked_metric(metric, ("kl", "perplexity", "distillation"))
         self.top_k = min(top_k, model.config.get_text_config().vocab_size)
         with torch.inference_mode():

@@ -37,6 +37,7 @@ class Summarization:
 
     greater_is_better = True
     one_pass = False
+    reference_tokens = 0
     shares_passes = True
 
     def __init__(

@@ -19,6 +19,7 @@ class OnSequences:
 
     greater_is_better = False
     one_pass = True
+    reference_tokens = 0
     shares_passes = True
 
     def __init__(self, sequences: Sequences, device: torch.device | str) -> None:

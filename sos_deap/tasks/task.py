@@ -34,6 +34,10 @@ class Task(Protocol):
         """Tokens in all examples together, padding left out."""
 
     @property
+    def reference_tokens(self) -> int:
+        """Tokens that the dense model had to read for the task to be made; 0 for most."""
+
+    @property
     def one_pass(self) -> bool:
         """Whether the model reads each example once, from its embeddings to its output."""
 
