@@ -5,7 +5,6 @@ This is the only file that sees the configuration; everything it calls takes pla
 
 from __future__ import annotations
 
-import math
 import random
 import re
 import shlex
@@ -48,7 +47,7 @@ class RunConfig:
         "sos (the paper to the letter), sos-repaired; "
         "eaSimple, eaMuPlusLambda, eaMuCommaLambda (DEAP's); "
         "nsga2, nsga3, spea2 (metric and sparsity); "
-        "swap, pbil, umda (at constant sparsity, the maximum); "
+        "swap, sweep, pbil, umda (at constant sparsity, the maximum); "
         "or module:function of your own with DEAP's signature. "
         "Parameters follow after commas: NAME,key=value,key=value.",
     )
@@ -361,13 +360,10 @@ def _search(
         write_front,
         write_logbook,
     )
-    from sos_deap.search.algorithms import ALGORITHMS
-    from sos_deap.search.drive import all_limits, evolve
+    from sos_deap.search.drive import evolve
     from sos_deap.toolbox import statistics
 
-    limits = all_limits(
-        ALGORITHMS[config.algorithm], _limits(config), config.population_size, config.generations
-    )
+    limits = _all_limits(config)
     evaluator.open_store(config.store or folder / "store.sqlite")
     random.seed(config.seed)  # DEAP's operators and ours
     numpy.random.seed(config.seed)  # some of DEAP's selections
@@ -433,10 +429,18 @@ def _limits(config: RunConfig) -> Limits:
     )
 
 
+def _all_limits(config: RunConfig) -> Limits:
+    from sos_deap.search.drive import all_limits
+
+    row = _algorithm(config)
+    return all_limits(row, _limits(config), config.population_size, config.generations)
+
+
 def _toolbox(config: RunConfig, evaluator: Evaluator) -> Any:
     from deap import base
 
     from sos_deap.models.prune import uniform_counts
+    from sos_deap.search.drive import strategy_of
     from sos_deap.toolbox import register
 
     uniform = config.layout == "uniform"
@@ -453,7 +457,7 @@ def _toolbox(config: RunConfig, evaluator: Evaluator) -> Any:
     )
     row = _algorithm(config)
     if row.strategy is not None:  # what it refuses, it refuses now
-        row.strategy(toolbox.space, toolbox.population(n=2), math.inf, **row.given)
+        strategy_of(row, toolbox, toolbox.population(n=2), _all_limits(config))
     return toolbox
 
 

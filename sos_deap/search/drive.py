@@ -108,14 +108,26 @@ def evolve(
     limits = all_limits(row, limits or Limits(), size, generations)
     if row.strategy is None:
         return run.loop(row, people, row.keywords(size, crossover_rate), limits)
+    return run.strategy(strategy_of(row, toolbox, people, limits), limits)
+
+
+def strategy_of(row: Algorithm, toolbox: Any, people: list[Any], limits: Limits) -> Strategy:
+    """The strategy of an algorithm that asks and tells.
+
+    :param row: the algorithm.
+    :param toolbox: with the ``space`` that it chooses from.
+    :param people: the initial individuals.
+    :param limits: of which its budget is made; see :func:`all_limits`.
+    :raises InputError: for a toolbox without a space, and for parameters that it refuses.
+    """
+    assert row.strategy is not None
     space = getattr(toolbox, "space", None)
     if space is None:
         raise InputError(
             f"the algorithm {row.name} needs toolbox.space: set it to a Space, or let "
             "sos_deap.register fill the toolbox"
         )
-    strategy = row.strategy(space, people, _budget(limits, space.tokens), **row.given)
-    return run.strategy(strategy, limits)
+    return row.strategy(space, people, _budget(limits, space.tokens), **row.given)
 
 
 def check_evolution(
