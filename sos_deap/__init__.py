@@ -26,7 +26,13 @@ if TYPE_CHECKING:
     from sos_deap.search.operators import cxFitnessWeightedPaper as cxFitnessWeightedPaper
     from sos_deap.search.operators import limit_sparsity as limit_sparsity
     from sos_deap.search.operators import mutSparsityFlipBit as mutSparsityFlipBit
+    from sos_deap.search.operators import mutSwap as mutSwap
     from sos_deap.search.operators import uniform_layers as uniform_layers
+    from sos_deap.search.selection import selNSGA3 as selNSGA3
+    from sos_deap.search.selection import selRoulette as selRoulette
+    from sos_deap.search.selection import (
+        selStochasticUniversalSampling as selStochasticUniversalSampling,
+    )
     from sos_deap.toolbox import register as register
     from sos_deap.toolbox import statistics as statistics
 
@@ -47,8 +53,12 @@ _HOME = {
     "load": "models.pretrained",
     "masked": "models.heads",
     "mutSparsityFlipBit": "search.operators",
+    "mutSwap": "search.operators",
     "prune": "models.prune",
     "register": "toolbox",
+    "selNSGA3": "search.selection",
+    "selRoulette": "search.selection",
+    "selStochasticUniversalSampling": "search.selection",
     "statistics": "toolbox",
     "uniform_layers": "search.operators",
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import sys
 import time
@@ -9,12 +10,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import moocore
 from torch.profiler import profile
 
 from sos_deap.evaluator import Evaluator
 from sos_deap.files import write_csv
 from sos_deap.search.limits import Limits, Spent
-from sos_deap.tasks.objectives import paper
+from sos_deap.tasks.objectives import OBJECTIVES
+from sos_deap.tasks.task import Task
 
 
 class Progress:
@@ -39,7 +42,7 @@ class Progress:
     def __call__(self, generation: int, halloffame: Any) -> None:
         """Note a generation and show it; for :func:`sos_deap.evolve`'s ``on_generation``."""
         accounting, seconds = self._evaluator.accounting, self.seconds
-        best = winner(halloffame)
+        best = winner(halloffame, self._evaluator.task.name)
         self._best = self._describe(best)
         self.rows.append(
             {
@@ -119,13 +122,18 @@ class Trace:
             self._profile = None
 
 
-def winner(halloffame: Any) -> Any:
-    """The best chromosome; of a Pareto front the one that Equation 1 prefers; ``None`` if empty."""
+def winner(halloffame: Any, metric: str = "") -> Any:
+    """The best chromosome; of a Pareto front the one that Equation 1 prefers; ``None`` if empty.
+
+    :param halloffame: a hall of fame or a Pareto front.
+    :param metric: its metric; for ``"kl"`` Equation 1 is over the factor that perplexity grows by.
+    """
     if not len(halloffame):
         return None
     if len(halloffame[0].fitness.weights) == 1:
         return halloffame[0]
-    return max(halloffame, key=lambda chromosome: paper(*chromosome.fitness.values))
+    prefers = OBJECTIVES["kl" if metric == "kl" else "paper"]
+    return max(halloffame, key=lambda chromosome: prefers(*chromosome.fitness.values))
 
 
 def write_logbook(path: Path, logbook: Any, rows: Iterable[dict[str, Any]]) -> None:
@@ -150,6 +158,30 @@ def write_evaluations(path: Path, evaluator: Evaluator) -> None:
 def write_front(path: Path, evaluator: Evaluator, halloffame: Any) -> None:
     """A Pareto front, from the best metric to the highest sparsity."""
     _write_chromosomes(path, evaluator, ((list(c), evaluator.known(c)) for c in halloffame))
+
+
+def front_hypervolume(task: Task, halloffame: Any, dense: float) -> dict[str, Any]:
+    """The area that a Pareto front dominates (Zitzler and Thiele, 1998), in units of the metric.
+
+    :param task: which says the metric that counts.
+    :param halloffame: the front, of fitness values score and sparsity.
+    :param dense: the metric of the whole model on the same data.
+    :returns: ``value``, and the ``reference`` point where it begins: no sparsity, and twice the
+        dense metric for costs, log 2 for a divergence (which doubles the perplexity), 0 for gains.
+    """
+    worst = 0.0 if task.greater_is_better else math.log(2) if task.name == "kl" else 2 * dense
+    score = worst if task.greater_is_better else -worst
+    points = [list(chromosome.fitness.values) for chromosome in halloffame]
+    return {
+        "value": float(moocore.hypervolume(points, ref=[score, 0.0], maximise=True)),
+        "reference": {task.name: worst, "sparsity": 0.0},
+    }
+
+
+def front_line(hypervolume: dict[str, Any]) -> str:
+    """What :func:`front_hypervolume` found, for people."""
+    at = " and ".join(f"{name} {worst:.4g}" for name, worst in hypervolume["reference"].items())
+    return f"hypervolume of the Pareto front {hypervolume['value']:.5g}, from {at}"
 
 
 def _write_chromosomes(

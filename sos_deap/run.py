@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from sos_deap.evaluator import Evaluator
+    from sos_deap.search.algorithms import Algorithm
     from sos_deap.search.limits import Limits
 
 
@@ -43,13 +44,35 @@ class RunConfig:
     )
     algorithm: str = setting(
         "sos-repaired",
-        "sos (the paper to the letter), sos-repaired, eaSimple, eaMuPlusLambda, eaMuCommaLambda.",
+        "sos (the paper to the letter), sos-repaired; "
+        "eaSimple, eaMuPlusLambda, eaMuCommaLambda (DEAP's); "
+        "nsga2, nsga3, spea2 (metric and sparsity); "
+        "swap, sweep, pbil, umda, evopress, bonsai, greedy, one-shot, sleb, random (at constant "
+        "sparsity, the maximum); "
+        "or module:function of your own with DEAP's signature. "
+        "Parameters follow after commas: NAME,key=value,key=value.",
     )
-    objective: str = setting(
-        "paper",
+    crossover: str | None = setting(
+        None,
+        "sign-aware or paper (fitness-weighted), one-point, two-point, uniform, any crossover of "
+        "DEAP by its name, or module:function; with parameters as above. None is the algorithm's: "
+        "paper for sos, else sign-aware.",
+    )
+    mutation: str | None = setting(
+        None,
+        "flip, swap (as many back as removed), any mutation of DEAP by its name, or "
+        "module:function; None is flip.",
+    )
+    selection: str | None = setting(
+        None,
+        "tournament, roulette, lexicase, nsga2, nsga3, spea2, any selection of DEAP by its name, "
+        "or module:function; None is tournament, or nsga2 for pareto.",
+    )
+    objective: str | None = setting(
+        None,
         "Fitness: paper (metric times density), paper-literal, metric, kl (exp(kl) times density), "
-        "tradeoff (metric plus weight times sparsity), pareto (metric and sparsity, with NSGA-II's "
-        "selection; for eaMuPlusLambda and eaMuCommaLambda).",
+        "tradeoff (metric plus weight times sparsity), pareto (metric and sparsity); None is the "
+        "algorithm's: pareto for nsga2, nsga3 and spea2, metric at constant sparsity, else paper.",
     )
     tradeoff_weight: float | None = setting(
         None, "tradeoff: what removing everything is worth, in units of the metric; None is 1."
@@ -57,8 +80,10 @@ class RunConfig:
     population_size: int = setting(10, "Chromosomes in the population, N.")
     generations: int = setting(100, "Most generations, G.")
     crossover_rate: float = setting(0.9, "Probability that two parents mate, C.")
-    mutation_rate: float = setting(0.01, "Probability that a gene flips.")
-    tournament_size: int = setting(3, "Chromosomes in a selection tournament.")
+    mutation_rate: float = setting(0.01, "Probability that a gene flips: indpb of the mutation.")
+    tournament_size: int = setting(
+        3, "Chromosomes in a selection tournament: tournsize of the selection."
+    )
     initial_sparsity: float = setting(0.05, "Share of heads removed at the start.")
     max_sparsity: float | None = setting(
         None, "Largest share removed, S; None is 0.31 of heads or 0.095 of parameters."
@@ -138,7 +163,7 @@ def run(config: RunConfig, settings: TaskSettings) -> Path:
     from sos_deap.files import claim, free_folder, write_json
     from sos_deap.models.prune import check_layout
     from sos_deap.outcome import quality, save_best, size, versions
-    from sos_deap.report import inline, measured_table, table
+    from sos_deap.report import front_line, inline, measured_table, table
 
     _check(config)
     folder = free_folder(_folder(config))
@@ -147,7 +172,7 @@ def run(config: RunConfig, settings: TaskSettings) -> Path:
     assert heldout is not None  # from_pretrained always cuts a held-out part
     check_layout(evaluator.model, heads, config.layout)
     toolbox = _toolbox(config, evaluator)
-    dense = {
+    dense: dict[str, Any] = {
         **quality(evaluator, heldout, evaluator.model),
         **size(evaluator.model, evaluator.stored_dtype, sum(heads.heads_per_layer)),
     }
@@ -156,8 +181,11 @@ def run(config: RunConfig, settings: TaskSettings) -> Path:
     groups = f"; {len(heads)} groups are the genes" if config.unit == "group" else ""
     print(f"{config.model}: {dense['heads']} attention heads {layers}{groups}")
     print(f"run folder: {folder}", flush=True)
-    search, chromosome = _search(config, evaluator, toolbox, folder)
+    metric = dense["calibration"][evaluator.task.name]
+    search, chromosome = _search(config, evaluator, toolbox, folder, metric)
     print(f"ended after {search['generations']} generations, stopped by {search['stopped_by']}")
+    if "hypervolume" in search:
+        print(front_line(search["hypervolume"]))
     data = {"calibration": evaluator.task.describe(), "held-out": heldout.describe()}
     facts = {
         "command": f"`{shlex.join(['python', '-m', 'sos_deap.run', *_flags(config, settings)])}`",
@@ -203,7 +231,7 @@ def evaluator_of(config: RunConfig, settings: TaskSettings) -> Evaluator:
         config.model,
         dataset=config.dataset,
         task=config.task,
-        objective=checked_objective(config.objective, config.tradeoff_weight),
+        objective=checked_objective(_objective(config), config.tradeoff_weight),
         device=config.device,
         dtype=config.dtype,
         seed=config.seed,
@@ -236,17 +264,17 @@ def _flags(*parts: RunConfig | TaskSettings) -> list[str]:
 
 def _check(config: RunConfig) -> None:
     """Everything that can be checked without loading the model."""
-    from sos_deap.search.drive import check_evolution, check_pareto
+    from sos_deap.search.drive import check_evolution, check_values
     from sos_deap.toolbox import MAX_SPARSITY, check_operators
 
     _limits(config)
     if not 0 <= config.seed < 2**32:
         raise InputError(f"seed is {config.seed}: give a number from 0 to {2**32 - 1}")
-    check_evolution(
-        config.algorithm, config.population_size, config.generations, config.crossover_rate
-    )
-    if config.objective == "pareto":
-        check_pareto(config.algorithm)
+    row = _algorithm(config)
+    check_evolution(row, config.population_size, config.generations, config.crossover_rate)
+    check_values(row, several=_objective(config) == "pareto")
+    _check_fit(config, row)
+    _operators(config)
     if config.density not in MAX_SPARSITY:
         raise unknown("density", config.density, MAX_SPARSITY)
     check_operators(
@@ -258,6 +286,56 @@ def _check(config: RunConfig) -> None:
     )
 
 
+def _check_fit(config: RunConfig, row: Algorithm) -> None:
+    """Refuse what the algorithm has no use for."""
+    given = [
+        name for name in ("crossover", "mutation", "selection") if getattr(config, name) is not None
+    ]
+    if row.select is not None and config.selection is not None:
+        raise InputError(
+            f"the algorithm {row.name} has a selection of its own: leave --selection out, or use "
+            "eaMuPlusLambda with the objective pareto"
+        )
+    if row.strategy is None:
+        return
+    if given:
+        raise InputError(
+            f"the algorithm {row.name} proposes sub-models itself, without a {given[0]}: leave "
+            f"--{given[0]} out"
+        )
+    if config.layout == "uniform":
+        raise InputError(
+            f"the algorithm {row.name} does not keep as many heads in every layer, as the layout "
+            "uniform does: use sos-repaired, or the layout sliced"
+        )
+
+
+def _algorithm(config: RunConfig) -> Algorithm:
+    from sos_deap.search.algorithms import algorithm_of
+
+    return algorithm_of(config.algorithm)
+
+
+def _objective(config: RunConfig) -> str:
+    return _algorithm(config).objective if config.objective is None else config.objective
+
+
+def _operators(config: RunConfig) -> dict[str, Any]:
+    """The operators' names, as :func:`sos_deap.toolbox.register` takes them, and checked."""
+    from sos_deap.toolbox import chosen_operators
+
+    pareto, literal = _objective(config) == "pareto", _algorithm(config).literal
+    chosen: dict[str, Any] = {
+        "crossover": config.crossover or ("paper" if literal else "sign-aware"),
+        "mutation": config.mutation or "flip",
+        "selection": config.selection or ("nsga2" if pareto else "tournament"),
+        "mutation_rate": config.mutation_rate,
+        "tournament_size": config.tournament_size,
+    }
+    chosen_operators(**chosen)
+    return chosen
+
+
 def _max_sparsity(config: RunConfig) -> float:
     from sos_deap.toolbox import MAX_SPARSITY
 
@@ -266,26 +344,27 @@ def _max_sparsity(config: RunConfig) -> float:
 
 
 def _search(
-    config: RunConfig, evaluator: Evaluator, toolbox: Any, folder: Path
+    config: RunConfig, evaluator: Evaluator, toolbox: Any, folder: Path, dense: float
 ) -> tuple[dict[str, Any], Any]:
-    """Search; leave the logbook and the evaluations in the folder; return figures and winner."""
+    """Search; leave the logbook and the evaluations in the folder; return figures and winner.
+
+    ``dense`` is the metric of the whole model on calibration data.
+    """
     import numpy
 
     from sos_deap.report import (
         Progress,
         Trace,
+        front_hypervolume,
         winner,
         write_evaluations,
         write_front,
         write_logbook,
     )
-    from sos_deap.search.algorithms import ALGORITHMS
-    from sos_deap.search.drive import all_limits, evolve
+    from sos_deap.search.drive import evolve
     from sos_deap.toolbox import statistics
 
-    limits = all_limits(
-        ALGORITHMS[config.algorithm], _limits(config), config.population_size, config.generations
-    )
+    limits = _all_limits(config)
     evaluator.open_store(config.store or folder / "store.sqlite")
     random.seed(config.seed)  # DEAP's operators and ours
     numpy.random.seed(config.seed)  # some of DEAP's selections
@@ -321,18 +400,21 @@ def _search(
         raise InputError(
             f"no sub-model had a finite {evaluator.task.name}: try another dtype or other data"
         )
+    front = {}
     if evaluator.objectives > 1:
         write_front(folder / "pareto.csv", evaluator, evolution.halloffame)
+        front["hypervolume"] = front_hypervolume(evaluator.task, evolution.halloffame, dense)
     return {
         "algorithm": config.algorithm,
-        "objective": config.objective,
+        "objective": _objective(config),
         "density": config.density,
         "seed": config.seed,
         "generations": len(evolution.logbook) - 1,
         **evaluator.accounting.asdict(),
         "seconds": seconds,
         "stopped_by": evolution.stopped_by,
-    }, winner(evolution.halloffame)
+        **front,
+    }, winner(evolution.halloffame, evaluator.task.name)
 
 
 def _limits(config: RunConfig) -> Limits:
@@ -348,14 +430,20 @@ def _limits(config: RunConfig) -> Limits:
     )
 
 
+def _all_limits(config: RunConfig) -> Limits:
+    from sos_deap.search.drive import all_limits
+
+    row = _algorithm(config)
+    return all_limits(row, _limits(config), config.population_size, config.generations)
+
+
 def _toolbox(config: RunConfig, evaluator: Evaluator) -> Any:
     from deap import base
 
     from sos_deap.models.prune import uniform_counts
-    from sos_deap.search.algorithms import ALGORITHMS
+    from sos_deap.search.drive import strategy_of
     from sos_deap.toolbox import register
 
-    literal = ALGORITHMS[config.algorithm].literal
     uniform = config.layout == "uniform"
     counts = uniform_counts(evaluator.model, evaluator.head_map) if uniform else None
     toolbox = base.Toolbox()
@@ -364,12 +452,13 @@ def _toolbox(config: RunConfig, evaluator: Evaluator) -> Any:
         evaluator,
         initial_sparsity=config.initial_sparsity,
         max_sparsity=_max_sparsity(config),
-        mutation_rate=config.mutation_rate,
-        tournament_size=config.tournament_size,
-        crossover="paper" if literal else "sign-aware",
-        repair=not literal,
+        repair=not _algorithm(config).literal,
         uniform=counts,
+        **_operators(config),
     )
+    row = _algorithm(config)
+    if row.strategy is not None:  # what it refuses, it refuses now
+        strategy_of(row, toolbox, toolbox.population(n=2), _all_limits(config))
     return toolbox
 
 
@@ -388,9 +477,12 @@ def _original(config: RunConfig, evaluator: Evaluator) -> PreTrainedModel:
 def _folder(config: RunConfig) -> Path:
     if config.output_dir is not None:
         return Path(config.output_dir)
-    model = re.sub(r"[^A-Za-z0-9.]+", "-", config.model).strip("-.")
+    model, algorithm = (
+        re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-.")
+        for name in (config.model, config.algorithm)
+    )
     now = time.strftime("%Y%m%d-%H%M%S")
-    return Path("runs", f"{now}-{model}-{config.algorithm}-{config.seed}")
+    return Path("runs", f"{now}-{model}-{algorithm}-{config.seed}")
 
 
 def parse(arguments: list[str]) -> tuple[RunConfig, TaskSettings]:

@@ -8,9 +8,10 @@ from typing import Any
 
 from deap import tools
 
-from sos_deap.errors import InputError, unknown
+from sos_deap.errors import InputError
 from sos_deap.evaluator import Evaluator, batched_map
 from sos_deap.models.density import Sparsity
+from sos_deap.search.choice import Choice, Operator, choose, try_out
 from sos_deap.search.chromosome import (
     Chromosome,
     Fitness,
@@ -19,14 +20,7 @@ from sos_deap.search.chromosome import (
     sparsity,
     within,
 )
-from sos_deap.search.operators import (
-    Crossover,
-    cxFitnessWeighted,
-    cxFitnessWeightedPaper,
-    limit_sparsity,
-    mutSparsityFlipBit,
-    uniform_layers,
-)
+from sos_deap.search.operators import limit_sparsity, uniform_layers
 from sos_deap.search.space import Space
 
 #: S unless the user says otherwise, by what it is a share of. The sizes in the paper's Table II say
@@ -35,12 +29,6 @@ MAX_SPARSITY = {"heads": 0.31, "parameters": 0.095}
 
 #: Fitness classes by the number of values an objective gives.
 FITNESS = {1: Fitness, 2: ParetoFitness}
-
-#: Crossovers by the name the user gives.
-CROSSOVERS: dict[str, Crossover] = {
-    "paper": cxFitnessWeightedPaper,
-    "sign-aware": cxFitnessWeighted,
-}
 
 
 def register(
@@ -52,7 +40,9 @@ def register(
     mutation_rate: float = 0.01,
     mutation_bias: float = 1.0,
     tournament_size: int = 3,
-    crossover: str = "sign-aware",
+    crossover: str | Operator = "sign-aware",
+    mutation: str | Operator = "flip",
+    selection: str | Operator | None = None,
     repair: bool = True,
     uniform: Sequence[int] | None = None,
 ) -> None:
@@ -61,24 +51,34 @@ def register(
     The defaults are the paper's; register any of them anew afterwards to swap it. For
     :func:`sos_deap.evolve` there are also ``sparsity``, which measures an individual, ``spent``,
     which tells what evaluations have cost, ``space``, what strategies choose from, and ``probe``,
-    which evaluates without a maximum sparsity. With an
-    objective of two values, ``select`` is NSGA-II's, which chooses survivors: use it with DEAP's
-    (mu, lambda) algorithms.
+    which evaluates without a maximum sparsity. With an objective of two values, ``select`` is
+    NSGA-II's unless told, which chooses survivors: use it with DEAP's (mu, lambda) algorithms.
+
+    An operator is a name of ours or of DEAP's, with parameters after commas if any
+    (``"cxUniform,indpb=0.3"``), ``"module:function"``, or the function itself; see
+    :func:`sos_deap.search.choice.choose`. It is tried on a few individuals first.
 
     :param toolbox: a DEAP ``base.Toolbox``.
     :param evaluator: evaluates the individuals, a whole generation at a time.
     :param initial_sparsity: share of heads removed in a new individual.
     :param max_sparsity: S, the largest share removed, of what the evaluator counts; above it the
         fitness is the worst. ``None`` for the one in :data:`MAX_SPARSITY`.
-    :param mutation_rate: mean probability of a flip per gene.
-    :param mutation_bias: ratio of prune flips to restore flips; 1 is the paper's.
-    :param tournament_size: individuals in a tournament.
-    :param crossover: a key of :data:`CROSSOVERS`.
+    :param mutation_rate: mean probability of a flip per gene: ``indpb`` of the mutation, unless
+        that is given.
+    :param mutation_bias: ratio of prune flips to restore flips; 1 is the paper's. ``bias`` of the
+        mutation, unless that is given.
+    :param tournament_size: individuals in a tournament: ``tournsize`` of the selection, unless that
+        is given.
+    :param crossover: an operator; a key of :data:`sos_deap.search.choice.CROSSOVERS`, say.
+    :param mutation: an operator; a key of :data:`sos_deap.search.choice.MUTATIONS`, say.
+    :param selection: an operator; a key of :data:`sos_deap.search.choice.SELECTIONS`, say. ``None``
+        for ``"tournament"``, or ``"nsga2"`` with an objective of two values.
     :param repair: let ``mate`` and ``mutate`` give back heads to children above ``max_sparsity``.
     :param uniform: keep equally many heads in every layer, one of these numbers: those that
         :func:`sos_deap.models.prune.uniform_counts` finds, for the layout ``"uniform"``.
-    :raises InputError: for a value out of range, for an objective of three values or more, and if
-        ``max_sparsity`` leaves none of the ``uniform`` numbers.
+    :raises InputError: for a value out of range, an operator that is unknown or does not fit, an
+        objective of three values or more, and if ``max_sparsity`` leaves none of the ``uniform``
+        numbers.
     """
     if max_sparsity is None:
         max_sparsity = MAX_SPARSITY[evaluator.density]
@@ -90,8 +90,14 @@ def register(
             f"the objective gives {evaluator.objectives} values: individuals of one or two are "
             "registered here; register `individual` with a fitness of your own for more"
         )
-    if crossover not in CROSSOVERS:
-        raise unknown("crossover", crossover, CROSSOVERS)
+    operators = chosen_operators(
+        crossover,
+        mutation,
+        selection or ("tournament" if evaluator.objectives == 1 else "nsga2"),
+        mutation_rate=mutation_rate,
+        mutation_bias=mutation_bias,
+        tournament_size=tournament_size,
+    )
     length = len(evaluator.head_map)
     fitness = FITNESS[evaluator.objectives]
     bound = limit_sparsity(max_sparsity, evaluator.sparsity)
@@ -106,6 +112,8 @@ def register(
         chromosome: Chromosome = fresh()[0]
         return chromosome
 
+    for choice in operators.values():
+        try_out(choice, individual)
     toolbox.register("individual", individual)
     toolbox.register("population", tools.initRepeat, list, toolbox.individual)
     toolbox.register("evaluate", evaluator, max_sparsity=max_sparsity)
@@ -120,15 +128,34 @@ def register(
         examples=len(evaluator.task),
         tokens=evaluator.task.tokens,
     )
-    toolbox.register("mate", CROSSOVERS[crossover])
-    toolbox.register("mutate", mutSparsityFlipBit, indpb=mutation_rate, bias=mutation_bias)
-    if evaluator.objectives > 1:
-        toolbox.register("select", tools.selNSGA2)
-    else:
-        toolbox.register("select", tools.selTournament, tournsize=tournament_size)
+    for role, choice in operators.items():
+        toolbox.register(role, choice.function, **choice.parameters)
     if repair or uniform:
         toolbox.decorate("mate", mend)
         toolbox.decorate("mutate", mend)
+
+
+def chosen_operators(
+    crossover: str | Operator,
+    mutation: str | Operator,
+    selection: str | Operator,
+    *,
+    mutation_rate: float,
+    mutation_bias: float = 1.0,
+    tournament_size: int,
+) -> dict[str, Choice]:
+    """The operators to register as ``mate``, ``mutate`` and ``select``; see :func:`register`.
+
+    :raises InputError: for an operator that is unknown, is for other genes, or does not take the
+        parameters given.
+    """
+    # Of uniform crossover, swapping every other gene is the published rate (Syswerda, 1989).
+    flips = {"indpb": mutation_rate, "bias": mutation_bias}
+    return {
+        "mate": choose("crossover", crossover, {"indpb": 0.5}),
+        "mutate": choose("mutation", mutation, flips),
+        "select": choose("selection", selection, {"tournsize": tournament_size}),
+    }
 
 
 def most_removed(length: int, max_sparsity: float, measure: Sparsity) -> int:

@@ -5,14 +5,24 @@ from __future__ import annotations
 import random
 from typing import Any
 
+import numpy
 import pytest
 from deap import algorithms, base, tools
 
-from sos_deap import Chromosome, InputError, cxFitnessWeighted, evolve, statistics
+from sos_deap import (
+    Chromosome,
+    InputError,
+    cxFitnessWeighted,
+    cxFitnessWeightedPaper,
+    evolve,
+    limit_sparsity,
+    selRoulette,
+    statistics,
+)
 from sos_deap.search.algorithms import ALGORITHMS, sos
-from sos_deap.search.chromosome import WORST_FITNESS, random_genes
+from sos_deap.search.chromosome import WORST_FITNESS, ParetoFitness, random_genes
 from sos_deap.search.limits import Limits
-from sos_deap.search.operators import mutSparsityFlipBit
+from sos_deap.search.operators import mutSparsityFlipBit, mutSwap
 from sos_deap.search.space import Space
 
 GENES, SIZE, GENERATIONS = 20, 8, 12
@@ -37,9 +47,19 @@ def toolbox_for(evaluate: Any = cost) -> Any:
     return toolbox
 
 
-def run_stock(function: Any, **parameters: Any) -> tuple[Any, Any, Any]:
+def others(toolbox: Any) -> Any:
+    """Operators other than the paper's, repaired."""
+    toolbox.register("mate", tools.cxTwoPoint)
+    toolbox.register("mutate", mutSwap, moves=2)
+    toolbox.register("select", selRoulette)
+    toolbox.decorate("mate", limit_sparsity(0.4))
+    return toolbox
+
+
+def run_stock(function: Any, swapped: bool = False, **parameters: Any) -> tuple[Any, Any, Any]:
     random.seed(4)
     toolbox, hall = toolbox_for(), tools.HallOfFame(3)
+    toolbox = others(toolbox) if swapped else toolbox
     population, logbook = function(
         toolbox.population(n=SIZE),
         toolbox,
@@ -52,10 +72,10 @@ def run_stock(function: Any, **parameters: Any) -> tuple[Any, Any, Any]:
     return population, logbook, hall
 
 
-def run_driven(name: str, **parameters: Any) -> Any:
+def run_driven(name: Any, swapped: bool = False, **parameters: Any) -> Any:
     random.seed(4)
     return evolve(
-        toolbox_for(),
+        others(toolbox_for()) if swapped else toolbox_for(),
         name,
         population=SIZE,
         generations=GENERATIONS,
@@ -68,9 +88,19 @@ def run_driven(name: str, **parameters: Any) -> Any:
 MU = {"mu": SIZE, "lambda_": SIZE, "cxpb": 0.9, "mutpb": 1.0 - 0.9}
 
 
+@pytest.mark.parametrize("swapped", [False, True])
 @pytest.mark.parametrize(
     ("name", "function", "parameters"),
     [
+        (algorithms.eaSimple, algorithms.eaSimple, {"cxpb": 0.9, "mutpb": 1.0}),
+        (algorithms.eaMuPlusLambda, algorithms.eaMuPlusLambda, MU),
+        ("eaSimple,mutpb=0.5,cxpb=0.4", algorithms.eaSimple, {"cxpb": 0.4, "mutpb": 0.5}),
+        (
+            "eaMuCommaLambda,mu=3,lambda_=7",
+            algorithms.eaMuCommaLambda,
+            MU | {"mu": 3, "lambda_": 7},
+        ),
+        ("deap.algorithms:eaSimple", algorithms.eaSimple, {"cxpb": 0.9, "mutpb": 1.0}),
         ("eaSimple", algorithms.eaSimple, {"cxpb": 0.9, "mutpb": 1.0}),
         ("eaMuPlusLambda", algorithms.eaMuPlusLambda, MU),
         ("eaMuCommaLambda", algorithms.eaMuCommaLambda, MU),
@@ -79,11 +109,11 @@ MU = {"mu": SIZE, "lambda_": SIZE, "cxpb": 0.9, "mutpb": 1.0 - 0.9}
     ],
 )
 def test_a_driven_run_is_bit_identical_to_stock_deap(
-    name: str, function: Any, parameters: dict[str, Any]
+    name: Any, function: Any, parameters: dict[str, Any], swapped: bool
 ) -> None:
-    population, logbook, hall = run_stock(function, **parameters)
+    population, logbook, hall = run_stock(function, swapped, **parameters)
     after = random.getstate()
-    driven = run_driven(name)
+    driven = run_driven(name, swapped)
     assert random.getstate() == after
     assert driven.population == population
     assert [i.fitness for i in driven.population] == [i.fitness for i in population]
@@ -100,7 +130,7 @@ def test_a_driven_run_is_bit_identical_to_stock_deap(
 
 def test_every_algorithm_improves_on_its_start() -> None:
     for name, row in ALGORITHMS.items():
-        if row.strategy is None:
+        if row.strategy is None and row.select is None:
             evolution = run_driven(name)
             best = evolution.logbook.chapters["fitness"].select("max")
             assert max(best) > best[0], name
@@ -136,6 +166,161 @@ def test_algorithm_1_by_hand() -> None:
     assert population == [[0, 0, 0]] * 2
     assert hall[0] == [0, 0, 0]
     assert logbook.select("nevals") == [2, 2, 2]
+
+
+#: -perplexity * density of every chromosome of three heads, as if measured.
+TABLE = {
+    (1, 1, 1): -8.0,
+    (0, 1, 1): -6.0,
+    (1, 0, 1): -2.0,
+    (1, 1, 0): -9.0,
+    (0, 0, 1): -5.0,
+    (0, 1, 0): -7.0,
+    (1, 0, 0): -3.0,
+    (0, 0, 0): -4.0,
+}
+
+
+def test_algorithms_1_and_2_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The faithful variant with all its operators, every random draw written out."""
+    picks = iter(
+        [
+            *(0, 1),  # line 6: a tournament of 011 (-6) and 101 (-2), which 101 wins,
+            *(0, 0),  # and one of 011 with itself
+        ]
+    )
+    draws = iter(
+        [
+            0.5,  # line 7: below C = 0.9, so 101 and 011 mate
+            # Algorithm 2, line 2: prob = -2 / (-2 - 6) = 0.25: the worse parent is favoured. Genes
+            # 1 and 0, 0 and 1, 1 and 1 of the parents; below 0.25 child 1 takes parent 1's: line 6.
+            *(0.2, 0.3, 0.9),  # child 1: 1, 1, 1; child 2: 0, 0, 1
+            0.5,  # line 8: child 1 is mutated (always),
+            *(0.9, 0.9, 0.01),  # its third gene alone flips, at a rate of 0.05: 110
+            0.5,  # child 2 is mutated,
+            *(0.04, 0.9, 0.9),  # its first gene flips: 101
+        ]
+    )
+    evaluated: list[tuple[int, ...]] = []
+
+    def evaluate(individual: Any) -> tuple[float]:
+        evaluated.append(tuple(individual))
+        return (TABLE[tuple(individual)],)
+
+    toolbox = toolbox_for(evaluate)
+    toolbox.register("mate", cxFitnessWeightedPaper)
+    toolbox.register("select", tools.selTournament, tournsize=2)
+    monkeypatch.setattr(random, "choice", lambda people: people[next(picks)])
+    monkeypatch.setattr(random, "random", lambda: next(draws))
+    start = [Chromosome([0, 1, 1]), Chromosome([1, 0, 1])]
+    evolution = evolve(toolbox, "sos", population=start, generations=1, max_sparsity=0.5)
+    assert evaluated == [(0, 1, 1), (1, 0, 1), (1, 1, 0), (1, 0, 1)]
+    assert evolution.population == [[1, 1, 0], [1, 0, 1]]
+    assert [i.fitness.values for i in evolution.population] == [(-9.0,), (-2.0,)]
+    assert evolution.halloffame[0] == [1, 0, 1]  # line 14
+    assert evolution.stopped_by == "generations"
+    assert next(draws, None) is None and next(picks, None) is None
+
+
+def two_values(name: str) -> Any:
+    """A front of cost against sparsity, and what removes most is infeasible."""
+    toolbox = toolbox_for()
+    toolbox.register(
+        "individual", lambda: Chromosome(random_genes(GENES, 0.1), fitness=ParetoFitness)
+    )
+    toolbox.register("population", tools.initRepeat, list, toolbox.individual)
+
+    def evaluate(individual: Any) -> tuple[float, float]:
+        if individual.count(0) > 10:
+            return WORST_FITNESS, WORST_FITNESS
+        return cost(individual)[0] * GENES / sum(individual), individual.sparsity
+
+    toolbox.register("evaluate", evaluate)
+    random.seed(4)
+    numpy.random.seed(4)  # NSGA-III's
+    return evolve(toolbox, name, population=20, generations=25, stats=statistics())
+
+
+@pytest.mark.parametrize("name", [name for name, row in ALGORITHMS.items() if row.select])
+def test_multi_objective_algorithms_find_a_front(name: str) -> None:
+    front = two_values(name).halloffame
+    values = [individual.fitness.values for individual in front]
+    assert len(values) > 5
+    assert not any(a != b and a[0] >= b[0] and a[1] >= b[1] for a in values for b in values)
+    # By brute force: removing the lightest heads first is optimal for each number of them.
+    for score, sparsity in values:
+        count = round(sparsity * GENES)
+        assert score <= -5 - sum(sorted(WEIGHTS)[:count]) + 1e-9
+    assert min(score for score, _ in values) < -5 and max(sparsity for _, sparsity in values) >= 0.3
+
+
+def test_algorithms_are_for_so_many_values() -> None:
+    with pytest.raises(InputError, match="nsga2 is for several fitness values, and the objective"):
+        run_driven("nsga2")
+    with pytest.raises(InputError, match="pbil is for one fitness value, .* use eaMuCommaLambda"):
+        two_values("pbil")
+
+
+def greedy(
+    population: Any, toolbox: Any, rate: float, ngen: int, stats: Any, halloffame: Any, verbose: Any
+) -> Any:
+    """A loop of a user's own, which leaves the hall of fame alone and calls nothing of DEAP's."""
+    logbook = tools.Logbook()
+    for generation in range(ngen + 1):
+        if generation:
+            population = [
+                toolbox.mutate(toolbox.clone(one))[0] if random.random() < rate else one
+                for one in population
+            ]
+        for one in population:
+            one.fitness.values = toolbox.evaluate(one)
+        logbook.record(gen=generation, nevals=len(population), **stats.compile(population))
+    return population, logbook
+
+
+def test_a_loop_of_the_user_s() -> None:
+    evolution = run_driven(greedy, rate=0.5)
+    assert len(evolution.logbook) == GENERATIONS + 1 and len(evolution.halloffame) == 3
+    assert run_driven("tests.test_drive:greedy,rate=0.5").population == evolution.population
+
+
+def no_rows(population: Any, toolbox: Any, **driven: Any) -> Any:
+    return population, tools.Logbook()
+
+
+def nothing(population: Any, toolbox: Any, **driven: Any) -> Any:
+    return None
+
+
+def short(population: Any, toolbox: Any, ngen: Any) -> Any:
+    return None
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "message"),
+    [
+        (greedy, "the algorithm greedy lacks rate: write greedy,rate=..."),
+        (no_rows, "the algorithm no_rows must return its population, evaluated, and a logbook"),
+        (nothing, "the algorithm nothing must return its population"),
+        (short, r"short cannot be called as DEAP's, with \(population, .*: got an unexpected"),
+        ("json:dumps", "json:dumps cannot be called as DEAP's"),
+        ("tests.test_drive:gredy", "unknown function in tests.test_drive 'gredy': did you mean"),
+        ("no.such:thing", "cannot import no.such of no.such:thing"),
+        ("eaSimple,mutbp=1", "unknown parameter of the algorithm eaSimple 'mutbp': did you mean"),
+        ("eaSimple,mutpb=2", r"mutpb is 2: a probability lies in \[0, 1\]"),
+        ("eaSimple,mutpb=x", "mutpb is x: a probability"),
+        ("eaMuPlusLambda,mutpb=0.5", "cxpb 0.9 and mutpb 0.5 add up to more than 1"),
+        ("eaMuPlusLambda,mu=0", "mu is 0: give a number of individuals, at least 1"),
+        ("eaMuCommaLambda,lambda_=5", "lambda_ is 5: give at least mu, 8, of which"),
+        ("sos,best_ever=0.5", "best_ever of the algorithm sos is 0.5: expected bool"),
+        ("swap,moves=few", "moves of the algorithm swap is 'few': expected int"),
+        ("swap,moves=0", "moves is 0"),
+        ("swap,3", "cannot read 'swap,3': write NAME or NAME,key=value,key=value"),
+    ],
+)
+def test_algorithms_that_do_not_fit(algorithm: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        run_driven(algorithm)
 
 
 def _copy(individual: Any) -> Any:

@@ -85,6 +85,7 @@ def test_the_divergence_is_that_of_the_sliced_model(top_k: int) -> None:
     assert evaluator.metrics_of(prune(model, several[0]), task) == {
         "kl": pytest.approx(expected[0], rel=1e-4),
         "perplexity": pytest.approx(perplexity, rel=1e-5),
+        "distillation": pytest.approx((expected[0] + math.log(perplexity)) / 2, rel=1e-5),
     }
 
 

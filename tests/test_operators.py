@@ -9,7 +9,13 @@ from deap import tools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sos_deap import Chromosome, cxFitnessWeighted, cxFitnessWeightedPaper, mutSparsityFlipBit
+from sos_deap import (
+    Chromosome,
+    cxFitnessWeighted,
+    cxFitnessWeightedPaper,
+    mutSparsityFlipBit,
+    mutSwap,
+)
 from sos_deap.search.operators import limit_sparsity, uniform_layers
 
 GENES = st.lists(st.integers(0, 1), min_size=1, max_size=60)
@@ -92,6 +98,16 @@ def test_bias_is_the_ratio_of_prune_to_restore_flips() -> None:
 def test_impossible_rates_are_refused(indpb: float, bias: float) -> None:
     with pytest.raises(ValueError, match="bias"):
         mutSparsityFlipBit([1], indpb, bias)
+
+
+@given(GENES, st.integers(1, 5))
+def test_a_swap_gives_back_as_many_as_it_removes(genes: list[int], moves: int) -> None:
+    individual = Chromosome(genes)
+    (mutant,) = mutSwap(individual, moves)
+    assert mutant is individual and sum(mutant) == sum(genes)
+    exchanges = sum(old > new for old, new in zip(genes, mutant, strict=True))
+    possible = min(moves, sum(genes), len(genes) - sum(genes))
+    assert min(1, possible) <= exchanges <= possible
 
 
 @given(GENES, st.floats(0, 1))

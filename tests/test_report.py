@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +14,7 @@ from deap import tools
 
 from sos_deap import Evaluator, InputError
 from sos_deap.files import claim, free_folder, write_csv, write_json
-from sos_deap.report import Progress, table, winner
+from sos_deap.report import Progress, front_hypervolume, front_line, table, winner
 from sos_deap.search.chromosome import Chromosome, ParetoFitness
 from sos_deap.search.limits import Limits
 from tests.conftest import GENES
@@ -128,11 +130,38 @@ def test_the_table_by_hand() -> None:
     ]
 
 
+def front_of(*values: tuple[float, float]) -> Any:
+    front = tools.ParetoFront()
+    for number, pair in enumerate(values):
+        chromosome = Chromosome([number], ParetoFitness)
+        chromosome.fitness.values = pair
+        front.update([chromosome])
+    return front
+
+
 def test_the_winner_of_a_front_is_equation_1_s() -> None:
     assert winner(tools.HallOfFame(1)) is None
-    front = tools.ParetoFront()
-    for score, removed in ((-10.0, 0.0), (-11.0, 0.25), (-20.0, 0.4)):
-        chromosome = Chromosome([len(front)], ParetoFitness)
-        chromosome.fitness.values = (score, removed)
-        front.update([chromosome])
+    front = front_of((-10.0, 0.0), (-11.0, 0.25), (-20.0, 0.4))
     assert winner(front).fitness.values == (-11.0, 0.25)  # 10, 8.25, 12 after the density
+    # A divergence: 1, 0.75 * exp(0.2) = 0.92, 0.6 * exp(0.9) = 1.48.
+    divergences = front_of((0.0, 0.0), (-0.2, 0.25), (-0.9, 0.4))
+    assert winner(divergences, "kl").fitness.values == (-0.2, 0.25)
+
+
+@pytest.mark.parametrize(
+    ("name", "grows", "values", "reference", "area"),
+    [
+        # Up to twice the dense 10: 0.5 wide at cost 12, the 0.25 before it at 10; 25 is beyond.
+        ("perplexity", False, [(-10, 0.25), (-12, 0.5), (-25, 0.6)], 20.0, 0.25 * 10 + 0.25 * 8),
+        ("kl", False, [(-0.1, 0.2)], math.log(2), 0.2 * (math.log(2) - 0.1)),
+        ("accuracy", True, [(0.9, 0.2), (0.8, 0.5)], 0.0, 0.2 * 0.9 + 0.3 * 0.8),
+    ],
+)
+def test_hypervolume_by_hand(
+    name: str, grows: bool, values: Any, reference: float, area: float
+) -> None:
+    task: Any = SimpleNamespace(name=name, greater_is_better=grows)
+    found = front_hypervolume(task, front_of(*values), dense=10.0)
+    assert found["value"] == pytest.approx(area)
+    assert found["reference"] == {name: pytest.approx(reference), "sparsity": 0.0}
+    assert front_line(found).startswith(f"hypervolume of the Pareto front {area:.5g}, from {name}")

@@ -11,6 +11,7 @@ from deap import algorithms, base, tools
 from sos_deap import Chromosome, InputError, evolve
 from sos_deap.search.algorithms import ALGORITHMS
 from sos_deap.search.chromosome import random_genes
+from sos_deap.search.distribution import PBIL, UMDA
 from sos_deap.search.exchange import Exchange
 from sos_deap.search.limits import Limits
 from sos_deap.search.space import Space, exchanged
@@ -43,16 +44,30 @@ def test_a_winner_removes_as_many_as_are_to_go(name: str) -> None:
     assert evolution.logbook.select("gen") == list(range(len(evolution.logbook)))
 
 
-def test_stock_deap_runs_a_strategy_to_the_bit_as_the_driver() -> None:
+@pytest.mark.parametrize(
+    ("name", "strategy", "parameters"),
+    [
+        ("swap", Exchange, {}),
+        ("pbil", PBIL, {}),
+        ("pbil,learning_rate=0.3", PBIL, {"learning_rate": 0.3}),
+        ("umda,children=6,margin=0.02", UMDA, {"children": 6, "margin": 0.02}),
+        ("sos_deap.search.distribution:PBIL", PBIL, {}),
+    ],
+)
+def test_stock_deap_runs_a_strategy_to_the_bit_as_the_driver(
+    name: str, strategy: Any, parameters: dict[str, Any]
+) -> None:
     random.seed(4)
-    driven = evolve(toolbox_for(), "swap", population=6, limits=Limits(evaluations=60))
+    driven = evolve(toolbox_for(), name, population=6, limits=Limits(evaluations=60))
+    after = random.getstate()
     random.seed(4)
     toolbox = toolbox_for()
-    strategy = Exchange(SPACE, toolbox.population(n=6), 60)
-    toolbox.register("generate", strategy.generate)
-    toolbox.register("update", strategy.update)
+    made = strategy(SPACE, toolbox.population(n=6), 60, **parameters)
+    toolbox.register("generate", made.generate)
+    toolbox.register("update", made.update)
     hall = tools.HallOfFame(1)
     population, logbook = algorithms.eaGenerateUpdate(toolbox, 10, hall, verbose=False)
+    assert random.getstate() == after
     assert driven.population == population
     assert driven.halloffame[0] == hall[0]
     assert driven.logbook.select("nevals") == logbook.select("nevals")

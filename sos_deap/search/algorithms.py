@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial, wraps
+from inspect import signature
 from typing import Any
 
 from deap import algorithms, tools
 
+from sos_deap.errors import InputError, first_line
 from sos_deap.search.baselines import Greedy, Layers, OneShot, RandomSearch
 from sos_deap.search.bonsai import Bonsai
 from sos_deap.search.chromosome import is_worst
+from sos_deap.search.distribution import PBIL, UMDA
 from sos_deap.search.evopress import EvoPress
 from sos_deap.search.exchange import Exchange
+from sos_deap.search.named import check_parameters, look_up, name_of, split
+from sos_deap.search.selection import selNSGA3
 from sos_deap.search.strategy import Strategy
 from sos_deap.search.sweep import Sweep
 
@@ -77,45 +82,166 @@ class Algorithm:
     """A row of :data:`ALGORITHMS`: a loop, or a strategy that asks and tells.
 
     :param run: the loop, with the stock DEAP signature.
-    :param parameters: from population size and crossover rate to its keyword arguments.
     :param strategy: makes the strategy, of a space, an initial population and a budget.
     :param literal: follow the paper to the letter: its printed crossover, no repair of chromosomes
         over the maximum sparsity S, and stop as soon as one reaches it (Algorithm 1, line 10).
     :param survivors: ``select`` chooses who survives, among parents and children or children only;
         where it chooses parents, a selection by Pareto dominance such as NSGA-II's chooses all.
+    :param select: a selection by several fitness values that belongs to the algorithm, in place of
+        the toolbox's.
+    :param name: what the user calls it; :func:`algorithm_of` fills it in.
+    :param given: the parameters that the user gave; likewise.
     """
 
     run: Callable[..., tuple[list[Any], Any]] | None = None
-    parameters: Callable[[int, float], dict[str, Any]] = field(
-        default=lambda size, crossover_rate: {"cxpb": crossover_rate}
-    )
     strategy: Callable[..., Strategy] | None = None
     literal: bool = False
     survivors: bool = False
+    select: Callable[[list[Any], int], list[Any]] | None = None
+    name: str = ""
+    given: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def objective(self) -> str:
+        """The objective that it is made for, by name."""
+        if self.select is not None:
+            return "pareto"
+        return "paper" if self.strategy is None else "metric"
 
-def _mutate_all(size: int, crossover_rate: float) -> dict[str, Any]:
-    return {"cxpb": crossover_rate, "mutpb": 1.0}
+    def keywords(self, size: int, crossover_rate: float) -> dict[str, Any]:
+        """The keyword arguments of the loop: those of DEAP's usual ones that it has, and the given.
 
-
-def _mate_or_mutate(size: int, crossover_rate: float) -> dict[str, Any]:
-    # DEAP's varOr mates *or* mutates a child, so the two rates share 1.
-    return {"mu": size, "lambda_": size, "cxpb": crossover_rate, "mutpb": 1.0 - crossover_rate}
+        :param size: of the population.
+        :param crossover_rate: the probability that two parents mate.
+        :raises InputError: for a rate or a number that DEAP would stumble over.
+        """
+        assert self.run is not None
+        names = signature(self.run).parameters
+        usual: dict[str, Any] = {"mu": size, "lambda_": size, "cxpb": crossover_rate, "mutpb": None}
+        usual |= self.given
+        if usual["mutpb"] is None:
+            # DEAP's varOr mates *or* mutates a child, so there the two rates share 1.
+            usual["mutpb"] = 1.0 - _rate("cxpb", usual["cxpb"]) if "lambda_" in names else 1.0
+        keywords = {key: value for key, value in usual.items() if key in names or key in self.given}
+        _check_usual(self, keywords)
+        return keywords
 
 
 #: Algorithms by the name the user gives.
 ALGORITHMS: dict[str, Algorithm] = {
     "bonsai": Algorithm(strategy=Bonsai),
-    "eaMuCommaLambda": Algorithm(algorithms.eaMuCommaLambda, _mate_or_mutate, survivors=True),
-    "eaMuPlusLambda": Algorithm(algorithms.eaMuPlusLambda, _mate_or_mutate, survivors=True),
-    "eaSimple": Algorithm(algorithms.eaSimple, _mutate_all),
+    "eaMuCommaLambda": Algorithm(algorithms.eaMuCommaLambda, survivors=True),
+    "eaMuPlusLambda": Algorithm(algorithms.eaMuPlusLambda, survivors=True),
+    "eaSimple": Algorithm(algorithms.eaSimple),
     "evopress": Algorithm(strategy=EvoPress),
     "greedy": Algorithm(strategy=Greedy),
+    "nsga2": Algorithm(algorithms.eaMuPlusLambda, survivors=True, select=tools.selNSGA2),
+    "nsga3": Algorithm(algorithms.eaMuPlusLambda, survivors=True, select=selNSGA3),
     "one-shot": Algorithm(strategy=OneShot),
+    "pbil": Algorithm(strategy=PBIL),
     "random": Algorithm(strategy=RandomSearch),
     "sleb": Algorithm(strategy=Layers),
     "sos": Algorithm(partial(sos, best_ever=False), literal=True),
     "sos-repaired": Algorithm(sos),
+    "spea2": Algorithm(algorithms.eaMuPlusLambda, survivors=True, select=tools.selSPEA2),
     "swap": Algorithm(strategy=Exchange),
     "sweep": Algorithm(strategy=Sweep),
+    "umda": Algorithm(strategy=UMDA),
 }
+
+# What the driver gives every loop, beside population and toolbox.
+_DRIVEN = ("ngen", "stats", "halloffame", "verbose")
+
+
+def algorithm_of(given: str | Callable[..., Any] | Algorithm, **parameters: Any) -> Algorithm:
+    """The algorithm that a user chose, with parameters.
+
+    :param given: ``NAME,key=value,...``, where NAME is a key of :data:`ALGORITHMS` or
+        ``module:function`` of the user's; or a function with the stock DEAP signature,
+        ``(population, toolbox, ..., ngen, stats, halloffame, verbose)``, or a subclass of
+        :class:`sos_deap.search.strategy.Strategy`.
+    :param parameters: more parameters of the algorithm, which override those in the text.
+    :raises InputError: for an unknown name, parameters that it does not take, or that it lacks, and
+        a function of another signature.
+    """
+    thing: Any = given
+    name, own = "", {}
+    if isinstance(given, Algorithm):
+        name, own = given.name, dict(given.given)
+    elif isinstance(given, str):
+        name, own = split(given)
+        thing = look_up("algorithm", name, ALGORITHMS)
+    name = name or name_of(given)
+    row = thing if isinstance(thing, Algorithm) else _of_user(name, thing)
+    own |= parameters
+    if row.strategy is not None:  # of a space, a population and a budget
+        check_parameters(f"the algorithm {name}", row.strategy, own, places=3)
+    elif row.run is not None:
+        usual = ("cxpb", "mutpb", "mu", "lambda_")  # see Algorithm.keywords
+        check_parameters(f"the algorithm {name}", row.run, own, 2, _DRIVEN, usual)
+    return replace(row, name=name, given=own)
+
+
+def _of_user(name: str, thing: Callable[..., Any]) -> Algorithm:
+    """A row for a user's function or strategy."""
+    if isinstance(thing, type) and issubclass(thing, Strategy):
+        return Algorithm(strategy=thing)
+    loop: Callable[..., Any] = thing
+    try:
+        signature(loop).bind_partial([], None, **dict.fromkeys(_DRIVEN))
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"the algorithm {name} cannot be called as DEAP's, with (population, toolbox, ..., "
+            f"ngen, stats, halloffame, verbose): {first_line(error)}"
+        ) from error
+
+    @wraps(loop)
+    def checked(population: list[Any], toolbox: Any, **keywords: Any) -> tuple[list[Any], Any]:
+        result: Any = loop(population, toolbox, **keywords)
+        if not _is_generation(result, rows=keywords["ngen"] + 1):
+            raise InputError(
+                f"the algorithm {name} must return its population, evaluated, and a logbook with a "
+                "row for the population it was given and one for each generation, as DEAP's do"
+            )
+        people, logbook = result
+        keywords["halloffame"].update(people)
+        return people, logbook
+
+    return Algorithm(checked, survivors=True)
+
+
+def _is_generation(result: Any, rows: int) -> bool:
+    """Whether a loop returned what DEAP's return."""
+    if not (isinstance(result, tuple) and len(result) == 2):
+        return False
+    people: Any = result[0]
+    logbook: Any = result[1]
+    if not (isinstance(people, list) and people and isinstance(logbook, tools.Logbook)):
+        return False
+    return len(logbook) == rows and all(individual.fitness.valid for individual in people)
+
+
+def _check_usual(row: Algorithm, keywords: Mapping[str, Any]) -> None:
+    """Raise :class:`InputError` for what DEAP's loops assert, and for what is no number."""
+    rates = {key: _rate(key, keywords[key]) for key in ("cxpb", "mutpb") if key in keywords}
+    sizes = {key: keywords[key] for key in ("mu", "lambda_") if key in keywords}
+    for key, size in sizes.items():
+        if not isinstance(size, int) or size < 1:
+            raise InputError(f"{key} is {size}: give a number of individuals, at least 1")
+    if row.run in (algorithms.eaMuPlusLambda, algorithms.eaMuCommaLambda):
+        if sum(rates.values()) > 1:
+            raise InputError(
+                f"cxpb {rates['cxpb']} and mutpb {rates['mutpb']} add up to more than 1: "
+                f"{row.name} mates or mutates a child"
+            )
+        if row.run is algorithms.eaMuCommaLambda and sizes["lambda_"] < sizes["mu"]:
+            raise InputError(
+                f"lambda_ is {sizes['lambda_']}: give at least mu, {sizes['mu']}, of which "
+                f"{row.name} chooses the survivors"
+            )
+
+
+def _rate(key: str, value: Any) -> float:
+    if not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise InputError(f"{key} is {value}: a probability lies in [0, 1]")
+    return float(value)

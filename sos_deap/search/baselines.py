@@ -40,17 +40,19 @@ class OneShot(Strategy):
         self, space: Space, population: Sequence[Any], budget: float, prior: str | None = None
     ) -> None:
         super().__init__(space, population, budget)
-        if prior is not None:
-            self.incumbent = space.keeping_best(space.importance(prior))
-        self._window = next(space.windows((budget - 1) / (len(space) + 1)))
+        self._prior = None if prior is None else space.checked_prior(prior)
+        self._windows = space.windows((budget - 1) / (len(space) + 1))
 
     def generate(self) -> list[Any]:
         """The whole model without each gene in turn; then what is left of the ranking."""
+        if self._prior is not None:
+            self.incumbent = self.space.keeping_best(self.space.importance(self._prior))
         if self.incumbent is not None:
             return [self.incumbent]
         alone = [self.space.without([gene]) for gene in range(len(self.space))]
+        window = next(self._windows)
         for individual in alone:
-            individual.examples = self._window
+            individual.examples = window
         return alone
 
     def update(self, individuals: list[Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,7 @@ class Bonsai(Strategy):
         super().__init__(space, population, budget)
         self._rounds, self._ridge, self._round = rounds, ridge, 0
         self._size = max(2, int((budget - 1) / rounds))
-        self._weights = [1.0] * len(space) if prior is None else _by_rank(space.importance(prior))
+        self._prior = None if prior is None else space.checked_prior(prior)
         self.incumbent = space.without([])
 
     def generate(self) -> list[Any]:
@@ -59,6 +60,12 @@ class Bonsai(Strategy):
         more = self._target() - len(removed)
         self.incumbent = self.space.without([*removed, *(kept[i] for i in order[:more])])
         self._round += 1
+
+    @cached_property
+    def _weights(self) -> list[float]:
+        if self._prior is None:
+            return [1.0] * len(self.space)
+        return _by_rank(self.space.importance(self._prior))
 
     def _target(self) -> int:
         """How many genes are gone after this round."""

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 from deap import algorithms, tools
 
-from sos_deap.errors import InputError, unknown
-from sos_deap.search.algorithms import ALGORITHMS, Algorithm
+from sos_deap.errors import InputError
+from sos_deap.search.algorithms import ALGORITHMS, Algorithm, algorithm_of
 from sos_deap.search.chromosome import is_worst, sparsity, within
 from sos_deap.search.limits import Limits, Spent
 from sos_deap.search.space import Space
@@ -43,7 +43,7 @@ class Evolution(NamedTuple):
 
 def evolve(
     toolbox: Any,
-    algorithm: str = "sos-repaired",
+    algorithm: str | Callable[..., Any] | Algorithm = "sos-repaired",
     *,
     population: int | list[Any] = 10,
     generations: int = 100,
@@ -66,7 +66,10 @@ def evolve(
         has one, measures an individual, else the share of its genes that are 0 does; its ``spent``,
         if it has one, tells evaluations and tokens; its ``space`` is what strategies choose from,
         and its ``probe``, if it has one, evaluates for them, beyond the maximum sparsity too.
-    :param algorithm: a name in :data:`sos_deap.search.algorithms.ALGORITHMS`.
+    :param algorithm: a name in :data:`sos_deap.search.algorithms.ALGORITHMS`, with parameters after
+        commas if any, or a function with the stock DEAP signature, such as ``algorithms.eaSimple``
+        (see :func:`sos_deap.search.algorithms.algorithm_of`). What it keeps in variables of its own
+        it forgets from one generation to the next.
     :param population: the initial individuals, or how many to draw.
     :param generations: most generations, G.
     :param crossover_rate: C of Algorithm 2.
@@ -80,16 +83,19 @@ def evolve(
         number and the hall of fame; of a strategy with a list of its incumbent.
     :param parameters: more keyword arguments of the algorithm, such as ``mutpb``.
     :returns: population, logbook, hall of fame, and why it stopped.
-    :raises InputError: for an unknown algorithm, a population below 2, negative generations, a
-        fitness of several values with an algorithm that chooses parents by its best, and for a
-        strategy without a space.
+    :raises InputError: for an unknown algorithm or parameter of it, a population below 2, negative
+        generations, a fitness of several values with an algorithm that chooses parents by its best,
+        a fitness of one value with an algorithm for several, and for a strategy without a space.
     """
     size = population if isinstance(population, int) else len(population)
-    row = check_evolution(algorithm, size, generations, crossover_rate)
+    row = algorithm_of(algorithm, **parameters)
+    check_evolution(row, size, generations, crossover_rate)
     people = toolbox.population(n=size) if isinstance(population, int) else population
     pareto = len(people[0].fitness.weights) > 1
-    if pareto:
-        check_pareto(algorithm)
+    check_values(row, several=pareto)
+    if row.select is not None:
+        toolbox = copy.copy(toolbox)  # the caller's keeps its own
+        toolbox.register("select", row.select)
     fresh: Any = tools.ParetoFront() if pareto else tools.HallOfFame(1)
     run = _Run(
         toolbox,
@@ -101,25 +107,34 @@ def evolve(
     )
     limits = all_limits(row, limits or Limits(), size, generations)
     if row.strategy is None:
-        keywords = {**row.parameters(size, crossover_rate), **parameters}
-        return run.loop(row, people, keywords, limits)
+        return run.loop(row, people, row.keywords(size, crossover_rate), limits)
+    return run.strategy(strategy_of(row, toolbox, people, limits), limits)
+
+
+def strategy_of(row: Algorithm, toolbox: Any, people: list[Any], limits: Limits) -> Strategy:
+    """The strategy of an algorithm that asks and tells.
+
+    :param row: the algorithm.
+    :param toolbox: with the ``space`` that it chooses from.
+    :param people: the initial individuals.
+    :param limits: of which its budget is made; see :func:`all_limits`.
+    :raises InputError: for a toolbox without a space, and for parameters that it refuses.
+    """
+    assert row.strategy is not None
     space = getattr(toolbox, "space", None)
     if space is None:
         raise InputError(
-            f"the algorithm {algorithm} needs toolbox.space: set it to a Space, or let "
+            f"the algorithm {row.name} needs toolbox.space: set it to a Space, or let "
             "sos_deap.register fill the toolbox"
         )
     spent = toolbox.spent() if hasattr(toolbox, "spent") else {"evaluations": 0, "tokens": 0}
-    strategy = row.strategy(space, people, _budget(limits, spent, space.tokens), **parameters)
-    return run.strategy(strategy, limits)
+    return row.strategy(space, people, _budget(limits, spent, space.tokens), **row.given)
 
 
 def check_evolution(
-    algorithm: str, population: int, generations: int, crossover_rate: float
-) -> Algorithm:
-    """The algorithm of that name, or an :class:`InputError` for a setting out of range."""
-    if algorithm not in ALGORITHMS:
-        raise unknown("algorithm", algorithm, ALGORITHMS)
+    row: Algorithm, population: int, generations: int, crossover_rate: float
+) -> None:
+    """Raise :class:`InputError` for a setting that is out of range."""
     if population < 2:
         raise InputError(
             f"the population is {population}: give at least 2, crossover needs parents"
@@ -128,7 +143,8 @@ def check_evolution(
         raise InputError(f"generations is {generations}: give 0 or more")
     if not 0 <= crossover_rate <= 1:
         raise InputError(f"crossover_rate is {crossover_rate}: a probability lies in [0, 1]")
-    return ALGORITHMS[algorithm]
+    if row.strategy is None:
+        row.keywords(population, crossover_rate)
 
 
 def all_limits(row: Algorithm, limits: Limits, population: int, generations: int) -> Limits:
@@ -140,13 +156,22 @@ def all_limits(row: Algorithm, limits: Limits, population: int, generations: int
     return limits
 
 
-def check_pareto(algorithm: str) -> None:
-    """Raise :class:`InputError` for an algorithm that has no use for several fitness values."""
-    if not ALGORITHMS[algorithm].survivors:
-        able = ", ".join(name for name, row in ALGORITHMS.items() if row.survivors)
+def check_values(row: Algorithm, several: bool) -> None:
+    """Raise :class:`InputError` for an algorithm that is for another number of fitness values.
+
+    :param row: the algorithm.
+    :param several: whether a fitness has several values.
+    """
+    if several and not row.survivors:
+        able = ", ".join(name for name, other in ALGORITHMS.items() if other.survivors)
         raise InputError(
-            f"the algorithm {algorithm} is for one fitness value, and the objective gives several: "
+            f"the algorithm {row.name} is for one fitness value, and the objective gives several: "
             f"use {able}"
+        )
+    if row.select is not None and not several:
+        raise InputError(
+            f"the algorithm {row.name} is for several fitness values, and the objective gives one: "
+            "use the objective pareto"
         )
 
 

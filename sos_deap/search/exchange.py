@@ -6,6 +6,7 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
+from sos_deap.errors import InputError
 from sos_deap.search.space import Space, exchanged
 from sos_deap.search.strategy import Strategy, best, value
 
@@ -22,6 +23,7 @@ class Exchange(Strategy):
 
     :param children: children a generation; as many as the initial population unless told.
     :param moves: most exchange moves of a child.
+    :raises InputError: for ``moves`` below 1.
     """
 
     def __init__(
@@ -33,6 +35,8 @@ class Exchange(Strategy):
         moves: int = 3,
     ) -> None:
         super().__init__(space, population, budget)
+        if moves < 1:
+            raise InputError(f"moves is {moves}: give at least 1")
         self._children = children or len(population)
         self._moves = moves
 

@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from sos_deap.search.chromosome import sparsity, within
+from sos_deap.search.exchange import few_moves
+from sos_deap.search.space import exchanged
 
 Crossover = Callable[[Any, Any], tuple[Any, Any]]
 
@@ -73,6 +75,23 @@ def mutSparsityFlipBit(individual: Any, indpb: float, bias: float = 1.0) -> tupl
     for i, gene in enumerate(individual):
         if random.random() < (remove if gene else restore):
             individual[i] = type(gene)(not gene)
+    return (individual,)
+
+
+def mutSwap(individual: Any, moves: int = 3) -> tuple[Any]:
+    """Exchange mutation: as many heads are given back as removed, so that the sparsity stays.
+
+    The number of exchanges is the less of two uniform draws from 1 to ``moves``, as in EvoPress
+    (Sieberling et al., 2024).
+
+    :param individual: the individual to mutate.
+    :param moves: most exchanges.
+    :returns: the individual.
+    :raises ValueError: if ``moves`` is below 1.
+    """
+    if moves < 1:
+        raise ValueError(f"moves is {moves}: give at least 1")
+    individual[:] = exchanged(individual, few_moves(moves))
     return (individual,)
 
 

@@ -58,10 +58,14 @@ class Space:
         return self.without(order[: self.removed])
 
     def importance(self, prior: str) -> Sequence[float]:
-        """The importance of each gene by the name of a prior; raises :class:`InputError`."""
+        """The importance of each gene by the name of a prior."""
+        return self.priors[self.checked_prior(prior)]()
+
+    def checked_prior(self, prior: str) -> str:
+        """The name of a prior; raises :class:`InputError` for one that is none."""
         if prior not in self.priors:
             raise unknown("prior", prior, self.priors)
-        return self.priors[prior]()
+        return prior
 
     def random(self, like: Sequence[int] = ()) -> Any:
         """An individual that removes as many genes as are to go, at random.

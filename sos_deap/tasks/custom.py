@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-import sys
 from collections.abc import Callable
-from importlib import import_module
 from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from sos_deap.errors import InputError, first_line, unknown
+from sos_deap.errors import InputError, first_line
 from sos_deap.models.pretrained import Pretrained
 from sos_deap.tasks.data import Part
 from sos_deap.tasks.sequences import apart
@@ -85,26 +83,6 @@ def _source(function: Callable[..., Any]) -> str:
 
 def _hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def user_function(name: str) -> Callable[..., Any]:
-    """The function that a user names as ``module:function``; the module may lie in this folder.
-
-    :raises InputError: if there is no such module or function, or the module fails.
-    """
-    module_name, _, function_name = name.partition(":")
-    if "" not in sys.path and "." not in sys.path:
-        sys.path.insert(0, "")  # as `python -m` has it, and the installed program has not
-    try:
-        module = import_module(module_name)
-    except Exception as error:  # a user's module may raise anything
-        raise InputError(f"cannot import {module_name} of {name}: {first_line(error)}") from error
-    function = getattr(module, function_name, None)
-    if not callable(function):
-        names = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
-        raise unknown(f"function in {module_name}", function_name, names)
-    found: Callable[..., Any] = function
-    return found
 
 
 def make_custom(

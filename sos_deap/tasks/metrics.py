@@ -10,12 +10,13 @@ from typing import Any
 from sos_deap.errors import InputError, unknown
 from sos_deap.models.pretrained import Pretrained
 from sos_deap.tasks.classification import make_accuracy, make_multilabel
-from sos_deap.tasks.custom import make_custom, user_function
+from sos_deap.tasks.custom import make_custom
 from sos_deap.tasks.data import SELF, read_parts
 from sos_deap.tasks.generation import make_summarization
 from sos_deap.tasks.language import make_kl, make_perplexity
 from sos_deap.tasks.settings import TaskSettings
 from sos_deap.tasks.task import Tasks, checked_metric
+from sos_deap.user import user_function
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,142 @@
+"""Functions by name with parameters, as a user writes them: ``NAME,key=value,key=value``.
+
+A value is read as YAML, so that numbers, ``true`` and ``[1, 2]`` are what they look like; nothing
+is evaluated.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
+from typing import Any, NamedTuple, TypeVar, get_type_hints
+
+import yaml
+
+from sos_deap.errors import InputError, first_line, unknown
+from sos_deap.user import user_function
+
+Row = TypeVar("Row")
+
+# A comma before a key; those within a value, as in [1, 2], are not.
+_BETWEEN = re.compile(r",(?=\s*[A-Za-z_]\w*\s*=)")
+_EXPONENT = re.compile(r"[-+]?\d+[eE][-+]?\d+")  # a number to people, a string to YAML
+
+
+class Named(NamedTuple):
+    """A name and parameters, as the user gave them."""
+
+    name: str
+    parameters: dict[str, Any]
+
+
+def split(text: str) -> Named:
+    """Read ``NAME,key=value,key=value``.
+
+    >>> split("selTournament,tournsize=5")
+    Named(name='selTournament', parameters={'tournsize': 5})
+
+    :raises InputError: for text of another form, a value that is no YAML, or a key given twice.
+    """
+    name, *pairs = (part.strip() for part in _BETWEEN.split(text))
+    parameters: dict[str, Any] = {}
+    if not name or "," in name or "=" in name:
+        raise InputError(f"cannot read {text!r}: write NAME or NAME,key=value,key=value")
+    for key, value in (pair.split("=", 1) for pair in pairs):
+        if (key := key.strip()) in parameters:
+            raise InputError(f"{key} is given twice in {text!r}: give it once")
+        parameters[key] = _value(value.strip(), text)
+    return Named(name, parameters)
+
+
+def look_up(kind: str, name: str, rows: Mapping[str, Row]) -> Row | Callable[..., Any]:
+    """What a name stands for: a row of a table, or the user's ``module:function``.
+
+    :param kind: what it is to be, such as ``"algorithm"``.
+    :raises InputError: for a name that is in no table, a module or a function that is not there.
+    """
+    if name in rows:
+        return rows[name]
+    if ":" in name:
+        return user_function(name)
+    raise unknown(kind, name, [*rows, "module:function"])
+
+
+def name_of(function: Any) -> str:
+    """What to call a function that was given as it is."""
+    return str(getattr(function, "__name__", None) or type(function).__name__)
+
+
+def check_parameters(
+    what: str,
+    function: Callable[..., Any],
+    given: Mapping[str, Any],
+    places: int,
+    supplied: Collection[str] = (),
+    optional: Collection[str] = (),
+) -> None:
+    """Raise :class:`InputError` for parameters that a function does not take, or that it lacks.
+
+    So too for values of another type than it declares, where it declares any.
+
+    :param what: what the function is to the user, such as ``"the algorithm swap"``.
+    :param function: a function, or a class to be called.
+    :param given: the parameters given.
+    :param places: how many of its first parameters its caller fills in.
+    :param supplied: others that its caller gives, which are not the user's to give.
+    :param optional: others that its caller gives unless the user does.
+    """
+    try:
+        parameters = list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError) as error:  # as of some that are written in C
+        raise InputError(f"{what} has no signature: wrap it in a function of Python") from error
+    if any(one.kind is one.VAR_KEYWORD for one in parameters):
+        return
+    own = {one.name: one for one in parameters[places:] if one.kind is not one.VAR_POSITIONAL}
+    open_to_user = [name for name in own if name not in supplied]
+    for name in given:
+        if name not in open_to_user:
+            if not open_to_user:
+                raise InputError(f"{what} takes no parameters: leave {name} out")
+            raise unknown(f"parameter of {what}", name, open_to_user)
+    known = {*given, *optional}
+    lacking = [n for n in open_to_user if own[n].default is own[n].empty and n not in known]
+    if lacking:
+        name = what.rsplit(" ", 1)[-1]
+        example = ",".join(f"{parameter}=..." for parameter in lacking)
+        raise InputError(f"{what} lacks {', '.join(lacking)}: write {name},{example}")
+    hints = _hints(function)
+    for name, value in given.items():
+        if name in hints and not _fits(value, hints[name]):
+            kind = getattr(hints[name], "__name__", hints[name])
+            raise InputError(f"{name} of {what} is {value!r}: expected {kind}")
+
+
+def _hints(function: Callable[..., Any]) -> dict[str, Any]:
+    """The types that a function declares; none where they cannot be found."""
+    try:
+        function = function.func if isinstance(function, partial) else function
+        code: Any = vars(function)["__init__"] if isinstance(function, type) else function
+        return get_type_hints(code)
+    except Exception:  # a user's annotations may name anything
+        return {}
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    try:
+        # A whole number will do for a float.
+        return isinstance(value, hint) or (type(value) is int and isinstance(float(value), hint))
+    except TypeError:  # what isinstance cannot tell, such as list[int]
+        return True
+
+
+def _value(value: str, text: str) -> Any:
+    if _EXPONENT.fullmatch(value):
+        return float(value)
+    try:
+        return yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise InputError(
+            f"cannot read the value {value!r} in {text!r}: {first_line(error)}"
+        ) from error

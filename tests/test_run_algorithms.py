@@ -1,0 +1,187 @@
+"""Algorithms and operators from the command line."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sos_deap.run import main
+
+MINE = '''
+import random
+from deap import algorithms, tools
+
+
+def climb(population, toolbox, rate, ngen, stats, halloffame, verbose, cxpb):
+    """DEAP's eaSimple with a mutation probability of its own."""
+    return algorithms.eaSimple(
+        population, toolbox, cxpb, rate, ngen, stats, halloffame, verbose=verbose
+    )
+
+
+def cxSwapHalves(ind1, ind2, at=0.5):
+    half = round(len(ind1) * at)
+    ind1[:half], ind2[:half] = ind2[:half], ind1[:half]
+    return ind1, ind2
+
+
+def mutAll(individual):
+    individual[:] = [0] * len(individual)
+    return (individual,)
+
+
+def selTop(individuals, k):
+    return [max(individuals, key=lambda i: i.fitness) for _ in range(k)]
+
+
+def cxGrow(ind1, ind2):
+    ind1.append(1)
+    return ind1, ind2
+'''
+
+
+@pytest.fixture
+def small(
+    model_folder: Path, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> list[str]:
+    """Flags of a run of a second or two, in a folder with a module of the user's."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sos_deap.run._measure", lambda models, seqlen: [])  # seconds of timing
+    (tmp_path / "mine_search.py").write_text(MINE)
+    flags = {
+        "model": model_folder,
+        "dataset": text_file,
+        "output_dir": tmp_path / "run",
+        "population_size": 6,
+        "generations": 3,
+        "samples": 2,
+        "seqlen": 32,
+        "heldout_samples": 2,
+        "mutation_rate": 0.1,
+        "max_sparsity": 0.34,
+        "device": "cpu",
+    }
+    return [f"--{name}={value}" for name, value in flags.items()]
+
+
+def read(folder: Path) -> dict[str, Any]:
+    result: dict[str, Any] = json.loads((folder / "result.json").read_text())
+    return result
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_everything_of_the_user_s_own(small: list[str], tmp_path: Path) -> None:
+    chosen = [
+        "--algorithm=mine_search:climb,rate=1",
+        "--crossover=mine_search:cxSwapHalves,at=0.25",
+        "--mutation=mine_search:mutAll",
+        "--selection=mine_search:selTop",
+    ]
+    assert main([*small, *chosen]) == 0
+    result = read(tmp_path / "run")
+    assert result["search"]["algorithm"] == "mine_search:climb,rate=1"
+    assert result["search"]["objective"] == "paper"
+    # Every child lost all its heads and got back as many as the bound takes: 4 of 12 are gone.
+    evaluations = rows(tmp_path / "run" / "evaluations.csv")
+    assert {row["chromosome"].count("0") for row in evaluations} == {1, 4}
+    assert [int(row["nevals"]) for row in rows(tmp_path / "run" / "logbook.csv")] == [6] * 4
+
+
+def test_operators_by_name_keep_the_bound(small: list[str], tmp_path: Path) -> None:
+    chosen = [
+        "--algorithm=eaSimple,mutpb=0.9",
+        "--crossover=cxUniform,indpb=0.3",
+        "--mutation=mutShuffleIndexes",
+        "--selection=roulette",
+    ]
+    assert main([*small, *chosen]) == 0
+    evaluations = rows(tmp_path / "run" / "evaluations.csv")
+    assert len({row["chromosome"] for row in evaluations}) > 6
+    assert all(float(row["sparsity"]) <= 0.34 for row in evaluations)
+
+
+@pytest.mark.parametrize("algorithm", ["pbil", "umda,children=8", "swap"])
+def test_constant_sparsity(small: list[str], tmp_path: Path, algorithm: str) -> None:
+    assert main([*small, f"--algorithm={algorithm}"]) == 0
+    result = read(tmp_path / "run")
+    assert result["search"]["objective"] == "metric"
+    evaluations = rows(tmp_path / "run" / "evaluations.csv")
+    assert {row["chromosome"].count("0") for row in evaluations} == {4}
+    best = min(evaluations, key=lambda row: float(row["perplexity"]))
+    assert "".join(map(str, result["best"]["chromosome"])) == best["chromosome"]
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "task"),
+    [("nsga2", "perplexity"), ("spea2", "kl"), ("nsga3", "perplexity")],
+)
+def test_a_front_and_its_hypervolume(
+    small: list[str], tmp_path: Path, capsys: Any, algorithm: str, task: str
+) -> None:
+    assert main([*small, f"--algorithm={algorithm}", f"--task={task}", "--generations=6"]) == 0
+    result, front = read(tmp_path / "run"), rows(tmp_path / "run" / "pareto.csv")
+    assert result["search"]["objective"] == "pareto"
+    assert len(front) > (task == "kl")  # of random weights some do harm, so perplexity may fall
+    # By hand: the strips between one point's sparsity and the next one's.
+    worst = math.log(2) if task == "kl" else 2 * result["dense"]["calibration"]["perplexity"]
+    area, low = 0.0, 0.0
+    for row in sorted(front, key=lambda row: float(row["sparsity"])):
+        area += (float(row["sparsity"]) - low) * (worst - float(row[task]))
+        low = float(row["sparsity"])
+    found = result["search"]["hypervolume"]
+    assert found["value"] == pytest.approx(area) and area > 0
+    assert found["reference"] == {task: pytest.approx(worst), "sparsity": 0.0}
+    assert f"hypervolume of the Pareto front {area:.5g}, from {task}" in capsys.readouterr().out
+    assert result["best"]["sparsity"] > 0
+
+
+def test_mutation_bias_as_a_parameter(small: list[str], tmp_path: Path) -> None:
+    """A mutation that only removes, under the uniform layout, which evens it out."""
+    flags = ["--mutation=flip,bias=100", "--unit=group", "--layout=uniform", "--max_sparsity=0.5"]
+    assert main([*small, *flags]) == 0
+    for row in rows(tmp_path / "run" / "evaluations.csv"):
+        assert len({row["chromosome"][start : start + 2].count("1") for start in (0, 2, 4)}) == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--crossover=cxTwoPont"], "unknown crossover 'cxTwoPont': did you mean 'cxTwoPoint'"),
+        (["--crossover=cxPartialyMatched"], "cxPartialyMatched is for permutations, not for lists"),
+        (["--mutation=mutGaussian"], "the mutation mutGaussian is for real numbers"),
+        (["--mutation=mine_search:mutAl"], "unknown function in mine_search 'mutAl': did you mean"),
+        (["--mutation=flip,bias=many"], "bias of the mutation flip is 'many'"),
+        (["--crossover=mine_search:cxGrow"], "of 12 genes it made 13, 12"),
+        (["--selection=nsga3"], "NSGA-III is for fitness of several values"),
+        (["--selection=no:thing"], "cannot import no of no:thing"),
+        (["--algorithm=mine_search:climb"], "lacks rate: write mine_search:climb,rate=..."),
+        (["--algorithm=mine_search:selTop"], "cannot be called as DEAP's"),
+        (["--algorithm=eaMuCommaLambda,lambda_=2"], "lambda_ is 2: give at least mu, 6"),
+        (["--algorithm=pbil,margin=1"], "margin is 1"),
+        (["--algorithm=pbil", "--mutation=flip"], "without a mutation: leave --mutation out"),
+        (["--algorithm=pbil", "--objective=pareto"], "the algorithm pbil is for one fitness value"),
+        (["--algorithm=nsga2", "--objective=paper"], "nsga2 is for several fitness values"),
+        (["--algorithm=nsga2", "--selection=roulette"], "has a selection of its own: leave"),
+        (
+            ["--algorithm=swap", "--layout=uniform", "--unit=group"],
+            "the algorithm swap does not keep as many heads in every layer",
+        ),
+    ],
+)
+def test_bad_names_are_one_line_and_write_nothing(
+    small: list[str], tmp_path: Path, flags: list[str], message: str, capsys: Any
+) -> None:
+    assert main([*small, *flags]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1
+    assert message in error
+    assert not (tmp_path / "run").exists()
