@@ -19,10 +19,13 @@ from sos_deap.errors import InputError, first_line, unknown
 from sos_deap.tasks.settings import TaskSettings, setting
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from transformers import PreTrainedModel
 
     from sos_deap.evaluator import Evaluator
     from sos_deap.search.algorithms import Algorithm
+    from sos_deap.search.drive import Evolution
     from sos_deap.search.limits import Limits
 
 
@@ -182,10 +185,10 @@ def run(config: RunConfig, settings: TaskSettings) -> Path:
     print(f"{config.model}: {dense['heads']} attention heads {layers}{groups}")
     print(f"run folder: {folder}", flush=True)
     metric = dense["calibration"][evaluator.task.name]
-    search, chromosome = _search(config, evaluator, toolbox, folder, metric)
-    print(f"ended after {search['generations']} generations, stopped by {search['stopped_by']}")
+    searched, chromosome = _search(config, evaluator, toolbox, folder, metric)
+    print(f"ended after {searched['generations']} generations, stopped by {searched['stopped_by']}")
     if "hypervolume" in search:
-        print(front_line(search["hypervolume"]))
+        print(front_line(searched["hypervolume"]))
     data = {"calibration": evaluator.task.describe(), "held-out": heldout.describe()}
     facts = {
         "command": f"`{shlex.join(['python', '-m', 'sos_deap.run', *_flags(config, settings)])}`",
@@ -205,7 +208,7 @@ def run(config: RunConfig, settings: TaskSettings) -> Path:
     result = {
         "dense": dense,
         "best": best,
-        "search": search,
+        "search": searched,
         "data": data,
         "dtype": str(evaluator.model.dtype).removeprefix("torch."),
         "versions": versions(),
@@ -343,6 +346,41 @@ def _max_sparsity(config: RunConfig) -> float:
     return MAX_SPARSITY[config.density] if chosen is None else chosen
 
 
+def search(
+    config: RunConfig,
+    evaluator: Evaluator,
+    on_generation: Callable[[int, Any], None] | None = None,
+    toolbox: Any = None,
+) -> Evolution:
+    """The search of a run alone, seeded.
+
+    :param config: the settings of the run.
+    :param evaluator: what :func:`evaluator_of` gives for them.
+    :param on_generation: see :func:`sos_deap.evolve`.
+    :param toolbox: the run's, if it has been filled before.
+    :raises InputError: for operators and parameters that do not fit.
+    """
+    import numpy
+
+    from sos_deap.search.drive import evolve
+    from sos_deap.toolbox import statistics
+
+    toolbox = toolbox or _toolbox(config, evaluator)
+    random.seed(config.seed)  # DEAP's operators and ours
+    numpy.random.seed(config.seed)  # some of DEAP's selections
+    return evolve(
+        toolbox,
+        config.algorithm,
+        population=config.population_size,
+        generations=config.generations,
+        crossover_rate=config.crossover_rate,
+        max_sparsity=_max_sparsity(config),
+        limits=_all_limits(config),
+        stats=statistics(evaluator.sparsity),
+        on_generation=on_generation,
+    )
+
+
 def _search(
     config: RunConfig, evaluator: Evaluator, toolbox: Any, folder: Path, dense: float
 ) -> tuple[dict[str, Any], Any]:
@@ -350,8 +388,6 @@ def _search(
 
     ``dense`` is the metric of the whole model on calibration data.
     """
-    import numpy
-
     from sos_deap.report import (
         Progress,
         Trace,
@@ -361,14 +397,9 @@ def _search(
         write_front,
         write_logbook,
     )
-    from sos_deap.search.drive import evolve
-    from sos_deap.toolbox import statistics
 
-    limits = _all_limits(config)
     evaluator.open_store(config.store or folder / "store.sqlite")
-    random.seed(config.seed)  # DEAP's operators and ours
-    numpy.random.seed(config.seed)  # some of DEAP's selections
-    progress = Progress(evaluator, limits)
+    progress = Progress(evaluator, _all_limits(config))
     trace = Trace(folder / "trace.json") if config.profile else None
 
     def on_generation(generation: int, halloffame: Any) -> None:
@@ -377,17 +408,7 @@ def _search(
             trace(generation, halloffame)
 
     try:
-        evolution = evolve(
-            toolbox,
-            config.algorithm,
-            population=config.population_size,
-            generations=config.generations,
-            crossover_rate=config.crossover_rate,
-            max_sparsity=_max_sparsity(config),
-            limits=limits,
-            stats=statistics(evaluator.sparsity),
-            on_generation=on_generation,
-        )
+        evolution = search(config, evaluator, on_generation, toolbox)
     finally:  # after Ctrl-C too: what was computed is kept
         seconds = progress.seconds
         progress.close()

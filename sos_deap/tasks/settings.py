@@ -53,8 +53,8 @@ class TaskSettings:
     )
     metric: str | None = setting(
         None,
-        "Which of the task's metrics is the fitness: perplexity, kl, accuracy; micro_f1, macro_f1, "
-        "subset_accuracy, jaccard; rougeL_f1, rouge1_precision, ..., bleu, bertscore_precision. "
+        "Which of the task's metrics is the fitness: perplexity, kl, distillation, accuracy; "
+        "micro_f1, macro_f1, subset_accuracy, jaccard; rougeL_f1, rouge1_precision, ..., bleu, bertscore_precision. "
         "None is the task's own.",
     )
     label_threshold: float = setting(
