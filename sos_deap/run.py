@@ -187,7 +187,7 @@ def run(config: RunConfig, settings: TaskSettings) -> Path:
     metric = dense["calibration"][evaluator.task.name]
     searched, chromosome = _search(config, evaluator, toolbox, folder, metric)
     print(f"ended after {searched['generations']} generations, stopped by {searched['stopped_by']}")
-    if "hypervolume" in search:
+    if "hypervolume" in searched:
         print(front_line(searched["hypervolume"]))
     data = {"calibration": evaluator.task.describe(), "held-out": heldout.describe()}
     facts = {

@@ -21,7 +21,7 @@ class EvoPress(Strategy):
     :param moves: most exchange moves of a child, the paper's level switches.
     :param survivors: children that reach each further stage.
     :param growth: how many times the examples of one stage the next has.
-    :param share: of all examples, the last stage's.
+    :param generations: how many to plan for; the budget then says how many examples a stage has.
     """
 
     def __init__(
@@ -33,12 +33,16 @@ class EvoPress(Strategy):
         moves: int = 3,
         survivors: Sequence[int] = (3,),
         growth: float = 4,
-        share: float = 0.5,
+        generations: int = 60,
     ) -> None:
         super().__init__(space, population, budget)
         self._children, self._moves = children, moves
         self._survivors, self._growth = list(survivors), growth
-        self._windows = space.windows(share)
+        self.left -= 1  # the final score on all examples
+        # Of a generation, in evaluations on the last stage's examples; 1 is the parent's.
+        stages = enumerate(reversed([children, *survivors]))
+        cost = 1 + sum(count / growth**before for before, count in stages)
+        self._windows = space.windows(self.left / (generations * cost))
         self._stage = 0
         self._window = (0, 1)
         self._racing: list[list[int]] = []
@@ -65,7 +69,7 @@ class EvoPress(Strategy):
             self._stage += 1
             return
         self.incumbent, self._stage = ranked[0], 0
-        self.done = self.left < 1  # the final score on all examples
+        self.done = self.left <= 0
 
     def _offspring(self) -> list[list[int]]:
         if self.incumbent is None:

@@ -54,8 +54,8 @@ class TaskSettings:
     metric: str | None = setting(
         None,
         "Which of the task's metrics is the fitness: perplexity, kl, distillation, accuracy; "
-        "micro_f1, macro_f1, subset_accuracy, jaccard; rougeL_f1, rouge1_precision, ..., bleu, bertscore_precision. "
-        "None is the task's own.",
+        "micro_f1, macro_f1, subset_accuracy, jaccard; rougeL_f1, rouge1_precision, ..., bleu, "
+        "bertscore_precision. None is the task's own.",
     )
     label_threshold: float = setting(
         0.5, "multilabel: a label is given where its probability is above this."
