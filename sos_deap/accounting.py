@@ -38,13 +38,6 @@ class Accounting:
     seconds_store: float = 0.0
     seconds_outside: float = 0.0
 
-    def spent(self) -> dict[str, float]:
-        """What a search has had, whether from the model or from the store, for its limits."""
-        return {
-            "evaluations": self.forward_evaluations + self.store_hits,
-            "tokens": self.tokens + self.store_tokens,
-        }
-
     def asdict(self) -> dict[str, Any]:
         """The counts by name."""
         return asdict(self)

@@ -172,6 +172,17 @@ class Evaluator:
         """How many values the objective gives."""
         return len(self._worst)
 
+    def spent(self) -> dict[str, float]:
+        """What a search has had, from the model or from the store, for its limits.
+
+        ``evaluations`` of chromosomes, each counted once, one on some of the examples as the share
+        that these are of all; and ``tokens``.
+        """
+        counted, each = self.accounting, self.task.tokens
+        tokens = counted.tokens + counted.store_tokens
+        computed = counted.forward_evaluations + counted.store_hits
+        return {"evaluations": tokens / each if each else computed, "tokens": tokens}
+
     def __call__(
         self, individual: Sequence[int], max_sparsity: float | None = None
     ) -> tuple[float, ...]:

@@ -83,7 +83,7 @@ class Progress:
 
     def _line(self, generation: int) -> str:
         row, limits = self.rows[-1], self._limits
-        counts = self._evaluator.accounting.spent()
+        counts = self._evaluator.spent()
         share = limits.share(
             Spent(generation, counts["evaluations"], counts["tokens"], row["seconds"])
         )

@@ -120,7 +120,7 @@ def register(
     toolbox.register("map", batched_map)
     toolbox.register("sparsity", evaluator.sparsity)
     toolbox.register("probe", evaluator)
-    toolbox.register("spent", evaluator.accounting.spent)
+    toolbox.register("spent", evaluator.spent)
     toolbox.space = Space(
         evaluator.head_map.genes_per_layer,
         removed=most_removed(length, max_sparsity, evaluator.sparsity),

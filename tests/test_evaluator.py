@@ -375,6 +375,7 @@ def test_scores_on_some_examples_are_those_of_a_task_of_them(evaluator: Evaluato
         asked = Chromosome(genes, examples=(start, stop))
         assert evaluator(asked) == pytest.approx(part(genes), rel=1e-6)
     assert evaluator.accounting.tokens == (2 + 2 + 2 + 6) * 16  # (2, 6) goes on where (2, 4) ended
+    assert evaluator.spent() == {"evaluations": 2, "tokens": 12 * 16}
     assert evaluator(Chromosome(genes, examples=(2, 4))) != evaluator(genes)
     assert evaluator.accounting.cache_hits == 2
     assert [g for g, _ in evaluator.evaluated()] == [genes]

@@ -13,7 +13,8 @@ class Spent(NamedTuple):
     """What a search has cost and reached so far.
 
     :param generations: after the initial population's.
-    :param evaluations: chromosomes computed, each once.
+    :param evaluations: chromosomes computed, each counted once; on some of the examples, as the
+        share that these are of all.
     :param tokens: that they were computed on.
     :param seconds: since it began.
     :param threshold: the best fitness in the population.
