@@ -1,6 +1,6 @@
 """Compare variants of the search at equal budgets, with statistics.
 
-    python -m benchmarks.variants --model M --dataset D --variants sos,swap,nsga2 \\
+    python -m benchmarks.variants --model M --dataset D --variants sos,swap,nsga2
         --budget 1000 --seeds 15 --output_dir DIR
 
 Ends with 0, with 1 if a run failed, and with 2 for bad input, before anything is written. Started

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -26,62 +26,68 @@ def checked() -> Any:
         ) from error
 
 
-def write(folder: Path, groups: Iterable[Group]) -> None:
+def write(folder: Path, groups: Sequence[Group]) -> None:
     """Write ``folder/VARIANT/``, each a data folder of IOHanalyzer; what was there is replaced.
 
-    A function is a problem, an instance a seed. Its value after a number of evaluations is the
-    held-out metric at equal sparsity of the incumbent then, of which IOHanalyzer keeps the best so
-    far; a budget in tokens is counted in evaluations of the calibration examples that all share.
+    A function is a problem, and a run has its seed as an attribute. Its value after a number of
+    evaluations is the held-out metric at equal sparsity of the incumbent then, of which IOHanalyzer
+    keeps the best so far. A budget in tokens is counted in evaluations of the calibration examples
+    that all share.
     """
     ioh = checked()
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    for number, group in enumerate(groups, 1):
-        for variant, runs in group.results.items():
-            for seed, result in runs.items():
-                _replay(ioh, folder, (number, group), variant, (seed, result))
+    replays = [_Replay(ioh, group) for group in groups]
+    for variant in dict.fromkeys(name for group in groups for name in group.results):
+        logger = ioh.logger.Analyzer(
+            root=str(folder), folder_name=variant, algorithm_name=variant, store_positions=False
+        )
+        for replay in replays:
+            replay.log(logger, variant)
+        logger.close()
 
 
-def _replay(
-    ioh: Any,
-    folder: Path,
-    numbered: tuple[int, Group],
-    variant: str,
-    run: tuple[int, dict[str, Any]],
-) -> None:
-    """Let the package log a run's values at the evaluations they were reached at."""
-    (number, group), (seed, result) = numbered, run
-    each = group.evaluation_tokens or 1
-    values: dict[int, float] = {}
-    for row in result["checkpoints"]:
-        spent = row["tokens"] / each if group.problem.in_tokens else group.spent(row)
-        values[max(1, round(spent))] = group.cost(group.value(result, row["equal"]))
-    calls = iter(range(1, max(values) + 1))
-    now = max(values.values())  # until the first checkpoint nothing better is known
+class _Replay:
+    """A problem of the package's that gives what the runs found when; ``seed`` is for the log."""
 
-    def value(_: Any) -> float:
-        nonlocal now
-        now = values.get(next(calls), now)
-        return now
+    def __init__(self, ioh: Any, group: Group) -> None:
+        self.seed = 0
+        self._group = group
+        self._genes: int = group.any["genes"]
+        self._values: Iterator[float] = iter(())
+        kinds = ioh.OptimizationType
+        self._problem = ioh.wrap_problem(
+            lambda _: next(self._values),
+            name=group.problem.slug,
+            optimization_type=kinds.MAX if group.greater else kinds.MIN,
+            problem_class=ioh.ProblemClass.INTEGER,
+            dimension=self._genes,
+            instance=1,
+            lb=0,
+            ub=1,
+        )
 
-    problem = ioh.wrap_problem(
-        value,
-        name=group.problem.slug,
-        problem_class=ioh.ProblemClass.INTEGER,
-        dimension=result["genes"],
-        instance=seed,
-        lb=0,
-        ub=1,
-    )
-    logger = ioh.logger.Analyzer(
-        root=str(folder),
-        folder_name=variant,
-        algorithm_name=variant,
-        algorithm_info=f"problem {number}",
-        store_positions=False,
-    )
-    problem.attach_logger(logger)
-    for _ in range(max(values)):
-        problem([1] * result["genes"])
-    problem.detach_logger()
-    logger.close()
+    def log(self, logger: Any, variant: str) -> None:
+        """Let the package log a variant's runs."""
+        logger.add_run_attributes(self, ["seed"])
+        self._problem.attach_logger(logger)
+        for seed, result in self._group.results[variant].items():
+            self.seed = seed
+            values = list(self._by_evaluation(result))
+            self._values = iter(values)
+            for _ in values:
+                self._problem([1] * self._genes)
+            self._problem.reset()
+        self._problem.detach_logger()
+
+    def _by_evaluation(self, result: dict[str, Any]) -> Iterator[float]:
+        """The incumbent's metric after each evaluation; before the first checkpoint the worst."""
+        group, each = self._group, self._group.evaluation_tokens or 1
+        known = {}
+        for row in result["checkpoints"]:
+            spent = row["tokens"] / each if group.problem.in_tokens else group.spent(row)
+            known[max(1, round(spent))] = group.cost(group.value(result, row["equal"]))
+        now = max(known.values())
+        for evaluation in range(1, max(known) + 1):
+            now = known.get(evaluation, now)
+            yield -now if group.greater else now

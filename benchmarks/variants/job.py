@@ -11,7 +11,7 @@ from typing import Any
 import numpy
 
 from benchmarks.variants.heldout import Yardstick, completed, described, text
-from benchmarks.variants.plan import Job
+from benchmarks.variants.plan import CHECKPOINTS, FRONT, Job
 from benchmarks.variants.plan import described as told
 from sos_deap import run as front
 from sos_deap.errors import InputError
@@ -22,15 +22,9 @@ from sos_deap.search.chromosome import is_worst, within
 from sos_deap.search.drive import Evolution
 from sos_deap.toolbox import most_removed
 
-#: Shares of the budget after which the incumbent is measured.
-CHECKPOINTS = tuple(float(share) for share in numpy.geomspace(0.02, 1.0, 9))
-
 #: Generations for each that the budget is good for: chromosomes that were met before cost nothing,
 #: and a search that meets no others has to end too.
 _PATIENCE = 20
-
-#: Most chromosomes of a front that are measured.
-FRONT = 8
 
 OnGeneration = Callable[[int, Any], None]
 
@@ -144,9 +138,7 @@ def try_out(job: Job) -> None:
     evaluator = evaluator_of(*job.config())
     yardstick = Yardstick(evaluator, *job.yardstick())
     budget = _budget(job, yardstick)
-    removed = most_removed(
-        len(evaluator.head_map), job.problem.sparsity, evaluator.sparsity
-    )
+    removed = most_removed(len(evaluator.head_map), job.problem.sparsity, evaluator.sparsity)
     if not removed:
         raise InputError(
             f"sparsity {job.problem.sparsity} of {len(evaluator.head_map)} heads is none: "
@@ -251,7 +243,7 @@ def _budget(job: Job, yardstick: Yardstick) -> Budget:
         return Budget(given, given * each or None)
     if not each:
         raise InputError(
-            f"the task {job.heldout_task} counts no tokens: give --budget instead of --budget_tokens"
+            f"the task {job.heldout_task} counts no tokens: give --budget, not --budget_tokens"
         )
     return Budget(None, given)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from benchmarks.variants import plots, tables
 from benchmarks.variants import statistics as st
-from benchmarks.variants.job import CHECKPOINTS, FRONT
+from benchmarks.variants.plan import CHECKPOINTS, FRONT
 from benchmarks.variants.settings import Settings
 from benchmarks.variants.tables import Group, Tested
 
@@ -97,8 +98,8 @@ def _group(
 
 
 _COLUMNS = (
-    "variant", "runs", "held-out", "over dense", "as found", "calibration", "average rank",
-    "evaluations", "search, s",
+    "variant", "runs", "held-out", "over dense", "calibration", "average rank",
+    "as found", "heads removed", "evaluations", "search, s",
 )  # fmt: skip
 
 
@@ -117,9 +118,10 @@ def summary(group: Group, ranks: st.Ranks) -> list[list[str]]:
                 str(len(runs)),
                 _spread(group.finals(variant)),
                 f"{middle / group.dense - 1:+.1%}" if group.dense else "-",
-                number(float(numpy.median(group.finals(variant, "raw")))),
                 number(float(numpy.median(group.finals(variant, "equal", "calibration")))),
                 f"{ranks.average[variant]:.2f}" if variant in ranks.average else "-",
+                number(float(numpy.median(group.finals(variant, "raw")))),
+                f"{numpy.median([row['raw'].count('0') for row in last]):g}",
                 f"{numpy.median([row['evaluations'] for row in last]):,.0f}",
                 f"{numpy.median([result['seconds'] for result in runs.values()]):,.0f}",
             ]
@@ -140,7 +142,7 @@ def table(group: Group, ranks: st.Ranks) -> str:
 
 def number(value: float | None, digits: int = 4) -> str:
     """For people: four digits that count."""
-    if value is None or value != value:
+    if value is None or math.isnan(value):
         return "-"
     whole = abs(value) >= 10**digits
     return f"{value:,.0f}" if whole else f"{value:#.{digits}g}".rstrip(".")
@@ -148,7 +150,7 @@ def number(value: float | None, digits: int = 4) -> str:
 
 def _spread(values: Sequence[float]) -> str:
     low, middle, high = numpy.percentile(values, (25, 50, 75))
-    return f"{number(middle)} ({number(low)} – {number(high)})"
+    return f"{number(middle)} ({number(low)} to {number(high)})"
 
 
 def p_value(p: float | None) -> str:
@@ -161,17 +163,17 @@ def p_value(p: float | None) -> str:
 def _target_text(settings: Settings, group: Group, target: float) -> str:
     text = f"held-out {group.metric} {number(target)}"
     if settings.target is None:
-        text += f", the median of {settings.reference}’s winners"
+        text += f", the median of the winners of {settings.reference}"
     return text
 
 
 def _friedman(ranks: st.Ranks) -> str:
     if ranks.statistic is None:
         return (
-            f"Friedman’s test takes 3 variants and {st.LEAST_PAIRS} seeds that all of them have; "
+            f"Friedman's test takes 3 variants and {st.LEAST_PAIRS} seeds that all of them have; "
             f"here {len(ranks.average)} and {ranks.blocks}."
         )
-    return f"Friedman’s test: χ² = {ranks.statistic:.2f}, p = {p_value(ranks.p)}."
+    return f"Friedman's test: chi-square = {ranks.statistic:.2f}, p = {p_value(ranks.p)}."
 
 
 def _comparison(one: st.Comparison, group: Group) -> dict[str, Any]:

@@ -17,6 +17,12 @@ from sos_deap.run import RunConfig
 from sos_deap.run import parse as parse_run
 from sos_deap.tasks.settings import TaskSettings
 
+#: Shares of the budget after which the incumbent is measured.
+CHECKPOINTS = tuple(0.02 ** (1 - i / 8) for i in range(9))
+
+#: Most chromosomes of a front that are measured.
+FRONT = 8
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -137,19 +143,13 @@ def jobs(settings: Settings) -> list[Job]:
 
 
 def check(planned: list[Job]) -> None:
-    """All that can be checked without loading a model; the rest :func:`benchmarks.variants.job.try_out`
-    does.
+    """All that can be checked without loading a model; :func:`.job.try_out` checks the rest.
 
     :raises InputError: for settings that some run could not begin with.
     """
     from sos_deap.run import _check as check_config  # of the same house
 
-    checked = set()
-    for job in planned:
-        key = (job.problem, job.variant)
-        if key in checked:
-            continue
-        checked.add(key)
+    for job in _first_seeds(planned):
         try:
             config, _ = job.config()
             check_config(config)
@@ -161,6 +161,11 @@ def check(planned: list[Job]) -> None:
                 f"variant {job.variant} has a population of {size}, and the budget is "
                 f"{job.problem.budget} evaluations: give a larger --budget"
             )
+
+
+def _first_seeds(planned: list[Job]) -> list[Job]:
+    """A job for each variant of each problem."""
+    return list({(job.problem, job.variant): job for job in reversed(planned)}.values())[::-1]
 
 
 def remembered(settings: Settings) -> dict[str, Any]:
@@ -231,7 +236,7 @@ def described(job: Job) -> dict[str, Any]:
 def distinct(planned: list[Job]) -> list[Job]:
     """A job of each kind that is worth trying out: variants that differ in what they load."""
     found: dict[str, Job] = {}
-    for job in planned:
+    for job in _first_seeds(planned):
         config, settings = job.config()
         loaded = (config.model, config.dataset, config.task, config.objective, settings)
         found.setdefault(repr((loaded, job.problem, config.population_size)), job)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Any
 import matplotlib
 import numpy
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from benchmarks.variants.statistics import Ranks, runtime
 from benchmarks.variants.tables import Group, hits
@@ -71,7 +73,8 @@ def looks(variants: Sequence[str]) -> dict[str, Look]:
 def save(folder: Path, name: str, draw: Callable[[], Figure]) -> str:
     """Draw a figure into ``name.png`` and ``name.svg``; returns the SVG for a page."""
     folder.mkdir(parents=True, exist_ok=True)
-    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}):
+    style: Any = {**_STYLE, "svg.hashsalt": name}
+    with matplotlib.rc_context(style):
         figure = draw()
         figure.savefig(folder / f"{name}.png", dpi=144, facecolor="white")
         figure.savefig(folder / f"{name}.svg", facecolor="white", metadata={"Date": None})
@@ -84,7 +87,9 @@ def _for_page(svg: str) -> str:
     """An SVG as an element of a page: its ink is the page's, and its names are no other's."""
     svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r' id="[a-z_.]+_?[0-9]*"', "", svg)  # figure_1, axes_1, ...: nothing refers to them
+    svg = re.sub(
+        r' id="[a-z_.]+_?[0-9]*"', "", svg
+    )  # figure_1, axes_1, ...: nothing refers to them
     svg = svg.replace("font-family:", "font-family: system-ui, ") if "font-family:" in svg else svg
     width = re.search(r' width="([0-9.]+)pt" height="[0-9.]+pt"|height="[0-9.]+pt"', svg)
     if width:
@@ -117,8 +122,7 @@ def anytime(group: Group, of: dict[str, Look]) -> Figure:
                 label=variant,
             )
         _dense_line(axis, group.value(group.any, "1" * group.any["genes"], part))
-        axis.set_xscale("log")
-        axis.xaxis.set_major_formatter(_thousands)
+        _log_axis(axis)
         axis.set_xlabel(f"budget spent, {_cost_name(group)}")
         axis.set_title(f"{group.metric}, {'held-out' if part == 'heldout' else 'calibration'}")
     _legend(figure, axes[0])
@@ -141,7 +145,7 @@ def fixed_budget(group: Group, of: dict[str, Look]) -> Figure:
     """The winners of all seeds, with median and quartiles; those of a seed on one line."""
     figure, (axis,) = _figure(9.4, 1.2 + 0.42 * len(of))
     for i, (variant, look) in enumerate(of.items()):
-        values = [value for value in group.finals(variant) if value == value]
+        values = [value for value in group.finals(variant) if not math.isnan(value)]
         if not values:
             continue
         axis.boxplot(
@@ -203,14 +207,11 @@ def fixed_target(group: Group, of: dict[str, Look], target: float) -> Figure:
             right.text(
                 0.5, i, "not reached", ha="center", va="center", transform=_row_transform(right)
             )
-    left.set_xscale("log")
-    left.xaxis.set_major_formatter(_thousands)
+    _log_axis(left)
     left.set_ylim(-0.03, 1.03)
     left.set_xlabel(f"budget spent, {_cost_name(group)}")
     left.set_title(f"share of runs with held-out {group.metric} {target:.4g}")
-    right.set_xscale("log")
-    right.xaxis.set_major_formatter(_thousands)
-    right.xaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
+    _log_axis(right)
     right.set_ylim(len(of) - 0.5, -0.6)
     right.set_yticks(range(len(of)), labels)
     right.set_title(f"expected {group.problem.unit} to it, and runs that reached it")
@@ -235,7 +236,11 @@ def average_ranks(ranks: Ranks, of: dict[str, Look], blocks: str) -> Figure:
             capsize=3,
         )
         axis.annotate(
-            f"{value:.2f}", (value, i), xytext=(0, 7), textcoords="offset points", ha="center",
+            f"{value:.2f}",
+            (value, i),
+            xytext=(0, 7),
+            textcoords="offset points",
+            ha="center",
             fontsize=8.5,
         )
     axis.set_yticks(range(len(ordered)), ordered)
@@ -247,8 +252,16 @@ def average_ranks(ranks: Ranks, of: dict[str, Look], blocks: str) -> Figure:
     return figure
 
 
+def _log_axis(axis: Any) -> None:
+    """A logarithmic axis labelled 1, 2, 5, 10, ..."""
+    axis.set_xscale("log")
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.xaxis.set_major_formatter(_thousands)
+    axis.xaxis.set_minor_formatter(NullFormatter())
+
+
 def _dense_line(axis: Any, value: float) -> None:
-    if value == value:
+    if not math.isnan(value):
         axis.axhline(value, color=INK, linewidth=0.9, linestyle=(0, (2, 2)))
         axis.annotate(
             f"dense {value:.4g}",

@@ -117,8 +117,8 @@ def _parser() -> Parser:
         allow_abbrev=False,
     )
     for name, options in FLAGS.items():
-        action = {"action": "extend"} if options.get("nargs") else {}
-        parser.add_argument(f"--{name}", **options, **action)
+        repeated = {"action": "extend"} if "nargs" in options else {}
+        parser.add_argument(f"--{name}", **{**options, **repeated})
     return parser
 
 
@@ -187,7 +187,9 @@ def _variants_in(path: Path) -> dict[str, dict[str, str]]:
     variants = {}
     for name, flags in _mapping(path, "variants file").items():
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+-]*", name):
-            raise InputError(f"variant {name!r} in {path}: name it with letters, digits and _ . + -")
+            raise InputError(
+                f"variant {name!r} in {path}: name it with letters, digits and _ . + -"
+            )
         if not isinstance(flags, dict):
             raise InputError(f"variant {name} in {path} is {flags!r}: write {{flag: value, ...}}")
         for flag in map(str, flags):

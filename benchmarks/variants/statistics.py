@@ -60,7 +60,7 @@ def wilcoxon(a: Sequence[float], b: Sequence[float]) -> tuple[float, float, floa
     sizes = {abs(difference) for difference in differences}
     # The exact distribution holds where no two differences are of one size.
     exact = len(sizes) == len(differences) and len(differences) <= 50
-    found = stats.wilcoxon(differences, method="exact" if exact else "asymptotic")
+    found = stats.wilcoxon(differences, method="exact" if exact else "approx")
     signed = numpy.sign(differences) * stats.rankdata(numpy.abs(differences))
     return float(found.statistic), float(signed.sum()), float(found.pvalue)
 

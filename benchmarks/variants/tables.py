@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,7 +61,7 @@ class Group:
 
     def cost(self, value: float) -> float:
         """A metric as what is to be small."""
-        if value != value:
+        if math.isnan(value):
             return _WORST
         return -value if self.greater else value
 
@@ -372,7 +373,7 @@ def fronts(found: Iterable[Group]) -> list[Row]:
 
 def _points(group: Group, result: Row, part: str) -> list[tuple[float, float]]:
     values = [(group.value(result, one, part), one) for one in result["front"]]
-    return [(group.cost(v), -one.count("0") / len(one)) for v, one in values if v == v]
+    return [(group.cost(v), -one.count("0") / len(one)) for v, one in values if not math.isnan(v)]
 
 
 def write(path: Path, rows: list[Row]) -> None:

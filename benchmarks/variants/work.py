@@ -48,8 +48,8 @@ def work(
         rest = seconds / done * (len(left) - done)
         state = f"FAILED: {why}" if why else "done"
         say(
-            f"{done}/{len(left)}  {seconds:.0f} s, ETA {rest:.0f} s  {job.variant} seed {job.seed}, "
-            f"{job.problem.title}: {state}"
+            f"{done}/{len(left)}  {seconds:.0f} s, ETA {rest:.0f} s  {job.variant}, "
+            f"seed {job.seed}, {job.problem.title}: {state}"
         )
     return failed
 
