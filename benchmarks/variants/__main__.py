@@ -34,7 +34,7 @@ def compare(settings: Settings) -> list[str]:
     left = [job for job in planned if not result_path(settings.output_dir, job).exists()]
     for job in plan.distinct(left):
         try:
-            try_out(job)
+            try_out(job, settings.heldout_metric)
         except InputError as error:
             raise InputError(f"variant {job.variant}: {error}") from error
     plan.remember(settings, before)

@@ -14,7 +14,7 @@ from benchmarks.variants.heldout import Yardstick, completed, described, text
 from benchmarks.variants.plan import CHECKPOINTS, FRONT, Job
 from benchmarks.variants.plan import described as told
 from sos_deap import run as front
-from sos_deap.errors import InputError
+from sos_deap.errors import InputError, unknown
 from sos_deap.evaluator import Evaluator
 from sos_deap.outcome import versions
 from sos_deap.run import RunConfig, evaluator_of
@@ -130,13 +130,17 @@ def _fitness(individual: Any) -> float | None:
     return value
 
 
-def try_out(job: Job) -> None:
+def try_out(job: Job, heldout_metric: str | None = None) -> None:
     """Load the model and data of a job: what is wrong with them is told before anything is written.
 
+    :param heldout_metric: the metric that is to be compared, if it is not the usual one.
     :raises InputError: for anything that is not there or does not fit.
     """
     evaluator = evaluator_of(*job.config())
     yardstick = Yardstick(evaluator, *job.yardstick())
+    known = evaluator.metrics_of(evaluator.model, yardstick.calibration)
+    if heldout_metric is not None and heldout_metric not in known:
+        raise unknown("heldout_metric", heldout_metric, known)
     budget = _budget(job, yardstick)
     removed = most_removed(len(evaluator.head_map), job.problem.sparsity, evaluator.sparsity)
     if not removed:

@@ -6,7 +6,7 @@ Values are costs: a smaller one is better. Runs are paired by seed.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
@@ -19,7 +19,7 @@ LEAST_PAIRS = 6
 ALPHA = 0.05
 TOO_FEW = "too few pairs"
 
-Costs = Mapping[str, Mapping[Hashable, float]]  # by variant and block, such as a seed
+Costs = Mapping[str, Mapping[Any, float]]  # by variant and block, such as a seed
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
 
@@ -75,13 +76,22 @@ def _outcomes(folder: Path, left: list[Job], workers: int) -> Iterator[tuple[Job
 
 
 def _begin(threads: int) -> None:
-    """Set up a process."""
+    """Set up a process; it ends with the one that started it, however that ends."""
     import torch
 
     from sos_deap.command import quiet
 
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     quiet()
+
+
+def _end_with_parent() -> None:
+    """What is killed cannot tell its workers, and they would wait for work for ever."""
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def do(folder: Path, job: Job) -> str:
