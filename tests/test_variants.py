@@ -394,3 +394,14 @@ def test_a_process_that_dies_is_told(
     failed = work.work(tmp_path, planned, 2, said.append)
     assert len(failed) == len(said) == 2
     assert all("a process died" in line for line in said)
+
+
+def test_what_has_one_name_in_the_tables_is_refused(
+    tmp_path: Path, flags: Flags, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folder in ("one", "two"):
+        (tmp_path / folder / "data").mkdir(parents=True)
+        (tmp_path / folder / "data" / "words.txt").write_text("words")
+    both = [f"--dataset={tmp_path / folder / 'data' / 'words.txt'}" for folder in ("one", "two")]
+    assert main([*flags(tmp_path / "out"), *both]) == 2
+    assert "are both data/words.txt in the tables" in capsys.readouterr().err

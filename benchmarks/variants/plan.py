@@ -147,6 +147,8 @@ def check(planned: list[Job]) -> None:
 
     :raises InputError: for settings that some run could not begin with.
     """
+    _check_labels([job.problem.model for job in planned])
+    _check_labels([job.problem.dataset for job in planned])
     from sos_deap.run import _check as check_config  # of the same house
 
     for job in _first_seeds(planned):
@@ -160,6 +162,16 @@ def check(planned: list[Job]) -> None:
             raise InputError(
                 f"variant {job.variant} has a population of {size}, and the budget is "
                 f"{job.problem.budget} evaluations: give a larger --budget"
+            )
+
+
+def _check_labels(names: list[str]) -> None:
+    """Raise :class:`InputError` for two that the tables could not tell apart."""
+    known: dict[str, str] = {}
+    for name in names:
+        if (other := known.setdefault(label(name), name)) != name:
+            raise InputError(
+                f"{other} and {name} are both {label(name)} in the tables: rename or link one"
             )
 
 
