@@ -218,7 +218,7 @@ def test_more_calibration_text_means_fewer_evaluations(tmp_path: Path, flags: Fl
 def test_a_budget_in_tokens(tmp_path: Path, flags: Flags) -> None:
     found = one(flags, tmp_path, "swap", budget=None, budget_tokens=10 * 32)
     assert found["stopped_by"] == "tokens"
-    assert (found["budget_evaluations"], found["checkpoints"][-1]["evaluations"]) == (None, 8)
+    assert (found["budget_tokens"], found["checkpoints"][-1]["evaluations"]) == (320, 8)
 
 
 def test_what_comes_after_the_budget_does_not_count(tmp_path: Path, flags: Flags) -> None:

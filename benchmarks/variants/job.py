@@ -33,7 +33,7 @@ OnGeneration = Callable[[int, Any], None]
 class Budget:
     """What a run may spend; it ends at either.
 
-    :param evaluations: chromosomes computed, each once; ``None`` for no limit.
+    :param evaluations: chromosomes computed, each once; ``None`` where tokens are counted.
     :param tokens: that they are computed on; ``None`` where a task has none.
     """
 
@@ -241,10 +241,13 @@ def search(config: RunConfig, evaluator: Evaluator, on_generation: OnGeneration)
 
 
 def _budget(job: Job, yardstick: Yardstick) -> Budget:
-    """In tokens, an evaluation of the budget is one on the calibration examples all share."""
+    """In tokens: an evaluation of the budget is one on the calibration examples that all share.
+
+    Who scores on half of them may do so twice as often, and who scores on more of them less often.
+    """
     each, given = yardstick.calibration.tokens, job.problem.budget
     if not job.problem.in_tokens:
-        return Budget(given, given * each or None)
+        return Budget(None, given * each) if each else Budget(given, None)
     if not each:
         raise InputError(
             f"the task {job.heldout_task} counts no tokens: give --budget, not --budget_tokens"

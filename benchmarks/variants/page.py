@@ -44,6 +44,7 @@ def write(
         failed=failed,
         overall=whole,
         groups=[_group(settings, result, of, folder) for result in results],
+        bands=len(of) <= len(plots.COLOURS),
         checkpoints=len(CHECKPOINTS),
         least_pairs=st.LEAST_PAIRS,
         front_points=FRONT,
@@ -122,7 +123,7 @@ def summary(group: Group, ranks: st.Ranks) -> list[list[str]]:
                 f"{ranks.average[variant]:.2f}" if variant in ranks.average else "-",
                 number(float(numpy.median(group.finals(variant, "raw")))),
                 f"{numpy.median([row['raw'].count('0') for row in last]):g}",
-                f"{numpy.median([row['evaluations'] for row in last]):,.0f}",
+                f"{numpy.median([group.spent(row) for row in last]):,.0f}",
                 f"{numpy.median([result['seconds'] for result in runs.values()]):,.0f}",
             ]
         )

@@ -104,14 +104,15 @@ def _figure(width: float, height: float, panels: int = 1, **options: Any) -> tup
 
 def anytime(group: Group, of: dict[str, Look]) -> Figure:
     """Median and quartiles of the incumbents over what has been spent, both parts side by side."""
-    figure, axes = _figure(9.4, 3.7, 2)
+    figure, axes = _figure(9.4, 3.7 if len(of) <= len(COLOURS) else 5.4, 2)
     for axis, part in zip(axes, ("heldout", "calibration"), strict=True):
         for variant, look in of.items():
             costs, values = _curve(group, variant, part)
             if not len(costs):
                 continue
             low, middle, high = numpy.nanpercentile(values, (25, 50, 75), axis=0)
-            axis.fill_between(costs, low, high, color=look.colour, alpha=0.18, linewidth=0)
+            if len(of) <= len(COLOURS):  # more bands hide each other
+                axis.fill_between(costs, low, high, color=look.colour, alpha=0.18, linewidth=0)
             axis.plot(
                 costs,
                 middle,
@@ -277,7 +278,12 @@ def _dense_line(axis: Any, value: float) -> None:
 def _legend(figure: Figure, axis: Any) -> None:
     handles, labels = axis.get_legend_handles_labels()
     if handles:
-        figure.legend(handles, labels, loc="outside lower center", ncols=min(6, len(labels)))
+        figure.legend(handles, labels, loc="outside lower center", ncols=_columns(labels))
+
+
+def _columns(labels: Sequence[str]) -> int:
+    """How many columns of labels fit under a figure, by their letters."""
+    return min(len(labels), max(1, 105 // (max(map(len, labels)) + 7)))
 
 
 def _row_transform(axis: Any) -> Any:

@@ -32,10 +32,10 @@ FLAGS: dict[str, dict[str, Any]] = {
     "budget": {
         "nargs": "+",
         "type": int,
-        "help": "unique evaluations of a run, and the tokens they have on the calibration "
-        "examples; a run ends at either (1000)",
+        "help": "unique evaluations of a run on the calibration examples; counted in their "
+        "tokens, so that one on half of them is half an evaluation (1000)",
     },
-    "budget_tokens": {"nargs": "+", "type": int, "help": "the tokens alone, instead of --budget"},
+    "budget_tokens": {"nargs": "+", "type": int, "help": "the same in tokens, instead of --budget"},
     "sparsity": {"nargs": "+", "type": float, "help": "shares of heads to remove (0.31)"},
     "seeds": {"type": int, "help": "runs of each variant, paired by seed (15)"},
     "first_seed": {"type": int, "help": "the first of the seeds (0)"},

@@ -84,7 +84,8 @@ class Group:
         """What a row of a result had spent, in units of the budget."""
         if self.problem.in_tokens:
             return float(row["tokens"])
-        return float(max(row["evaluations"], row["tokens"] / (self.evaluation_tokens or 1)))
+        each = self.evaluation_tokens
+        return float(row["tokens"] / each if each else row["evaluations"])
 
 
 def groups(settings: Settings, planned: Iterable[Job]) -> list[Group]:
