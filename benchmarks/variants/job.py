@@ -216,20 +216,21 @@ def run_job(job: Job) -> dict[str, Any]:
 
 
 def search(config: RunConfig, evaluator: Evaluator, on_generation: OnGeneration) -> Evolution:
-    """The search of a run, as :func:`sos_deap.run.search` does it; seeded here.
+    """The search of a run, as :func:`sos_deap.run.search` does it.
 
     Every algorithm draws its initial population first, so the same seed gives all of them the same.
     """
-    random.seed(config.seed)  # DEAP's operators and ours
-    numpy.random.seed(config.seed)  # some of DEAP's selections
     house = getattr(front, "search", None)
     if house is not None:
         found: Evolution = house(config, evaluator, on_generation)
         return found
     from sos_deap.search.drive import evolve
 
+    toolbox = front._toolbox(config, evaluator)  # draws: so it is made before the seed
+    random.seed(config.seed)  # DEAP's operators and ours
+    numpy.random.seed(config.seed)  # some of DEAP's selections
     return evolve(
-        front._toolbox(config, evaluator),
+        toolbox,
         config.algorithm,
         population=config.population_size,
         generations=config.generations,

@@ -223,10 +223,10 @@ def fixed_target(group: Group, of: dict[str, Look], target: float) -> Figure:
 def average_ranks(ranks: Ranks, of: dict[str, Look], blocks: str) -> Figure:
     """Average ranks, each with half the critical difference to both sides."""
     ordered = sorted(ranks.average, key=ranks.average.__getitem__)
+    half = (ranks.critical or 0.0) / 2
     figure, (axis,) = _figure(9.4, 1.3 + 0.34 * len(ordered))
     for i, variant in enumerate(ordered):
         look, value = of[variant], ranks.average[variant]
-        half = (ranks.critical or 0.0) / 2
         axis.errorbar(
             value,
             i,
@@ -247,7 +247,8 @@ def average_ranks(ranks: Ranks, of: dict[str, Look], blocks: str) -> Figure:
     axis.set_yticks(range(len(ordered)), ordered)
     axis.set_ylim(len(ordered) - 0.5, -0.7)
     axis.grid(visible=False, axis="y")
-    axis.set_xlim(0.8, max(2.2, len(ordered) + 0.2))
+    worst = max(2.0, *ranks.average.values())
+    axis.set_xlim(min(0.8, min(ranks.average.values()) - half - 0.1), worst + half + 0.2)
     note = "bars that do not overlap differ by Nemenyi's test" if ranks.critical else "not tested"
     axis.set_title(f"average rank over {ranks.blocks} {blocks}, 1 is best; {note}")
     return figure

@@ -27,8 +27,12 @@ def _error_path(folder: Path, job: Job) -> Path:
     return folder / "jobs" / f"{job.name}.error.txt"
 
 
+def _say(line: str) -> None:
+    print(line, flush=True)  # into a pipe too
+
+
 def work(
-    folder: Path, planned: list[Job], workers: int, say: Callable[[str], None] = print
+    folder: Path, planned: list[Job], workers: int, say: Callable[[str], None] = _say
 ) -> dict[str, str]:
     """Do the jobs that have not been done.
 
