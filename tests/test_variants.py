@@ -235,6 +235,7 @@ def test_a_front_has_a_hypervolume(tmp_path: Path, flags: Flags) -> None:
     assert main(flags(tmp_path / "out", "nsga2", seeds=1)) == 0
     volumes = rows(tmp_path / "out" / "fronts.csv")
     assert [row["part"] for row in volumes] == ["calibration", "heldout"]
+    assert all(0 < float(row["hypervolume"]) <= 1.5 for row in volumes)  # 1 is as good as dense
     final = rows(tmp_path / "out" / "final.csv")
     front = json.loads(next((tmp_path / "out" / "jobs").iterdir()).read_text())["front"]
     assert final[0]["chromosome"] in front  # what removes most of it

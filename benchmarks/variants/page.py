@@ -95,6 +95,7 @@ def _group(
         "friedman": _friedman(result.ranks),
         "tests": [_comparison(one, group) for one in result.comparisons],
         "fronts": _fronts(group),
+        "front_reference": _front_reference(group),
     }
 
 
@@ -190,6 +191,12 @@ def _comparison(one: st.Comparison, group: Group) -> dict[str, Any]:
         "p_holm": p_value(one.p_holm),
         "verdict": one.verdict,
     }
+
+
+def _front_reference(group: Group) -> str:
+    if group.greater:
+        return f"a {group.metric} of 0"
+    return "log 2" if group.metric == "kl" else f"twice the dense {group.metric}"
 
 
 def _fronts(group: Group) -> list[dict[str, str]]:

@@ -340,36 +340,39 @@ def targets(settings: Settings, found: Iterable[Group]) -> list[Row]:
 def fronts(found: Iterable[Group]) -> list[Row]:
     """Of variants with two values, the hypervolume of each run's front on both parts.
 
-    The reference point is the worst metric on any front of the problem, and nothing removed; the
-    unit square is from there to the dense model's metric and the target sparsity.
+    As a share of the area from the reference point to the dense model's metric at the target
+    sparsity. The reference point is that of `sos_deap.run`: no sparsity, and twice the dense
+    metric, log 2 for a divergence, 0 for what grows.
     """
     rows = []
     for group in found:
-        runs = [
-            (variant, seed, result)
-            for variant, by_seed in group.results.items()
-            for seed, result in by_seed.items()
-            if result["front"]
-        ]
-        for part in ("calibration", "heldout"):
-            points = [_points(group, result, part) for *_, result in runs]
-            worst = max((x for some in points for x, _ in some), default=0.0)
-            for (variant, seed, result), some in zip(runs, points, strict=True):
-                best = group.cost(group.value(result, "1" * result["genes"], part))
-                scale = (worst - best) * group.problem.sparsity
-                area = st.hypervolume(some, (worst, 0.0))
-                rows.append(
-                    {
-                        **group.problem.named(),
-                        "variant": variant,
-                        "seed": seed,
-                        "part": part,
-                        "metric": group.metric,
-                        "hypervolume": area / scale if scale > 0 else None,
-                        "points": len(some),
-                    }
-                )
+        for variant, by_seed in group.results.items():
+            for seed, result in by_seed.items():
+                for part in ("calibration", "heldout") if result["front"] else ():
+                    dense = group.value(result, "1" * result["genes"], part)
+                    worst = _front_reference(group, dense)
+                    scale = (worst - group.cost(dense)) * group.problem.sparsity
+                    points = _points(group, result, part)
+                    area = st.hypervolume(points, (worst, 0.0))
+                    rows.append(
+                        {
+                            **group.problem.named(),
+                            "variant": variant,
+                            "seed": seed,
+                            "part": part,
+                            "metric": group.metric,
+                            "hypervolume": area / scale if scale > 0 else None,
+                            "points": len(points),
+                        }
+                    )
     return rows
+
+
+def _front_reference(group: Group, dense: float) -> float:
+    """The cost at which an area begins."""
+    if group.greater:
+        return 0.0
+    return math.log(2) if group.metric == "kl" else 2 * dense
 
 
 def _points(group: Group, result: Row, part: str) -> list[tuple[float, float]]:
