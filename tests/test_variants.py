@@ -294,7 +294,10 @@ def test_other_settings_are_refused_and_more_of_the_same_are_not(
         ({"seeds": 0}, "seeds is 0"),
         ({"workers": 0}, "workers is 0"),
         ({"budget": 3}, "population of 4, and the budget is 3"),
-        ({"budget": None, "budget_tokens": 99}, "a population of 4, and the budget is good for"),
+        (
+            {"budget": None, "budget_tokens": 99},
+            "a population of 4 needs as many evaluations of 32 tokens",
+        ),
         ({"budget_tokens": 99}, "both given"),
         ({"budget": "many"}, "invalid int value: 'many'"),
         ({"reference": "sos"}, "unknown reference 'sos'"),

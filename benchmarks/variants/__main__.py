@@ -15,7 +15,6 @@ from benchmarks.variants import iohfiles, page, plan, tables
 from benchmarks.variants.settings import Settings, parse
 from benchmarks.variants.work import result_path, work
 from sos_deap.command import answered, quiet
-from sos_deap.errors import InputError
 
 
 def compare(settings: Settings) -> list[str]:
@@ -32,11 +31,8 @@ def compare(settings: Settings) -> list[str]:
     if settings.ioh:
         iohfiles.checked()
     left = [job for job in planned if not result_path(settings.output_dir, job).exists()]
-    for job in plan.distinct(left):
-        try:
-            try_out(job, settings.heldout_metric)
-        except InputError as error:
-            raise InputError(f"variant {job.variant}: {error}") from error
+    for kind in plan.kinds(left):
+        try_out(kind, settings.heldout_metric)
     plan.remember(settings, before)
     failed = work(settings.output_dir, planned, settings.workers)
     report(settings, planned, list(failed))

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,16 +16,13 @@ from sos_deap import run as front
 from sos_deap.errors import InputError, unknown
 from sos_deap.evaluator import Evaluator
 from sos_deap.outcome import versions
-from sos_deap.run import RunConfig, evaluator_of
+from sos_deap.run import RunConfig, evaluator_of, search
 from sos_deap.search.chromosome import is_worst, within
-from sos_deap.search.drive import Evolution
 from sos_deap.toolbox import most_removed
 
 #: Generations for each that the budget is good for: chromosomes that were met before cost nothing,
 #: and a search that meets no others has to end too.
 _PATIENCE = 20
-
-OnGeneration = Callable[[int, Any], None]
 
 
 @dataclass(frozen=True)
@@ -130,32 +126,40 @@ def _fitness(individual: Any) -> float | None:
     return value
 
 
-def try_out(job: Job, heldout_metric: str | None = None) -> None:
-    """Load the model and data of a job: what is wrong with them is told before anything is written.
+def try_out(kind: list[Job], heldout_metric: str | None = None) -> None:
+    """Load what some jobs load: what is wrong with it is told before anything is written.
 
+    :param kind: jobs that load the same.
     :param heldout_metric: the metric that is to be compared, if it is not the usual one.
     :raises InputError: for anything that is not there or does not fit.
     """
-    evaluator = evaluator_of(*job.config())
-    yardstick = Yardstick(evaluator, *job.yardstick())
+    evaluator = evaluator_of(*kind[0].config())
+    yardstick = Yardstick(evaluator, *kind[0].yardstick())
     known = evaluator.metrics_of(evaluator.model, yardstick.calibration)
     if heldout_metric is not None and heldout_metric not in known:
         raise unknown("heldout_metric", heldout_metric, known)
-    budget = _budget(job, yardstick)
-    removed = most_removed(len(evaluator.head_map), job.problem.sparsity, evaluator.sparsity)
-    if not removed:
+    for job in kind:
+        try:
+            _try_search(job, evaluator, _budget(job, yardstick))
+        except InputError as error:
+            raise InputError(f"variant {job.variant}: {error}") from error
+
+
+def _try_search(job: Job, evaluator: Evaluator, budget: Budget) -> None:
+    """Make everything that a search is made of."""
+    config, genes = _config(job, evaluator, budget), len(evaluator.head_map)
+    if not most_removed(genes, job.problem.sparsity, evaluator.sparsity):
         raise InputError(
-            f"sparsity {job.problem.sparsity} of {len(evaluator.head_map)} heads is none: "
-            "give a larger --sparsity"
+            f"sparsity {job.problem.sparsity} of {genes} heads is none: give a larger --sparsity"
         )
-    config = job.config()[0]
     possible = _possible(budget, evaluator)
     if config.population_size > possible:
         raise InputError(
-            f"variant {job.variant} has a population of {config.population_size}, and the budget "
-            f"is good for {possible:.4g} evaluations of {evaluator.task.tokens} tokens: give a "
-            "larger budget"
+            f"a population of {config.population_size} needs as many evaluations of "
+            f"{evaluator.task.tokens} tokens, and the budget is good for {possible:.4g}: "
+            "give a larger budget"
         )
+    front._toolbox(config, evaluator)
 
 
 def run_job(job: Job) -> dict[str, Any]:
@@ -171,13 +175,7 @@ def run_job(job: Job) -> dict[str, Any]:
     if evaluator.fidelity == "full":
         # In a race what is in the store takes no part, so that others would be dropped.
         evaluator.open_store(job.store)
-    config = replace(
-        config,
-        store=str(job.store),
-        max_evaluations=budget.evaluations,
-        max_tokens=budget.tokens,
-        generations=_generations(job, config, _possible(budget, evaluator)),
-    )
+    config = _config(job, evaluator, budget)
     trace = Trace(evaluator, budget)
     started = time.perf_counter()
     try:
@@ -215,32 +213,6 @@ def run_job(job: Job) -> dict[str, Any]:
     }
 
 
-def search(config: RunConfig, evaluator: Evaluator, on_generation: OnGeneration) -> Evolution:
-    """The search of a run, as :func:`sos_deap.run.search` does it.
-
-    Every algorithm draws its initial population first, so the same seed gives all of them the same.
-    """
-    house = getattr(front, "search", None)
-    if house is not None:
-        found: Evolution = house(config, evaluator, on_generation)
-        return found
-    from sos_deap.search.drive import evolve
-
-    toolbox = front._toolbox(config, evaluator)  # draws: so it is made before the seed
-    random.seed(config.seed)  # DEAP's operators and ours
-    numpy.random.seed(config.seed)  # some of DEAP's selections
-    return evolve(
-        toolbox,
-        config.algorithm,
-        population=config.population_size,
-        generations=config.generations,
-        crossover_rate=config.crossover_rate,
-        max_sparsity=config.max_sparsity,
-        limits=front._limits(config),
-        on_generation=on_generation,
-    )
-
-
 def _budget(job: Job, yardstick: Yardstick) -> Budget:
     """In tokens: an evaluation of the budget is one on the calibration examples that all share.
 
@@ -256,18 +228,28 @@ def _budget(job: Job, yardstick: Yardstick) -> Budget:
     return Budget(None, given)
 
 
+def _config(job: Job, evaluator: Evaluator, budget: Budget) -> RunConfig:
+    """The settings of the run with its budget, and generations that do not end it before."""
+    config, _ = job.config()
+    generations = config.generations
+    if "generations" not in job.flags:
+        needed = _possible(budget, evaluator) / config.population_size
+        generations = _PATIENCE * max(1, round(needed))
+    return replace(
+        config,
+        store=str(job.store),
+        max_evaluations=budget.evaluations,
+        max_tokens=budget.tokens,
+        generations=generations,
+    )
+
+
 def _possible(budget: Budget, evaluator: Evaluator) -> float:
     """How many evaluations on all of its examples a variant can afford."""
     counts: list[float] = [] if budget.evaluations is None else [budget.evaluations]
     if budget.tokens is not None and evaluator.task.tokens:
         counts.append(budget.tokens / evaluator.task.tokens)
     return min(counts)
-
-
-def _generations(job: Job, config: RunConfig, possible: float) -> int:
-    if "generations" in job.flags:
-        return config.generations
-    return _PATIENCE * max(1, round(possible / config.population_size))
 
 
 def _outcome(job: Job, evaluator: Evaluator, trace: Trace, population: int) -> dict[str, Any]:

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.variants.settings import Settings
+from sos_deap import run as front
 from sos_deap.errors import InputError
 from sos_deap.files import write_json
 from sos_deap.run import RunConfig
-from sos_deap.run import parse as parse_run
 from sos_deap.tasks.settings import TaskSettings
 
 #: Shares of the budget after which the incumbent is measured.
@@ -110,7 +110,7 @@ def _parsed(job: Job, flags: dict[str, str]) -> tuple[RunConfig, TaskSettings]:
         "max_sparsity": problem.sparsity,
         "seed": job.seed,
     }
-    return parse_run([f"--{name}={value}" for name, value in {**flags, **own}.items()])
+    return front.parse([f"--{name}={value}" for name, value in {**flags, **own}.items()])
 
 
 def label(name: str) -> str:
@@ -149,12 +149,10 @@ def check(planned: list[Job]) -> None:
     """
     _check_labels([job.problem.model for job in planned])
     _check_labels([job.problem.dataset for job in planned])
-    from sos_deap.run import _check as check_config  # of the same house
-
     for job in _first_seeds(planned):
         try:
             config, _ = job.config()
-            check_config(config)
+            front._check(config)
         except InputError as error:
             raise InputError(f"variant {job.variant}: {error}") from error
         size = config.population_size
@@ -245,11 +243,11 @@ def described(job: Job) -> dict[str, Any]:
     return {**job.problem.named(), "variant": job.variant, "seed": job.seed}
 
 
-def distinct(planned: list[Job]) -> list[Job]:
-    """A job of each kind that is worth trying out: variants that differ in what they load."""
-    found: dict[str, Job] = {}
+def kinds(planned: list[Job]) -> list[list[Job]]:
+    """Jobs by what they load: of each problem and variant the first."""
+    found: dict[str, list[Job]] = {}
     for job in _first_seeds(planned):
         config, settings = job.config()
-        loaded = (config.model, config.dataset, config.task, config.objective, settings)
-        found.setdefault(repr((loaded, job.problem, config.population_size)), job)
+        loaded = (config.model, config.dataset, config.task, front._objective(config), settings)
+        found.setdefault(repr(loaded), []).append(job)
     return list(found.values())
