@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks.variants import iohfiles, page, plan, tables
+from benchmarks.variants import iohfiles, page, plan, results, tables
 from benchmarks.variants.settings import Settings, parse
 from benchmarks.variants.work import result_path, work
 from sos_deap.command import answered, quiet
@@ -43,14 +43,14 @@ def compare(settings: Settings) -> list[str]:
 
 def report(settings: Settings, planned: list[plan.Job], failed: list[str]) -> None:
     """Write what the runs found, and print the main table."""
-    found = tables.groups(settings, planned)
-    tables.check_results(found)
-    results, ranks = tables.tested(settings, found), tables.overall(found)
+    found = results.groups(settings, planned)
+    results.check(found)
+    tested, ranks = tables.tested(settings, found), tables.overall(found)
     written = {
         "traces.csv": tables.traces(found),
         "checkpoints.csv": tables.checkpoints(found),
         "final.csv": tables.final(found),
-        "tests.csv": tables.tests(results, ranks),
+        "tests.csv": tables.tests(tested, ranks),
         "targets.csv": tables.targets(settings, found),
         "fronts.csv": tables.fronts(found),
     }
@@ -59,8 +59,8 @@ def report(settings: Settings, planned: list[plan.Job], failed: list[str]) -> No
         tables.write(settings.output_dir / name, rows)
     if settings.ioh:
         iohfiles.write(settings.output_dir / "ioh", found)
-    path = page.write(settings, results, ranks, failed, list(written))
-    for result in results:
+    path = page.write(settings, tested, ranks, failed, list(written))
+    for result in tested:
         group = result.group
         print(f"\n{group.problem.title}\n{group.metric}, dense {page.number(group.dense)} held-out")
         print(page.table(group, result.ranks))

@@ -8,7 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from benchmarks.variants.tables import Group
+from benchmarks.variants.results import Group
 from sos_deap.errors import InputError
 
 

@@ -14,8 +14,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from benchmarks.variants import plots, tables
 from benchmarks.variants import statistics as st
 from benchmarks.variants.plan import CHECKPOINTS, FRONT
+from benchmarks.variants.results import Group
 from benchmarks.variants.settings import Settings
-from benchmarks.variants.tables import Group, Tested
+from benchmarks.variants.tables import Tested
 
 
 def write(

@@ -15,8 +15,9 @@ import numpy
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
+from benchmarks.variants.results import Group
 from benchmarks.variants.statistics import Ranks, runtime
-from benchmarks.variants.tables import Group, hits
+from benchmarks.variants.tables import hits
 
 #: Text and axes; the page puts its own colour in the place of it.
 INK = "#2b2b2c"
