@@ -1,0 +1,205 @@
+"""One run of one variant: search within the budget, then measure what it had found by when."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy
+
+from benchmarks.variants.heldout import Yardstick, completed, described, text
+from benchmarks.variants.plan import CHECKPOINTS, FRONT, Job
+from benchmarks.variants.plan import described as told
+from benchmarks.variants.trace import Budget, Trace
+from sos_deap import run as front
+from sos_deap.errors import InputError, unknown
+from sos_deap.evaluator import Evaluator
+from sos_deap.outcome import versions
+from sos_deap.run import RunConfig, evaluator_of, search
+from sos_deap.search.chromosome import within
+from sos_deap.toolbox import most_removed
+
+#: Generations for each that the budget is good for: chromosomes that were met before cost nothing,
+#: and a search that meets no others has to end too.
+_PATIENCE = 20
+
+
+def try_out(kind: list[Job], heldout_metric: str | None = None) -> None:
+    """Load what some jobs load: what is wrong with it is told before anything is written.
+
+    :param kind: jobs that load the same.
+    :param heldout_metric: the metric that is to be compared, if it is not the usual one.
+    :raises InputError: for anything that is not there or does not fit.
+    """
+    evaluator = evaluator_of(*kind[0].config())
+    yardstick = Yardstick(evaluator, *kind[0].yardstick())
+    known = evaluator.metrics_of(evaluator.model, yardstick.calibration)
+    if heldout_metric is not None and heldout_metric not in known:
+        raise unknown("heldout_metric", heldout_metric, known)
+    for job in kind:
+        try:
+            _try_search(job, evaluator, _budget(job, yardstick))
+        except InputError as error:
+            raise InputError(f"variant {job.variant}: {error}") from error
+
+
+def _try_search(job: Job, evaluator: Evaluator, budget: Budget) -> None:
+    """Make everything that a search is made of."""
+    config, genes = _config(job, evaluator, budget), len(evaluator.head_map)
+    if not most_removed(genes, job.problem.sparsity, evaluator.sparsity):
+        raise InputError(
+            f"sparsity {job.problem.sparsity} of {genes} heads is none: give a larger --sparsity"
+        )
+    possible = _possible(budget, evaluator)
+    if config.population_size > possible:
+        raise InputError(
+            f"a population of {config.population_size} needs as many evaluations of "
+            f"{evaluator.task.tokens} tokens, and the budget is good for {possible:.4g}: "
+            "give a larger budget"
+        )
+    front._toolbox(config, evaluator)
+
+
+def run_job(job: Job) -> dict[str, Any]:
+    """Search and measure.
+
+    :returns: the content of the job's file.
+    :raises InputError: for settings that do not fit, and where nothing was found in time.
+    """
+    config, settings = job.config()
+    evaluator = evaluator_of(config, settings)
+    yardstick = Yardstick(evaluator, *job.yardstick())
+    budget = _budget(job, yardstick)
+    if evaluator.fidelity == "full":
+        # In a race what is in the store takes no part, so that others would be dropped.
+        evaluator.open_store(job.store)
+    config = _config(job, evaluator, budget)
+    trace = Trace(evaluator, budget)
+    started = time.perf_counter()
+    try:
+        evolution = search(config, evaluator, trace)
+    finally:
+        evaluator.close_store()
+    seconds = time.perf_counter() - started
+    outcome = _outcome(job, evaluator, trace, config.population_size)
+    started = time.perf_counter()
+    measured = yardstick.measure(_to_measure(outcome, len(evaluator.head_map)))
+    return {
+        **told(job),
+        "metric": {
+            "name": yardstick.heldout.name,
+            "greater_is_better": yardstick.heldout.greater_is_better,
+        },
+        "genes": len(evaluator.head_map),
+        "budget_evaluations": budget.evaluations,
+        "budget_tokens": budget.tokens,
+        "evaluation_tokens": yardstick.calibration.tokens,
+        "search_metric": evaluator.task.name,
+        "stopped_by": evolution.stopped_by,
+        "seconds": round(seconds, 3),
+        "seconds_measuring": round(time.perf_counter() - started, 3),
+        **outcome,
+        "measured": measured,
+        "trace": trace.rows,
+        "data": {
+            "search": described(evaluator.task),
+            "calibration": described(yardstick.calibration),
+            "heldout": described(yardstick.heldout),
+        },
+        "dtype": str(evaluator.model.dtype).removeprefix("torch."),
+        "versions": versions(),
+    }
+
+
+def _budget(job: Job, yardstick: Yardstick) -> Budget:
+    """In tokens: an evaluation of the budget is one on the calibration examples that all share.
+
+    Who scores on half of them may do so twice as often, and who scores on more of them less often.
+    """
+    each, given = yardstick.calibration.tokens, job.problem.budget
+    if not job.problem.in_tokens:
+        return Budget(None, given * each) if each else Budget(given, None)
+    if not each:
+        raise InputError(
+            f"the task {job.heldout_task} counts no tokens: give --budget, not --budget_tokens"
+        )
+    return Budget(None, given)
+
+
+def _config(job: Job, evaluator: Evaluator, budget: Budget) -> RunConfig:
+    """The settings of the run with its budget, and generations that do not end it before."""
+    config, _ = job.config()
+    generations = config.generations
+    if "generations" not in job.flags:
+        needed = _possible(budget, evaluator) / config.population_size
+        generations = _PATIENCE * max(1, round(needed))
+    return replace(
+        config,
+        store=str(job.store),
+        max_evaluations=budget.evaluations,
+        max_tokens=budget.tokens,
+        generations=generations,
+    )
+
+
+def _possible(budget: Budget, evaluator: Evaluator) -> float:
+    """How many evaluations on all of its examples a variant can afford."""
+    counts: list[float] = [] if budget.evaluations is None else [budget.evaluations]
+    if budget.tokens is not None and evaluator.task.tokens:
+        counts.append(budget.tokens / evaluator.task.tokens)
+    return min(counts)
+
+
+def _outcome(job: Job, evaluator: Evaluator, trace: Trace, population: int) -> dict[str, Any]:
+    """The incumbents at the checkpoints, of which the last is the winner, raw and completed."""
+    removed = most_removed(len(evaluator.head_map), job.problem.sparsity, evaluator.sparsity)
+    checkpoints = []
+    for share in CHECKPOINTS:
+        i = trace.at(share)
+        if i is None:
+            continue
+        raw = trace.incumbents[i]
+        assert raw is not None
+        if not within(evaluator.sparsity(raw), job.problem.sparsity):
+            raise RuntimeError(
+                f"the incumbent of generation {i} removes {evaluator.sparsity(raw):.3f}, more than "
+                f"{job.problem.sparsity}"
+            )
+        equal = completed(raw, removed, trace.last_computed(i, population), job.seed)
+        row = trace.rows[i]
+        cost = {name: row[name] for name in ("generation", "evaluations", "tokens", "seconds")}
+        checkpoints.append({"share": share, **cost, "raw": text(raw), "equal": text(equal)})
+    if not checkpoints:
+        raise InputError(
+            f"no generation of {job.variant} ended within the budget with a sub-model to show: "
+            "give a larger budget or a smaller population"
+        )
+    return {
+        "removed": removed,
+        "initial": _initial(evaluator, trace),
+        "checkpoints": checkpoints,
+        "front": [text(genes) for genes in _spread(trace.front)],
+    }
+
+
+def _initial(evaluator: Evaluator, trace: Trace) -> list[str]:
+    """What the first generation computed, in alphabetical order: it is the same for a seed."""
+    everything = [genes for genes, _ in evaluator.evaluated()]
+    return sorted(text(genes) for genes in everything[: trace.computed[0]])
+
+
+def _spread(front: Sequence[list[int]]) -> list[list[int]]:
+    """Some of a front, evenly by sparsity, both ends among them."""
+    ordered = sorted(front, key=lambda genes: (sum(genes), genes))
+    if len(ordered) <= FRONT:
+        return ordered
+    return [ordered[round(i)] for i in numpy.linspace(0, len(ordered) - 1, FRONT)]
+
+
+def _to_measure(outcome: dict[str, Any], genes: int) -> list[list[int]]:
+    """The dense model, the incumbents and the front."""
+    texts = ["1" * genes, *outcome["front"]]
+    texts += [row[form] for row in outcome["checkpoints"] for form in ("raw", "equal")]
+    return [[int(gene) for gene in one] for one in texts]

@@ -1,0 +1,253 @@
+"""The jobs of a comparison, and its output folder, which remembers what they were."""
+
+from __future__ import annotations
+
+import json
+import re
+import zlib
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from benchmarks.variants.settings import Settings
+from sos_deap import run as front
+from sos_deap.errors import InputError
+from sos_deap.files import write_json
+from sos_deap.run import RunConfig
+from sos_deap.tasks.settings import TaskSettings
+
+#: Shares of the budget after which the incumbent is measured.
+CHECKPOINTS = tuple(0.02 ** (1 - i / 8) for i in range(9))
+
+#: Most chromosomes of a front that are measured.
+FRONT = 8
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What variants are compared on; the budget is in evaluations, or in tokens."""
+
+    model: str
+    dataset: str
+    sparsity: float
+    budget: int
+    in_tokens: bool
+
+    @property
+    def unit(self) -> str:
+        """Of the budget."""
+        return "tokens" if self.in_tokens else "evaluations"
+
+    def named(self) -> dict[str, Any]:
+        """Its columns in every table."""
+        return {
+            "model": label(self.model),
+            "dataset": label(self.dataset),
+            "target_sparsity": self.sparsity,
+            "budget": self.budget,
+            "budget_unit": self.unit,
+        }
+
+    @property
+    def title(self) -> str:
+        """For people."""
+        return (
+            f"{label(self.model)} on {label(self.dataset)}, {self.sparsity:.0%} of heads, "
+            f"{self.budget:,} {self.unit}"
+        )
+
+    @property
+    def slug(self) -> str:
+        """For file names."""
+        unit = "t" if self.in_tokens else ""
+        parts = (label(self.model), label(self.dataset), self.sparsity, f"{self.budget}{unit}")
+        text = "_".join(re.sub(r"[^A-Za-z0-9.]+", "-", str(part)).strip("-.") for part in parts)
+        return f"{text}_{zlib.crc32(repr(self).encode()):08x}"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of one variant.
+
+    :param flags: the flags of the run that all variants have, and the variant's own over them.
+    :param common: those that all variants have: the yardstick is the same for all.
+    :param heldout_task: the task of the held-out figures.
+    :param store: the file of evaluations.
+    """
+
+    problem: Problem
+    variant: str
+    seed: int
+    flags: dict[str, str]
+    common: dict[str, str]
+    heldout_task: str
+    store: Path
+
+    @property
+    def name(self) -> str:
+        """Of its file."""
+        return f"{self.problem.slug}_{self.variant}_seed{self.seed}"
+
+    def config(self) -> tuple[RunConfig, TaskSettings]:
+        """The settings of the run, but for its budget, which depends on the data.
+
+        :raises InputError: for a value of the wrong type.
+        """
+        return _parsed(self, self.flags)
+
+    def yardstick(self) -> tuple[RunConfig, TaskSettings]:
+        """The settings of what all variants are measured with."""
+        config, settings = _parsed(self, self.common)
+        return replace(config, task=self.heldout_task), settings
+
+
+def _parsed(job: Job, flags: dict[str, str]) -> tuple[RunConfig, TaskSettings]:
+    problem = job.problem
+    own = {
+        "model": problem.model,
+        "dataset": problem.dataset,
+        "max_sparsity": problem.sparsity,
+        "seed": job.seed,
+    }
+    return front.parse([f"--{name}={value}" for name, value in {**flags, **own}.items()])
+
+
+def label(name: str) -> str:
+    """A model or data set for people: of a path the last two parts."""
+    return "/".join(Path(name).parts[-2:]) if Path(name).exists() else name
+
+
+def problems(settings: Settings) -> list[Problem]:
+    """Every combination of what may repeat."""
+    of = product(settings.models, settings.datasets, settings.sparsities, settings.budgets)
+    return [Problem(m, d, s, b, settings.in_tokens) for m, d, s, b in of]
+
+
+def jobs(settings: Settings) -> list[Job]:
+    """All runs, seed by seed: what is there first can be compared first."""
+    return [
+        Job(
+            problem,
+            variant,
+            seed,
+            {**settings.common, **flags},
+            settings.common,
+            settings.heldout_task,
+            settings.store,
+        )
+        for problem in problems(settings)
+        for seed in settings.seeds
+        for variant, flags in settings.variants.items()
+    ]
+
+
+def check(planned: list[Job]) -> None:
+    """All that can be checked without loading a model; :func:`.job.try_out` checks the rest.
+
+    :raises InputError: for settings that some run could not begin with.
+    """
+    _check_labels([job.problem.model for job in planned])
+    _check_labels([job.problem.dataset for job in planned])
+    for job in _first_seeds(planned):
+        try:
+            config, _ = job.config()
+            front._check(config)
+        except InputError as error:
+            raise InputError(f"variant {job.variant}: {error}") from error
+        size = config.population_size
+        if not job.problem.in_tokens and size > job.problem.budget:
+            raise InputError(
+                f"variant {job.variant} has a population of {size}, and the budget is "
+                f"{job.problem.budget} evaluations: give a larger --budget"
+            )
+
+
+def _check_labels(names: list[str]) -> None:
+    """Raise :class:`InputError` for two that the tables could not tell apart."""
+    known: dict[str, str] = {}
+    for name in names:
+        if (other := known.setdefault(label(name), name)) != name:
+            raise InputError(
+                f"{other} and {name} are both {label(name)} in the tables: rename or link one"
+            )
+
+
+def _first_seeds(planned: list[Job]) -> list[Job]:
+    """A job for each variant of each problem."""
+    return list({(job.problem, job.variant): job for job in reversed(planned)}.values())[::-1]
+
+
+def remembered(settings: Settings) -> dict[str, Any]:
+    """What the results of a folder depend on; what only adds to them is left out."""
+    return {
+        "heldout_task": settings.heldout_task,
+        "common": settings.common,
+        "variants": settings.variants,
+    }
+
+
+def check_folder(settings: Settings) -> dict[str, Any] | None:
+    """What the output folder remembers, if there is anything in it.
+
+    :raises InputError: if it holds something else, or results of other settings.
+    """
+    folder, path = settings.output_dir, settings.output_dir / "settings.json"
+    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not path.exists())):
+        raise InputError(f"output folder {folder} holds something else: give another --output_dir")
+    if not path.exists():
+        return None
+    try:
+        before: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        pairs = list(_differences(before, remembered(settings)))
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise InputError(f"{path} cannot be read: give another --output_dir") from error
+    for name, old, new in pairs:
+        raise InputError(
+            f"the results in {folder} are for {name} {old}, and this is {new}: "
+            "give another --output_dir, or the same settings"
+        )
+    return before
+
+
+def _differences(before: dict[str, Any], now: dict[str, Any]) -> Any:
+    """Settings that differ; a variant that is not in both is none."""
+    if before["heldout_task"] != now["heldout_task"]:
+        yield "heldout_task", before["heldout_task"], now["heldout_task"]
+    groups = [("", before["common"], now["common"])]
+    for name in before["variants"].keys() & now["variants"].keys():
+        groups.append((f"variant {name}, ", before["variants"][name], now["variants"][name]))
+    for where, old, new in groups:
+        for name in sorted(old.keys() | new.keys()):
+            if old.get(name) != new.get(name):
+                pair = (old.get(name, "the default"), new.get(name, "the default"))
+                yield f"{where}{name}", *pair
+
+
+def remember(settings: Settings, before: dict[str, Any] | None) -> None:
+    """Write what the results depend on, with the variants that were there before."""
+    now = remembered(settings)
+    if before is not None:
+        now["variants"] = {**before["variants"], **now["variants"]}
+    try:
+        (settings.output_dir / "jobs").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"cannot write to output folder {settings.output_dir}: {error.strerror}"
+        ) from error
+    write_json(settings.output_dir / "settings.json", now)
+
+
+def described(job: Job) -> dict[str, Any]:
+    """The job as its file tells it."""
+    return {**job.problem.named(), "variant": job.variant, "seed": job.seed}
+
+
+def kinds(planned: list[Job]) -> list[list[Job]]:
+    """Jobs by what they load: of each problem and variant the first."""
+    found: dict[str, list[Job]] = {}
+    for job in _first_seeds(planned):
+        config, settings = job.config()
+        loaded = (config.model, config.dataset, config.task, front._objective(config), settings)
+        found.setdefault(repr(loaded), []).append(job)
+    return list(found.values())

@@ -1,0 +1,285 @@
+"""What to compare, from flags and YAML files: checked before anything is loaded or written."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sos_deap.command import Parser
+from sos_deap.errors import InputError, first_line, unknown
+from sos_deap.run import RunConfig
+from sos_deap.tasks.settings import TaskSettings
+
+#: The variants that come with the benchmark.
+VARIANTS_FILE = Path(__file__).with_name("variants.yaml")
+
+#: Held-out examples of text unless told: 16 k tokens where a sequence has 128.
+HELDOUT_SAMPLES = 128
+
+#: What a comparison is made of: the flags, and the keys of a ``--config`` file.
+FLAGS: dict[str, dict[str, Any]] = {
+    "config": {"help": "YAML file of flags (names without --); flags override it"},
+    "model": {"nargs": "+", "help": "models, as sos_deap.run takes them"},
+    "dataset": {"nargs": "+", "help": "data sets, as sos_deap.run takes them"},
+    "variants": {"nargs": "+", "help": "names of variants, with commas or spaces between"},
+    "variants_file": {"help": "YAML file of further variants, NAME: {FLAG: VALUE, ...}"},
+    "budget": {
+        "nargs": "+",
+        "type": int,
+        "help": "unique evaluations of a run on the calibration examples; counted in their "
+        "tokens, so that one on half of them is half an evaluation (1000)",
+    },
+    "budget_tokens": {"nargs": "+", "type": int, "help": "the same in tokens, instead of --budget"},
+    "sparsity": {"nargs": "+", "type": float, "help": "shares of heads to remove (0.31)"},
+    "seeds": {"type": int, "help": "runs of each variant, paired by seed (15)"},
+    "first_seed": {"type": int, "help": "the first of the seeds (0)"},
+    "workers": {"type": int, "help": "processes; the cores are shared among them (1)"},
+    "store": {"help": "SQLite file of all evaluations (store.sqlite in the output folder)"},
+    "heldout_task": {"help": "task of the held-out figures (kl if any variant's is, else theirs)"},
+    "heldout_metric": {"help": "metric that is compared (perplexity, else the task's own)"},
+    "reference": {"help": "variant that sets the target (the first)"},
+    "target": {"type": float, "help": "held-out metric to reach (the reference's median)"},
+    "comparisons": {
+        "choices": ["all", "reference"],
+        "help": "test all pairs of variants, or each against the reference (all)",
+    },
+    "ioh": {"action": "store_true", "help": "write files for IOHanalyzer too"},
+    "output_dir": {"help": "folder of the results; one that holds some is gone on with"},
+}
+
+_RUN = {field.name for field in fields(RunConfig)}
+_TASK = {field.name for field in fields(TaskSettings)}
+
+#: What the benchmark says itself.
+_OWN = {"model", "dataset", "seed", "output_dir", "store", "profile", "layout"} | {
+    f"max_{what}" for what in ("sparsity", "evaluations", "tokens")
+}
+
+#: What all variants share, so that they are given the same problem on the same examples.
+_SHARED = {"unit", "density", "device", "dtype"} | (_TASK - {"samples", "metric", "top_k"})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A comparison.
+
+    :param models: and ``datasets``, ``budgets``, ``sparsities``: every combination is a problem.
+    :param variants: from the name to the flags of a run that it sets.
+    :param budgets: in evaluations, or tokens if ``in_tokens``.
+    :param common: flags of a run that all variants have.
+    """
+
+    models: tuple[str, ...]
+    datasets: tuple[str, ...]
+    variants: dict[str, dict[str, str]]
+    budgets: tuple[int, ...]
+    in_tokens: bool
+    sparsities: tuple[float, ...]
+    seeds: tuple[int, ...]
+    common: dict[str, str]
+    heldout_task: str
+    heldout_metric: str | None
+    reference: str
+    target: float | None
+    comparisons: str
+    ioh: bool
+    workers: int
+    store: Path
+    output_dir: Path
+
+
+def parse(arguments: list[str]) -> Settings:
+    """Read the flags and the files that they name.
+
+    :raises InputError: for anything unknown or out of range.
+    """
+    given, rest = _parser().parse_known_args(arguments)
+    values, common = vars(given), _pairs(rest)
+    if "config" in values:
+        from_file, from_file_common = _config(Path(values["config"]))
+        values, common = {**from_file, **values}, {**from_file_common, **common}
+    return _settings(values, common)
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="python -m benchmarks.variants",
+        description="Compare variants of the search at equal budgets, with statistics. Flags of "
+        "sos_deap.run that are not among these are for all variants, such as --seqlen 128.",
+        epilog=f"Variants: {', '.join(_variants_in(VARIANTS_FILE))}.",
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    for name, options in FLAGS.items():
+        repeated = {"action": "extend"} if "nargs" in options else {}
+        parser.add_argument(f"--{name}", **{**options, **repeated})
+    return parser
+
+
+def _pairs(rest: list[str]) -> dict[str, str]:
+    """The flags of a run among the arguments, by name."""
+    pairs: dict[str, str] = {}
+    tokens = iter(rest)
+    for token in tokens:
+        flag, equals, value = token.partition("=")
+        name = flag.removeprefix("--")
+        if not token.startswith("--") or name not in _RUN | _TASK:
+            raise unknown("flag", flag, [f"--{known}" for known in _known()])
+        _refuse_own(name, "the command line")
+        if not equals and (value := next(tokens, "")) == "":
+            raise InputError(f"--{name} has no value: give one after it")
+        pairs[name] = value
+    return pairs
+
+
+def _known() -> set[str]:
+    return set(FLAGS) | ((_RUN | _TASK) - _OWN)
+
+
+def _refuse_own(name: str, where: str) -> None:
+    if name in _OWN:
+        raise InputError(
+            f"{where} sets {name}, which the benchmark sets itself: leave it out "
+            "(--seeds, --sparsity, --budget, --budget_tokens and --store are its flags)"
+        )
+
+
+def _config(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """A configuration file's flags of the benchmark, and those of a run."""
+    tokens, common = [], {}
+    for name, value in _mapping(path, "configuration file").items():
+        if name not in _known() - {"config"}:
+            raise unknown(f"setting in {path}", name, _known() - {"config"})
+        if name not in FLAGS:
+            common[name] = _text(value)
+        elif isinstance(value, bool):
+            tokens += [f"--{name}"] if value else []
+        else:
+            parts = value if isinstance(value, list) else [value]
+            tokens += [f"--{name}", *map(_text, parts)]
+    return vars(_parser().parse_args(tokens)), common
+
+
+def _mapping(path: Path, what: str) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"{what} {path} does not exist") from error
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise InputError(f"{what} {path} cannot be read: {first_line(error)}") from error
+    if not isinstance(content, dict) or not content:
+        raise InputError(f"{what} {path} holds nothing: write lines of name: value")
+    return {str(name): value for name, value in content.items() if value is not None}
+
+
+def _text(value: Any) -> str:
+    return str(value)
+
+
+def _variants_in(path: Path) -> dict[str, dict[str, str]]:
+    """The variants of a file, each with the flags it sets."""
+    variants = {}
+    for name, flags in _mapping(path, "variants file").items():
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+-]*", name):
+            raise InputError(
+                f"variant {name!r} in {path}: name it with letters, digits and _ . + -"
+            )
+        if not isinstance(flags, dict):
+            raise InputError(f"variant {name} in {path} is {flags!r}: write {{flag: value, ...}}")
+        for flag in map(str, flags):
+            _refuse_own(flag, f"variant {name} in {path}")
+            if flag in _SHARED:
+                raise InputError(
+                    f"variant {name} in {path} sets {flag}, which all variants must share: "
+                    f"give --{flag} on the command line"
+                )
+            if flag not in _RUN | _TASK:
+                raise unknown(f"flag of variant {name} in {path}", flag, (_RUN | _TASK) - _OWN)
+        variants[name] = {str(k): _text(v) for k, v in flags.items() if v is not None}
+    return variants
+
+
+def _settings(values: Mapping[str, Any], common: dict[str, str]) -> Settings:
+    if "output_dir" not in values:
+        raise InputError("--output_dir is missing: name a folder for the results")
+    if "budget" in values and "budget_tokens" in values:
+        raise InputError("--budget and --budget_tokens are both given: give one of them")
+    variants = _chosen(values)
+    folder = Path(values["output_dir"])
+    first, seeds = values.get("first_seed", 0), values.get("seeds", 15)
+    reference = values.get("reference", next(iter(variants)))
+    if reference not in variants:
+        raise unknown("reference", reference, variants)
+    tasks = {name: (common | flags).get("task", "perplexity") for name, flags in variants.items()}
+    settings = Settings(
+        models=_distinct(values.get("model", ["builtin:tiny"])),
+        datasets=_distinct(values.get("dataset", ["builtin:pydoc"])),
+        variants=variants,
+        budgets=_distinct(values.get("budget_tokens", values.get("budget", [1000]))),
+        in_tokens="budget_tokens" in values,
+        sparsities=_distinct(values.get("sparsity", [0.31])),
+        seeds=tuple(range(first, first + seeds)),
+        common={"heldout_samples": str(HELDOUT_SAMPLES), **common},
+        heldout_task=values.get("heldout_task") or _heldout_task(tasks),
+        heldout_metric=values.get("heldout_metric"),
+        reference=reference,
+        target=values.get("target"),
+        comparisons=values.get("comparisons", "all"),
+        ioh=values.get("ioh", False),
+        workers=values.get("workers", 1),
+        store=Path(values.get("store", folder / "store.sqlite")),
+        output_dir=folder,
+    )
+    _check(settings, first, seeds)
+    return settings
+
+
+def _distinct(values: Iterable[Any]) -> tuple[Any, ...]:
+    return tuple(dict.fromkeys(values))
+
+
+def _chosen(values: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """The variants to compare."""
+    known = _variants_in(VARIANTS_FILE)
+    if "variants_file" in values:
+        known |= _variants_in(Path(values["variants_file"]))
+    given = ",".join(values.get("variants", ["sos,sos-repaired,swap"])).split(",")
+    names = _distinct(name.strip() for name in given if name.strip())
+    for name in names:
+        if name not in known:
+            raise unknown("variant", name, known)
+    if not names:
+        raise InputError(f"--variants names none: known are {', '.join(sorted(known))}")
+    return {name: known[name] for name in names}
+
+
+def _heldout_task(tasks: Mapping[str, str]) -> str:
+    """The task that all variants can be judged by."""
+    distinct = set(tasks.values())
+    if len(distinct) == 1:
+        return distinct.pop()
+    if distinct == {"kl", "perplexity"}:
+        return "kl"  # it tells the perplexity too
+    listed = ", ".join(f"{name} {task}" for name, task in tasks.items())
+    raise InputError(f"the variants have several tasks ({listed}): give --heldout_task")
+
+
+def _check(settings: Settings, first: int, seeds: int) -> None:
+    if seeds < 1:
+        raise InputError(f"seeds is {seeds}: give at least 1")
+    if not 0 <= first <= 2**32 - seeds:
+        raise InputError(f"first_seed is {first}: give a number from 0 to {2**32 - seeds}")
+    if settings.workers < 1:
+        raise InputError(f"workers is {settings.workers}: give at least 1")
+    for budget in settings.budgets:
+        if budget < 1:
+            raise InputError(f"the budget is {budget}: give at least 1")
+    for sparsity in settings.sparsities:
+        if not 0 < sparsity < 1:
+            raise InputError(f"sparsity is {sparsity}: a share of heads lies between 0 and 1")

@@ -1,0 +1,212 @@
+"""Tests and effect sizes; the mathematics is scipy's, scikit-posthocs' and statsmodels'.
+
+Values are costs: a smaller one is better. Runs are paired by seed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from typing import Any
+
+import numpy
+from scipy import stats
+
+#: Fewer pairs prove nothing: of 5 the smallest two-sided p-value is 1/16.
+LEAST_PAIRS = 6
+ALPHA = 0.05
+TOO_FEW = "too few pairs"
+
+Costs = Mapping[str, Mapping[Any, float]]  # by variant and block, such as a seed
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two variants on the same seeds.
+
+    :param pairs: seeds that both have.
+    :param difference: the median over pairs of a's cost less b's.
+    :param a12: the probability that a run of ``a`` is better than one of ``b``; 0.5 is no effect.
+    :param statistic: Wilcoxon's W, the smaller sum of signed ranks.
+    :param tendency: the sum of the signed ranks; below 0 where a's costs tend to be the smaller.
+    :param p: two-sided; ``None`` for too few pairs.
+    :param p_holm: after Holm's correction over all comparisons of a family.
+    :param verdict: ``"better"`` or ``"worse"`` (a than b), ``"no difference shown"``, or
+        ``"too few pairs"``.
+    """
+
+    a: str
+    b: str
+    pairs: int
+    difference: float | None
+    a12: float | None
+    statistic: float | None = None
+    tendency: float | None = None
+    p: float | None = None
+    p_holm: float | None = None
+    verdict: str = TOO_FEW
+
+
+def wilcoxon(a: Sequence[float], b: Sequence[float]) -> tuple[float, float, float]:
+    """Wilcoxon's signed-rank test: W, the sum of signed ranks, and the two-sided p-value.
+
+    Equal pairs are left out.
+    """
+    differences = [x - y for x, y in zip(a, b, strict=True) if x != y]
+    if not differences:
+        return 0.0, 0.0, 1.0
+    sizes = {abs(difference) for difference in differences}
+    # The exact distribution holds where no two differences are of one size.
+    exact = len(sizes) == len(differences) and len(differences) <= 50
+    found = stats.wilcoxon(differences, method="exact" if exact else "approx")
+    signed = numpy.sign(differences) * stats.rankdata(numpy.abs(differences))
+    return float(found.statistic), float(signed.sum()), float(found.pvalue)
+
+
+def a12(a: Sequence[float], b: Sequence[float]) -> float:
+    """Vargha and Delaney's A: how often a cost of ``a`` is below one of ``b``, ties half."""
+    first, second = numpy.asarray(a)[:, None], numpy.asarray(b)[None, :]
+    return float((first < second).mean() + 0.5 * (first == second).mean())
+
+
+def effect(probability: float) -> str:
+    """A word for an A12 (Vargha and Delaney, 2000)."""
+    distance = abs(probability - 0.5)
+    for word, least in (("large", 0.21), ("medium", 0.14), ("small", 0.06)):
+        if distance >= least - 1e-12:
+            return word
+    return "negligible"
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down correction."""
+    from statsmodels.stats.multitest import multipletests
+
+    if not p_values:
+        return []
+    return [float(p) for p in multipletests(list(p_values), method="holm")[1]]
+
+
+def compare(a: str, b: str, costs: Costs) -> Comparison:
+    """Two variants, before any correction."""
+    seeds = [seed for seed in costs[a] if seed in costs[b]]
+    first, second = ([costs[name][seed] for seed in seeds] for name in (a, b))
+    if not seeds:
+        return Comparison(a, b, 0, None, None)
+    differences = [x - y for x, y in zip(first, second, strict=True)]
+    middle, effect_size = float(numpy.median(differences)), a12(first, second)
+    if len(seeds) < LEAST_PAIRS:
+        return Comparison(a, b, len(seeds), middle, effect_size)
+    return Comparison(a, b, len(seeds), middle, effect_size, *wilcoxon(first, second))
+
+
+def corrected(family: Sequence[Comparison]) -> list[Comparison]:
+    """A family of comparisons with Holm's correction and verdicts."""
+    tested = [i for i, comparison in enumerate(family) if comparison.p is not None]
+    adjusted = dict(zip(tested, holm([family[i].p or 0.0 for i in tested]), strict=True))
+    found = []
+    for i, comparison in enumerate(family):
+        if i not in adjusted:
+            found.append(comparison)
+            continue
+        verdict = "no difference shown"
+        if adjusted[i] < ALPHA:
+            verdict = "better" if (comparison.tendency or 0.0) < 0 else "worse"
+        found.append(replace(comparison, p_holm=adjusted[i], verdict=verdict))
+    return found
+
+
+def pairs_of(variants: Sequence[str], reference: str | None) -> list[tuple[str, str]]:
+    """All pairs of variants, or each with the reference."""
+    if reference is None:
+        return list(combinations(variants, 2))
+    return [(name, reference) for name in variants if name != reference]
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Variants ranked within blocks, 1 the best.
+
+    :param average: mean rank by variant.
+    :param blocks: how many blocks have all variants.
+    :param statistic: Friedman's chi-square; ``None`` for fewer than 3 variants or too few blocks.
+    :param p: its p-value.
+    :param nemenyi: p-values of all pairs by Nemenyi's test, which is for after Friedman's.
+    :param critical: the difference of average ranks that is significant at 0.05 (Demsar, 2006).
+    """
+
+    average: dict[str, float]
+    blocks: int
+    statistic: float | None = None
+    p: float | None = None
+    nemenyi: dict[tuple[str, str], float] | None = None
+    critical: float | None = None
+
+
+def rank(costs: Costs) -> Ranks:
+    """Average ranks with Friedman's and Nemenyi's tests."""
+    names = list(costs)
+    blocks = [block for block in costs[names[0]] if all(block in costs[n] for n in names)]
+    if not blocks:
+        return Ranks({}, 0)
+    table = numpy.array([[costs[name][block] for name in names] for block in blocks])
+    average = stats.rankdata(table, axis=1).mean(axis=0)
+    found = Ranks(dict(zip(names, map(float, average), strict=True)), len(blocks))
+    if len(names) < 3 or len(blocks) < LEAST_PAIRS:
+        return found
+    if (table == table[:, :1]).all():  # Friedman's divides by the spread of ranks
+        return replace(found, statistic=0.0, p=1.0)
+    statistic, p = stats.friedmanchisquare(*table.T)
+    return Ranks(
+        found.average,
+        found.blocks,
+        float(statistic),
+        float(p),
+        _nemenyi(names, table),
+        critical_difference(len(names), len(blocks)),
+    )
+
+
+def _nemenyi(names: Sequence[str], table: Any) -> dict[tuple[str, str], float]:
+    import scikit_posthocs
+
+    p = scikit_posthocs.posthoc_nemenyi_friedman(table).to_numpy()
+    return {(a, b): float(p[i, j]) for (i, a), (j, b) in combinations(enumerate(names), 2)}
+
+
+def critical_difference(variants: int, blocks: int) -> float:
+    """Nemenyi's critical difference of average ranks at 0.05."""
+    q = float(stats.studentized_range.ppf(1 - ALPHA, variants, math.inf)) / math.sqrt(2)
+    return q * math.sqrt(variants * (variants + 1) / (6 * blocks))
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """What it takes to reach a target.
+
+    :param expected: spent over all runs for each that reached it (ERT); ``None`` if none did.
+    """
+
+    expected: float | None
+    reached: int
+    runs: int
+
+
+def runtime(runs: Sequence[tuple[bool, float]]) -> Runtime:
+    """Expected running time (Auger and Hansen, 2005).
+
+    :param runs: whether each reached the target, and what it had spent by then, or in all.
+    """
+    reached = sum(hit for hit, _ in runs)
+    total = math.fsum(spent for _, spent in runs)
+    return Runtime(total / reached if reached else None, reached, len(runs))
+
+
+def hypervolume(points: Sequence[tuple[float, float]], reference: tuple[float, float]) -> float:
+    """The area that points dominate, both values to minimise, up to a reference point."""
+    import moocore
+
+    inside = [p for p in points if p[0] < reference[0] and p[1] < reference[1]]
+    return float(moocore.hypervolume(numpy.array(inside), ref=reference)) if inside else 0.0

@@ -1,0 +1,112 @@
+"""Jobs in parallel processes; each leaves a file, so that what was killed is gone on with."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context, parent_process
+from pathlib import Path
+from typing import Any
+
+from benchmarks.variants.plan import Job
+from sos_deap.errors import first_line
+from sos_deap.files import write_json
+
+
+def result_path(folder: Path, job: Job) -> Path:
+    """Where a job's result is, once it is done."""
+    return folder / "jobs" / f"{job.name}.json"
+
+
+def _error_path(folder: Path, job: Job) -> Path:
+    return folder / "jobs" / f"{job.name}.error.txt"
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)  # into a pipe too
+
+
+def work(
+    folder: Path, planned: list[Job], workers: int, say: Callable[[str], None] = _say
+) -> dict[str, str]:
+    """Do the jobs that have not been done.
+
+    :param folder: the output folder.
+    :param planned: all jobs.
+    :param workers: processes; 1 is this one.
+    :param say: takes the lines of progress.
+    :returns: why jobs failed, by name; a job that was in a process that died is among them.
+    """
+    left = [job for job in planned if not result_path(folder, job).exists()]
+    if len(left) < len(planned):
+        say(f"{len(planned) - len(left)} of {len(planned)} runs are there already")
+    started, failed = time.perf_counter(), dict[str, str]()
+    for done, (job, why) in enumerate(_outcomes(folder, left, workers), 1):
+        if why:
+            failed[job.name] = why
+        seconds = time.perf_counter() - started
+        rest = seconds / done * (len(left) - done)
+        state = f"FAILED: {why}" if why else "done"
+        say(
+            f"{done}/{len(left)}  {seconds:.0f} s, ETA {rest:.0f} s  {job.variant}, "
+            f"seed {job.seed}, {job.problem.title}: {state}"
+        )
+    return failed
+
+
+def _outcomes(folder: Path, left: list[Job], workers: int) -> Iterator[tuple[Job, str]]:
+    """Each job as it ends, with what went wrong."""
+    if workers == 1 or len(left) < 2:
+        for job in left:
+            yield job, do(folder, job)
+        return
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    # Spawned: a forked process would inherit torch's threads in whatever state they are.
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), _begin, (threads,))
+    try:
+        futures: dict[Future[str], Job] = {pool.submit(do, folder, job): job for job in left}
+        for future in as_completed(futures):
+            try:
+                yield futures[future], future.result()
+            except BrokenProcessPool:
+                yield futures[future], "a process died, out of memory perhaps: start again"
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _begin(threads: int) -> None:
+    """Set up a process; it ends with the one that started it, however that ends."""
+    import torch
+
+    from sos_deap.command import quiet
+
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    torch.set_num_threads(threads)
+    quiet()
+
+
+def _end_with_parent() -> None:
+    """What is killed cannot tell its workers, and they would wait for work for ever."""
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def do(folder: Path, job: Job) -> str:
+    """Do one job and write its file; returns what went wrong, if anything did."""
+    from benchmarks.variants.job import run_job
+
+    try:
+        result: dict[str, Any] = run_job(job)
+        write_json(result_path(folder, job), result)
+    except Exception as error:  # one job must not take the others with it
+        _error_path(folder, job).write_text(traceback.format_exc(), encoding="utf-8")
+        return f"{type(error).__name__}: {first_line(error)}"
+    _error_path(folder, job).unlink(missing_ok=True)
+    return ""
