@@ -2,6 +2,7 @@
 
     python -m benchmarks.evaluator run         # whole GA runs on builtin:tiny, three seeds
     python -m benchmarks.evaluator distinct    # chromosomes that share nothing, two sizes
+    python -m benchmarks.evaluator elementwise # what rotations on copies and small losses save
     python -m benchmarks.evaluator memory      # at 8 times the tokens
     python -m benchmarks.evaluator ranking     # does bfloat16 rank sub-models as float32 does
 
@@ -44,6 +45,7 @@ from sos_deap.files import write_json
 from sos_deap.models.measure import peak_bytes
 from sos_deap.outcome import versions
 from sos_deap.search.chromosome import random_genes
+from sos_deap.tasks import likelihood
 from sos_deap.tasks.language import Perplexity
 from sos_deap.tasks.sequences import Sequences
 
@@ -270,6 +272,42 @@ def distinct(rounds: int) -> dict[str, Any]:
     return found
 
 
+def elementwise(rounds: int) -> dict[str, Any]:
+    """Evaluations of `builtin:tiny` with and without rotations on copies and losses in blocks.
+
+    Processor time beside the time on the wall: with one thread it does not count other programs.
+    """
+    _, low, task = tiny()
+    found: dict[str, Any] = {}
+    for threads in (1, torch.get_num_threads()):
+        torch.set_num_threads(threads)
+        evaluator = Evaluator(low, task, reuse_memory=0)
+        genes = len(evaluator.head_map)
+        evaluator.metrics([random_genes(genes, 0.9)])
+        copies, block = evaluator._passes._rotations, likelihood._MOST_ON_CPU
+        ways = {"neither": ([], 2**62), "rotations": (copies, 2**62), "losses": ([], block)}
+        ways["both"] = (copies, block)
+        wall: dict[str, list[float]] = {way: [] for way in ways}
+        processor: dict[str, list[float]] = {way: [] for way in ways}
+        for _ in range(rounds):
+            one, metrics = random_genes(genes, 0.25), set[float]()
+            for way, (evaluator._passes._rotations, likelihood._MOST_ON_CPU) in ways.items():
+                evaluator._cache.clear()
+                started = time.perf_counter(), time.process_time()
+                metrics.add(evaluator.metric(one))
+                wall[way].append(time.perf_counter() - started[0])
+                processor[way].append(time.process_time() - started[1])
+            assert len(metrics) == 1  # to the last bit
+        found[f"{threads} threads"] = {
+            kind: {
+                "seconds": {way: spread(values) for way, values in seconds.items()},
+                "share_of_neither": {way: ratio(seconds, way, "neither") for way in ways},
+            }
+            for kind, seconds in (("wall", wall), ("processor", processor))
+        }
+    return found
+
+
 def dense_passes(evaluator: Evaluator, count: int) -> None:
     """The model with all its heads, as often as asked: what is known of it is forgotten."""
     for _ in range(count):
@@ -324,7 +362,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=["run", "distinct", "memory", "ranking"])
+    parser.add_argument("what", choices=["run", "distinct", "elementwise", "memory", "ranking"])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--every", type=int, default=5, help="generations for loops 1 to 3")
     parser.add_argument("--rounds", type=int, default=5)
@@ -332,6 +370,7 @@ def main() -> None:
     measures: dict[str, Callable[[], dict[str, Any]]] = {
         "run": partial(whole_runs, flags.seeds, flags.every),
         "distinct": partial(distinct, flags.rounds),
+        "elementwise": partial(elementwise, 10 * flags.rounds),
         "memory": memory,
         "ranking": ranking,
     }

@@ -5,14 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from types import ModuleType
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from sos_deap.errors import InputError, unknown
 from sos_deap.models.attention import fast_attention
 from sos_deap.models.flops import Flops
 from sos_deap.models.heads import HeadMap, masked
+from sos_deap.models.rotary import fast_rotary, rotations
 from sos_deap.models.sharing import States, blocks_of, shared, shares
 from sos_deap.tasks.task import Task
 
@@ -30,7 +33,36 @@ BATCHING = ("auto", "shared", "masked")
 #: Most sub-models that share their layers in a pass: more than a generation of the paper's.
 _TOGETHER = 16
 
+#: How often each size of a masked batch is timed: its first pass may hold what is done once.
+_TRIES = 2
+
 Sums = list[list[float]]  # a task's sums over all its examples, a row for each sub-model
+
+
+class Sizes:
+    """How many sub-models go into a masked batch: sizes are timed on real passes, from one on."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[int, list[float]] = {}  # for each sub-model, by size of the batch
+
+    def next(self, most: int) -> int:
+        """The size of the next batch: one that was not timed enough, else the fastest.
+
+        :param most: sub-models that there are, and that there is room for.
+        """
+        powers = [1 << exponent for exponent in range(most.bit_length())]
+        for size in powers:
+            if len(self._seconds.get(size, ())) < _TRIES:
+                return size
+        fastest = min(powers, key=lambda size: min(self._seconds[size]))
+        # Where each size was faster than the ones before, a few more save a pass for the rest.
+        return most if fastest == powers[-1] else fastest
+
+    def took(self, sub_models: int, seconds: float) -> None:
+        """Note the time of a batch on all examples."""
+        times = self._seconds.setdefault(sub_models, [])
+        if len(times) < _TRIES:
+            times.append(seconds / sub_models)
 
 
 class Passes:
@@ -40,7 +72,8 @@ class Passes:
     :param heads: its head map.
     :param task: what is computed.
     :param batch_tokens: most tokens in a pass; of one sub-model where layers are shared, else of
-        all together; ``None`` for :data:`BATCH_TOKENS`.
+        all together. ``None`` for :data:`BATCH_TOKENS`, of which masked batches use as much as is
+        fastest.
     :param batching: one of :data:`BATCHING`.
     :param reuse_memory: most gigabytes of hidden states to keep; ``None`` for :data:`REUSE_MEMORY`.
     :raises InputError: for a setting out of range.
@@ -55,6 +88,7 @@ class Passes:
         batching: str = "auto",
         reuse_memory: float | None = None,
     ) -> None:
+        self._sizes = Sizes() if batch_tokens is None else None
         if batch_tokens is None:
             batch_tokens = BATCH_TOKENS.get(model.device.type, BATCH_TOKENS_ACCELERATOR)
         if batch_tokens < 1:
@@ -75,6 +109,7 @@ class Passes:
         self._states = States(round(memory * 1e9))
         self._states.on_layer = self._count_layer
         self._counted: Flops | None = None
+        self._rotations: list[ModuleType] = []
         self._chosen = False
 
     @property
@@ -96,7 +131,7 @@ class Passes:
             self._choose()
             self.seconds += time.perf_counter() - started
         while pending:
-            chunk = pending[: self._fit(self.batching)]
+            chunk = pending[: self._size(len(pending))]
             started = time.perf_counter()
             try:
                 sums = self._sums(chunk, self.batching, self._states, examples)
@@ -104,7 +139,10 @@ class Passes:
                 self._shrink(error, len(chunk), len(examples))
                 continue
             finally:
-                self.seconds += time.perf_counter() - started
+                seconds = time.perf_counter() - started
+                self.seconds += seconds
+            if self._sizes is not None and len(examples) == len(self._task):
+                self._sizes.took(len(chunk), seconds)
             self._count(len(chunk) * len(examples))
             yield chunk, sums
             pending = pending[len(chunk) :]
@@ -118,8 +156,10 @@ class Passes:
                 self._shrink(error, 1, len(task))
 
     def _choose(self) -> None:
-        """Find out which way is open and, on an accelerator, which is faster."""
+        """Find out which ways are open and, on an accelerator, which is faster."""
         self._chosen = True
+        if self._task.one_pass:
+            self._rotations = rotations(self._model, self._heads, lambda: self._one(1))
         if self.flops is not None:
             try:
                 self._counted = self._count_dense()
@@ -132,9 +172,9 @@ class Passes:
             on_cpu = self._model.device.type == "cpu"
             self.batching = "shared" if on_cpu or not self._masked_is_faster() else "masked"
 
-    def _one(self, sub_models: int) -> None:
+    def _one(self, sub_models: int) -> Tensor:
         with torch.inference_mode():
-            self._task.score(self._model, slice(0, 1), sub_models)
+            return self._task.score(self._model, slice(0, 1), sub_models)
 
     def _count_dense(self) -> Flops:
         """The operations for one example; others count by the mean number of their tokens."""
@@ -171,8 +211,13 @@ class Passes:
             seconds[batching] = time.perf_counter() - started
         return seconds["masked"] < seconds["shared"]
 
+    def _size(self, pending: int) -> int:
+        """How many of the pending sub-models go into the next pass."""
+        most = min(pending, self._fit(self.batching))
+        return most if self._sizes is None or self.batching == "shared" else self._sizes.next(most)
+
     def _fit(self, batching: str) -> int:
-        """How many sub-models go into a pass."""
+        """How many sub-models a pass has room for."""
         if batching == "shared":
             return self._together
         return max(1, self._examples // len(self._task)) if self._task.shares_passes else 1
@@ -188,7 +233,7 @@ class Passes:
         def layers(part: slice) -> AbstractContextManager[Any]:
             return shared(model, chunk, heads, states, (part.start, part.stop))
 
-        with fast_attention(model):
+        with fast_attention(model), fast_rotary(self._rotations):
             if batching == "shared":
                 return _sums(model, task, self._slices(examples, 1), len(chunk), layers)
             with masked(model, chunk, heads):

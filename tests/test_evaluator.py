@@ -110,10 +110,11 @@ def test_a_store_is_shared_by_what_computes_the_same(evaluator: Evaluator, tmp_p
 @pytest.mark.parametrize(
     ("batching", "expected"),
     [
-        # Counted on one sequence; two sub-models of three, then the last alone.
-        ("masked", [1, 6, 6, 3]),
-        ("shared", [1, 2, 2, 15]),  # tried out with one sequence, then all at once
-        ("auto", [1, 2, 2, 15]),
+        # Rotations tried out and operations counted on one sequence; two sub-models of three,
+        # then the last alone.
+        ("masked", [1, 1, 1, 6, 6, 3]),
+        ("shared", [1, 1, 1, 2, 2, 15]),  # tried out with one sequence, then all at once
+        ("auto", [1, 1, 1, 2, 2, 15]),
     ],
 )
 def test_passes_hold_as_many_sub_models_as_fit(

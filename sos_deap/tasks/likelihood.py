@@ -13,6 +13,10 @@ from sos_deap.tasks.sequences import Sequences
 
 _UNSCORED = -100  # PyTorch's number for a target to leave out
 
+#: Logits at a time on a CPU, 1 MiB of them in float32: of larger blocks the allocator asks the
+#: system again and again, and a page fault for every 4 KiB takes longer than the loss itself.
+_MOST_ON_CPU = 2**18
+
 
 class OnSequences:
     """What the tasks on token sequences share."""
@@ -58,9 +62,12 @@ def scored(ids: Tensor, sub_models: int) -> int:
 
 def nats_of(logits: Tensor, targets: Tensor, sub_models: int) -> Tensor:
     """Each sub-model's negative log-likelihood in nats, (sub-models,)."""
+    flat = logits.flatten(0, -2)
+    step = max(1, _MOST_ON_CPU // flat.shape[-1]) if flat.device.type == "cpu" else len(flat)
+    parts = zip(flat.split(step), targets.flatten().split(step), strict=True)
     # In fp32, whatever the model computes in.
-    losses = cross_entropy(
-        logits.flatten(0, -2).float(), targets.flatten(), ignore_index=_UNSCORED, reduction="none"
+    losses = torch.cat(
+        [cross_entropy(x.float(), y, ignore_index=_UNSCORED, reduction="none") for x, y in parts]
     )
     return losses.view(sub_models, -1).double().sum(1)
 
