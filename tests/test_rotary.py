@@ -40,12 +40,17 @@ def test_models_compute_what_they_did_to_the_last_bit(
 
 
 def test_all_is_left_as_found_after_an_error() -> None:
-    own = [getattr(module, NAME) for module in (modeling_llama, modeling_gptj)]
-    with pytest.raises(RuntimeError, match="on the way"):
-        with fast_rotary([modeling_llama, modeling_gptj]):
+    modules = [modeling_llama, modeling_gptj]
+    own = [getattr(module, NAME) for module in modules]
+
+    def fail() -> None:
+        with fast_rotary(modules):
             assert getattr(modeling_llama, NAME) is not own[0]
             raise RuntimeError("on the way")
-    assert [getattr(module, NAME) for module in (modeling_llama, modeling_gptj)] == own
+
+    with pytest.raises(RuntimeError, match="on the way"):
+        fail()
+    assert [getattr(module, NAME) for module in modules] == own
 
 
 def test_a_model_that_it_does_not_serve_goes_its_own_way(
