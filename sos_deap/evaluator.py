@@ -22,6 +22,7 @@ from sos_deap.errors import InputError, unknown
 from sos_deap.models.density import Sparsity, sparsity_of
 from sos_deap.models.heads import HeadMap, head_map
 from sos_deap.models.identity import fingerprint
+from sos_deap.models.importance import checked_importance
 from sos_deap.models.pretrained import load_pretrained
 from sos_deap.passes import Passes
 from sos_deap.scores import Scores, Span
@@ -70,6 +71,7 @@ class Evaluator:
     # Without an instance dictionary DEAP's Toolbox.register cannot copy the model into a partial.
     __slots__ = (
         "_cache",
+        "_importances",
         "_passes",
         "_scores",
         "_spans",
@@ -119,6 +121,7 @@ class Evaluator:
         self._scores = Scores(self._passes, self.task, self.accounting)
         self._cache: dict[bytes, float] = {}  # metrics on all examples
         self._spans: dict[tuple[bytes, Span], float] = {}  # and on some of them
+        self._importances: dict[str, list[float]] = {}
         self._store: Store | None = None
 
     @classmethod
@@ -286,6 +289,25 @@ class Evaluator:
                 "give a start from 0 and a greater stop"
             )
         return start, stop
+
+    def importance(self, name: str) -> list[float]:
+        """How much each gene matters at one look at the whole model, computed once.
+
+        It counts as the tokens of as many evaluations on all calibration examples as it is worth:
+        none for ``"magnitude"``, which reads weights alone; three for ``"taylor"``, the one with
+        backward passes; one for the others.
+
+        :param name: a key of :data:`sos_deap.models.importance.IMPORTANCES`.
+        :returns: a number for each gene; the greater, the more is lost without it.
+        :raises InputError: for an unknown name, and a task that does not serve: ``"taylor"`` needs
+            one with a loss, such as perplexity.
+        """
+        if name not in self._importances:
+            passes, accounting = self._passes, self.accounting
+            self._importances[name] = passes.importance(name)
+            accounting.tokens += checked_importance(name).passes * self.task.tokens
+            accounting.seconds_forward, accounting.flops = passes.seconds, passes.flops
+        return list(self._importances[name])
 
     def metric_of(self, model: PreTrainedModel, task: Task) -> float:
         """A task's metric of a whole model, dense or pruned, without masks; not accounted."""

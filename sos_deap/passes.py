@@ -15,6 +15,7 @@ from sos_deap.errors import InputError, unknown
 from sos_deap.models.attention import fast_attention
 from sos_deap.models.flops import Flops
 from sos_deap.models.heads import HeadMap, masked
+from sos_deap.models.importance import checked_importance, importance
 from sos_deap.models.rotary import fast_rotary, rotations
 from sos_deap.models.sharing import States, blocks_of, shared, shares
 from sos_deap.tasks.task import Task
@@ -154,6 +155,33 @@ class Passes:
                 return _sums(model, task, self._slices(range(len(task)), 1), 1)[0]
             except RuntimeError as error:
                 self._shrink(error, 1, len(task))
+
+    def importance(self, name: str) -> list[float]:
+        """The importance of each gene, timed and counted as the passes that it is worth.
+
+        :param name: a key of :data:`sos_deap.models.importance.IMPORTANCES`.
+        :raises InputError: as :func:`sos_deap.models.importance.importance` does, and where an
+            example does not fit in memory.
+        """
+        passes = checked_importance(name).passes
+        if passes and not self._chosen:
+            self._choose()
+        started = time.perf_counter()
+        try:
+            found = importance(name, self._model, self._heads, self._task)
+        except RuntimeError as error:
+            if not _is_out_of_memory(error):
+                raise
+            raise InputError(
+                f"one example of {self._task.seqlen} tokens does not fit in memory for the "
+                f"importance {name}: give a smaller --seqlen, or use another importance"
+            ) from error
+        finally:
+            self.seconds += time.perf_counter() - started
+        if self._counted is not None and self.flops is not None:
+            rows = passes * len(self._task)
+            self.flops += self._counted.total * rows * self._mean_length
+        return found
 
     def _choose(self) -> None:
         """Find out which ways are open and, on an accelerator, which is faster."""

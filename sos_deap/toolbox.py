@@ -11,6 +11,7 @@ from deap import tools
 from sos_deap.errors import InputError
 from sos_deap.evaluator import Evaluator, batched_map
 from sos_deap.models.density import Sparsity
+from sos_deap.models.importance import IMPORTANCES
 from sos_deap.search.choice import Choice, Operator, choose, try_out
 from sos_deap.search.chromosome import (
     Chromosome,
@@ -127,6 +128,7 @@ def register(
         individual=partial(Chromosome, fitness=fitness),
         examples=len(evaluator.task),
         tokens=evaluator.task.tokens,
+        priors={name: partial(evaluator.importance, name) for name in IMPORTANCES},
     )
     for role, choice in operators.items():
         toolbox.register(role, choice.function, **choice.parameters)

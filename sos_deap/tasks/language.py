@@ -11,8 +11,8 @@ from torch import Tensor
 from sos_deap.errors import InputError
 from sos_deap.models.pretrained import Pretrained
 from sos_deap.tasks.divergence import KL
-from sos_deap.tasks.likelihood import OnSequences, beside, exp, nats_of, scored, targets
-from sos_deap.tasks.logits import logits_at, logits_in_slices
+from sos_deap.tasks.likelihood import OnSequences, beside, exp, nats_of, nats_on, scored
+from sos_deap.tasks.logits import logits_at
 from sos_deap.tasks.self_text import sampled_sequences
 from sos_deap.tasks.sequences import (
     Sequences,
@@ -40,10 +40,7 @@ class Perplexity(OnSequences):
     def score(self, model: Any, examples: slice, sub_models: int) -> Tensor:
         """Sums (negative log-likelihood in nats, scored tokens), (sub-models, 2)."""
         ids = self._input_ids[examples].repeat(sub_models, 1)
-        nats = torch.zeros(sub_models, dtype=torch.float64, device=ids.device)
-        for positions, logits in logits_in_slices(model, ids):
-            nats += nats_of(logits, targets(ids)[:, positions], sub_models)
-        return beside(nats, scored(ids, sub_models))
+        return beside(nats_on(model, ids, sub_models), scored(ids, sub_models))
 
     def metrics(self, sums: list[float]) -> dict[str, float]:
         """Perplexity; infinite where it exceeds what a float holds."""
@@ -93,6 +90,11 @@ class PseudoPerplexity(OnSequences):
         logits = logits_at(model, ids.repeat(sub_models, 1), positions.repeat(sub_models))
         nats = nats_of(logits, targets[:, 0].repeat(sub_models), sub_models)
         return beside(nats, len(rows))
+
+    def loss(self, model: Any, examples: slice) -> Tensor:
+        """The mean negative log-likelihood of a masked token, in nats."""
+        sums = self.score(model, examples, 1)[0]
+        return sums[0] / sums[1]
 
     def metrics(self, sums: list[float]) -> dict[str, float]:
         """Pseudo-perplexity; infinite where it exceeds what a float holds."""

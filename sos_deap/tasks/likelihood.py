@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from sos_deap.tasks.logits import logits_in_slices
 from sos_deap.tasks.sequences import Sequences
 
 _UNSCORED = -100  # PyTorch's number for a target to leave out
@@ -47,6 +48,15 @@ class OnSequences:
         """See :meth:`Sequences.describe`."""
         return self.sequences.describe()
 
+    def loss(self, model: Any, examples: slice) -> Tensor:
+        """The mean negative log-likelihood of a token that has others before it, in nats.
+
+        A scalar, with its gradient where gradients are on; also of the task ``kl``, since a
+        divergence from the dense model has no gradient at the dense model.
+        """
+        ids = self._input_ids[examples]
+        return nats_on(model, ids, 1)[0] / scored(ids, 1)
+
 
 def targets(ids: Tensor) -> Tensor:
     """The next token at each position."""
@@ -70,6 +80,14 @@ def nats_of(logits: Tensor, targets: Tensor, sub_models: int) -> Tensor:
         [cross_entropy(x.float(), y, ignore_index=_UNSCORED, reduction="none") for x, y in parts]
     )
     return losses.view(sub_models, -1).double().sum(1)
+
+
+def nats_on(model: Any, ids: Tensor, sub_models: int) -> Tensor:
+    """The same of a causal model on whole sequences, a block of rows of ``ids`` per sub-model."""
+    nats = torch.zeros(sub_models, dtype=torch.float64, device=ids.device)
+    for positions, logits in logits_in_slices(model, ids):
+        nats = nats + nats_of(logits, targets(ids)[:, positions], sub_models)
+    return nats
 
 
 def beside(sums: Tensor, count: int) -> Tensor:

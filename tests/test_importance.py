@@ -1,0 +1,244 @@
+"""Importances of heads against computations by hand, on models whose heads all matter."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from deap import base
+from torch import Tensor
+
+from sos_deap import Evaluator, InputError, register
+from sos_deap.models.heads import head_map
+from sos_deap.models.importance import IMPORTANCES, importance, mask_gradients
+from sos_deap.search.space import Space
+from sos_deap.tasks.classification import Accuracy
+from sos_deap.tasks.divergence import KL
+from sos_deap.tasks.encoded import Encoded
+from sos_deap.tasks.language import Perplexity
+from sos_deap.tasks.likelihood import OnSequences
+from sos_deap.tasks.sequences import Sequences
+from tests.conftest import small_llama
+from tests.tiny import HEAD_DIM, HEADS, LAYERS, VOCABULARY, WIDTH, build
+
+FORWARD = [name for name, row in IMPORTANCES.items() if not row.backward]
+
+
+def text(vocabulary: int = 2048) -> Perplexity:
+    return Perplexity(Sequences("random", torch.randint(0, vocabulary, (3, 16))))
+
+
+def contexts(model: Any, ids: Tensor) -> list[Tensor]:
+    """What each output projection is given, (tokens, heads * head_dim), one layer after another."""
+    seen: list[Tensor] = []
+    hooks = [
+        model.get_submodule(layer.output).register_forward_pre_hook(
+            lambda module, given: seen.append(given[0].flatten(0, 1).double())
+        )
+        for layer in head_map(model).layers
+    ]
+    with torch.no_grad():
+        model(ids)
+    for hook in hooks:
+        hook.remove()
+    return seen
+
+
+def by_hand(name: str, weight: Tensor, x: Tensor) -> list[float]:
+    """A layer's importances channel by channel; ``weight`` is (outputs, channels)."""
+    channels = []
+    for j in range(weight.shape[1]):
+        if name == "wanda":
+            channels.append(sum(abs(w) for w in weight[:, j].tolist()) * x[:, j].norm().item())
+        else:
+            channels.append(weight[:, j].norm().item() ** 2 * x[:, j].var().item())
+    every = torch.tensor(channels, dtype=torch.float64)
+    every = (every - every.mean()) / every.std(correction=0)
+    return [float(every[h * HEAD_DIM : (h + 1) * HEAD_DIM].mean()) for h in range(HEADS)]
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])  # GPT-2's projections are stored transposed
+@pytest.mark.parametrize("name", FORWARD)
+def test_forward_only_importances_by_hand(name: str, family: str) -> None:
+    model = build(family)
+    task = text(VOCABULARY)
+    found = importance(name, model, head_map(model), task)
+    expected = []
+    for layer, x in zip(
+        head_map(model).layers, contexts(model, task.sequences.input_ids), strict=True
+    ):
+        weight = model.get_submodule(layer.output).weight.detach().double()
+        weight = weight.T if family == "gpt2" else weight
+        parts = [slice(h * HEAD_DIM, (h + 1) * HEAD_DIM) for h in range(HEADS)]
+        if name == "magnitude":
+            expected += [weight[:, part].norm().item() for part in parts]
+        elif name == "output":
+            added = [x[:, part] @ weight[:, part].T for part in parts]  # (tokens, outputs)
+            expected += [one.square().sum(1).mean().sqrt().item() for one in added]
+        else:
+            expected += by_hand(name, weight, x)
+    assert len(found) == LAYERS * HEADS
+    assert found == pytest.approx(expected, rel=1e-5, abs=1e-6)
+
+
+def loss_with_masks(model: Any, task: OnSequences, factors: dict[tuple[int, int], float]) -> float:
+    """The mean loss with some heads' outputs scaled: their columns of the output projection are."""
+    columns = {}
+    for (number, head), factor in factors.items():
+        projection = model.get_submodule(head_map(model).layers[number].output)
+        columns[projection, head] = projection.weight[:, head * HEAD_DIM : (head + 1) * HEAD_DIM]
+        columns[projection, head].mul_(factor)
+    loss = float(task.loss(model, slice(0, 1)))
+    for (number, head), factor in factors.items():
+        projection = model.get_submodule(head_map(model).layers[number].output)
+        columns[projection, head].div_(factor)
+    return loss
+
+
+@pytest.mark.parametrize("task_of", [lambda ids, _: Perplexity(ids), KL])
+def test_gradients_against_finite_differences_of_the_mask(task_of: Any) -> None:
+    model = build("llama").double()
+    sequences = Sequences("random", torch.randint(0, VOCABULARY, (1, 16)))
+    found = mask_gradients(model, head_map(model), task_of(sequences, model))
+    step = 1e-2  # the loss is computed in float32
+    with torch.no_grad():
+        for number in range(LAYERS):
+            for head in range(HEADS):
+                up, down = (
+                    loss_with_masks(model, Perplexity(sequences), {(number, head): 1 + sign * step})
+                    for sign in (1, -1)
+                )
+                assert float(found[number][head]) == pytest.approx(
+                    abs(up - down) / (2 * step), rel=3e-3, abs=1e-4
+                )
+
+
+def test_taylor_is_the_mean_of_absolute_gradients_in_units_of_the_layer() -> None:
+    model, task = build("llama"), text(VOCABULARY)
+    heads = head_map(model)
+    each = [
+        torch.stack(mask_gradients(model, heads, Perplexity(Sequences("one", ids[None]))))
+        for ids in task.sequences.input_ids
+    ]
+    mean = torch.stack(each).mean(0)
+    expected = mean / mean.norm(dim=1, keepdim=True)
+    found = torch.tensor(importance("taylor", model, heads, task)).view(LAYERS, HEADS)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", IMPORTANCES)
+def test_a_group_has_the_sum_of_its_heads_and_the_model_stays_as_it_was(name: str) -> None:
+    model = build("llama", kv_heads=2)
+    for parameter in list(model.parameters())[::2]:
+        parameter.requires_grad_(False)
+    learned = [parameter.requires_grad for parameter in model.parameters()]
+    task = text(VOCABULARY)
+    by_head = importance(name, model, head_map(model), task)
+    by_group = importance(name, model, head_map(model, "group"), task)
+    pairs = zip(by_head[::2], by_head[1::2], strict=True)
+    assert by_group == pytest.approx([a + b for a, b in pairs], rel=1e-6, abs=1e-9)
+    assert [parameter.requires_grad for parameter in model.parameters()] == learned
+    assert not any(module._forward_pre_hooks for module in model.modules())
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("name", IMPORTANCES)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_a_head_without_weights_matters_least(name: str, dtype: torch.dtype) -> None:
+    model = build("llama", num_hidden_layers=1).to(dtype)
+    heads = head_map(model)
+    with torch.no_grad():
+        projection = model.get_submodule(heads.layers[0].output)
+        projection.weight[:, 2 * HEAD_DIM : 3 * HEAD_DIM] = 0
+    found = importance(name, model, heads, text(VOCABULARY))
+    assert min(range(HEADS), key=found.__getitem__) == 2
+    if name in ("magnitude", "output", "taylor"):
+        assert found[2] == 0
+
+
+def test_the_evaluator_counts_what_an_importance_costs_once(evaluator: Evaluator) -> None:
+    evaluator.metric([1] * 12)
+    dense = evaluator.accounting.flops
+    assert dense
+    tokens = {}
+    for name in IMPORTANCES:
+        before = evaluator.accounting.tokens
+        first = evaluator.importance(name)
+        tokens[name] = evaluator.accounting.tokens - before
+        assert evaluator.importance(name) == first
+        assert evaluator.accounting.tokens - before == tokens[name]
+    assert tokens == {"flap": 48, "magnitude": 0, "output": 48, "taylor": 144, "wanda": 48}
+    assert evaluator.accounting.flops == pytest.approx(7 * dense)
+    assert evaluator.accounting.forward_evaluations == 1
+    assert evaluator.metric([1] * 12)  # and the cache still holds
+
+
+def test_priors_of_the_space_are_the_importances(evaluator: Evaluator) -> None:
+    toolbox = base.Toolbox()
+    register(toolbox, evaluator)
+    space: Space = toolbox.space
+    assert list(space.priors) == list(IMPORTANCES)
+    before = evaluator.accounting.tokens
+    assert space.checked_prior("wanda") == "wanda"
+    assert evaluator.accounting.tokens == before  # until it is asked for
+    assert space.importance("wanda") == evaluator.importance("wanda")
+
+
+def test_padding_does_not_count() -> None:
+    """Examples of different lengths, against one at a time, without any padding."""
+    model = build("bert")
+    ids = torch.randint(1, VOCABULARY, (2, 9))
+    mask = torch.ones_like(ids)
+    mask[1, 5:] = ids[1, 5:] = 0
+    short = {"input_ids": ids[1:, :5], "attention_mask": mask[1:, :5]}
+    model.forward = _with_logits(model.forward)
+    inputs = {"input_ids": ids, "attention_mask": mask}
+    found = importance("output", model, head_map(model), labelled(inputs, [0, 1]))
+    means = []
+    for example in ({name: one[:1] for name, one in inputs.items()}, short):
+        means.append(
+            [
+                v * v * example["input_ids"].numel()
+                for v in importance("output", model, head_map(model), labelled(example, [0]))
+            ]
+        )
+    expected = [((a + b) / 14) ** 0.5 for a, b in zip(*means, strict=True)]
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
+def _with_logits(forward: Any) -> Any:
+    class Output:
+        def __init__(self, states: Any) -> None:
+            self.logits = states[0][:, 0, :2]
+
+    return lambda **inputs: Output(forward(**inputs))
+
+
+def labelled(inputs: dict[str, Tensor], order: list[int]) -> Accuracy:
+    encoded = Encoded("some", inputs, order, left=False)
+    return Accuracy(encoded, torch.zeros(len(order), dtype=torch.long))
+
+
+def test_errors() -> None:
+    model = small_llama()
+    heads = head_map(model)
+    with pytest.raises(InputError, match="unknown importance 'wand': did you mean 'wanda'"):
+        importance("wand", model, heads, text())
+    ids = torch.ones(1, 4, dtype=torch.long)
+    accuracy = labelled({"input_ids": ids, "attention_mask": ids}, [0])
+    with pytest.raises(InputError, match="taylor needs a loss with a gradient, and accuracy has"):
+        importance("taylor", model, heads, accuracy)
+    evaluator = Evaluator(model, task=weights_alone)
+    assert len(evaluator.importance("magnitude")) == 12
+    with pytest.raises(InputError, match=r"weights_alone does not run model\.layers\.0\.self_attn"):
+        evaluator.importance("wanda")
+    with torch.no_grad():
+        model.get_submodule(heads.layers[1].output).weight[0, 0] = torch.nan
+    with pytest.raises(InputError, match="importance magnitude of gene 4 is nan"):
+        importance("magnitude", model, heads, text())
+    assert WIDTH == HEADS * HEAD_DIM
+
+
+def weights_alone(model: Any) -> float:
+    return float(next(model.parameters()).sum())
