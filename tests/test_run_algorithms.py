@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -11,6 +9,7 @@ from typing import Any
 import pytest
 
 from sos_deap.run import main
+from tests.test_run import read, rows
 
 MINE = '''
 import random
@@ -67,16 +66,6 @@ def small(
         "device": "cpu",
     }
     return [f"--{name}={value}" for name, value in flags.items()]
-
-
-def read(folder: Path) -> dict[str, Any]:
-    result: dict[str, Any] = json.loads((folder / "result.json").read_text())
-    return result
-
-
-def rows(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def test_everything_of_the_user_s_own(small: list[str], tmp_path: Path) -> None:

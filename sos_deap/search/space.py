@@ -86,16 +86,6 @@ class Space:
         removed = len(individual) - sum(individual)
         return whole and individual.fitness.valid and removed == self.removed
 
-    def part(self, share: float) -> tuple[int, int]:
-        """The examples of a random window, for an individual's ``examples``.
-
-        :param share: of all examples, rounded up to a whole number; windows of one share do not
-            overlap in part, so that what two individuals were scored on is the same or disjoint.
-        """
-        size = min(self.examples, max(1, math.ceil(self.examples * share - 1e-9)))
-        start = size * random.randrange(self.examples // size)
-        return start, start + size
-
     def windows(self, share: float) -> Iterator[tuple[int, int]]:
         """Windows of examples without overlap, in random order, and again when all were given.
 
