@@ -8,6 +8,7 @@ import pytest
 import torch
 from deap import base
 from torch import Tensor
+from transformers import AutoModelForCausalLM
 
 from sos_deap import Evaluator, InputError, register
 from sos_deap.models.heads import head_map
@@ -20,7 +21,7 @@ from sos_deap.tasks.language import Perplexity
 from sos_deap.tasks.likelihood import OnSequences
 from sos_deap.tasks.sequences import Sequences
 from tests.conftest import small_llama
-from tests.tiny import HEAD_DIM, HEADS, LAYERS, VOCABULARY, WIDTH, build
+from tests.tiny import HEAD_DIM, HEADS, LAYERS, VOCABULARY, WIDTH, build, inputs
 
 FORWARD = [name for name, row in IMPORTANCES.items() if not row.backward]
 
@@ -80,6 +81,58 @@ def test_forward_only_importances_by_hand(name: str, family: str) -> None:
             expected += by_hand(name, weight, x)
     assert len(found) == LAYERS * HEADS
     assert found == pytest.approx(expected, rel=1e-5, abs=1e-6)
+
+
+class Reading:
+    """Text for any model: whatever it takes, an example at a time."""
+
+    name = "reading"
+
+    def __init__(self, inputs: dict[str, Tensor]) -> None:
+        self.inputs = inputs
+
+    def __len__(self) -> int:
+        return len(next(iter(self.inputs.values())))
+
+    def score(self, model: Any, examples: slice, sub_models: int) -> None:
+        model(**{name: one[examples] for name, one in self.inputs.items()})
+
+
+@pytest.mark.parametrize("family", ["bert", "falcon", "gpt2", "gpt_neox", "opt", "t5", "vit"])
+def test_what_a_head_adds_is_what_masking_takes_away(family: str) -> None:
+    """On projections of every layout: the output projection with a head, less that without it."""
+    model = build(family)
+    heads, batch = head_map(model), inputs(model)
+    found = importance("output", model, heads, Reading(batch))
+    expected: list[float] = []
+
+    def compare(module: Any, given: tuple[Tensor, ...], answer: Tensor) -> None:
+        for head in range(HEADS):
+            without = given[0].clone()
+            without[..., head * HEAD_DIM : (head + 1) * HEAD_DIM] = 0
+            added = answer - torch.Tensor(type(module).forward(module, without))
+            expected.append(added.square().sum(-1).mean().sqrt().item())
+
+    hooks = [
+        model.get_submodule(layer.output).register_forward_hook(compare) for layer in heads.layers
+    ]
+    with torch.no_grad():
+        model(**batch)
+    for hook in hooks:
+        hook.remove()
+    assert found == pytest.approx(expected, rel=1e-4)
+
+
+def test_taylor_in_inference_mode_and_without_cross_attention() -> None:
+    settings = {"is_decoder": True, "add_cross_attention": True}
+    model = build("bert", auto=AutoModelForCausalLM, **settings)
+    heads = head_map(model)
+    assert len(heads.layers) == 2 * LAYERS
+    with torch.inference_mode():
+        found = importance("taylor", model, heads, text(VOCABULARY))
+    for i, layer in enumerate(heads.layers):
+        own = found[HEADS * i : HEADS * (i + 1)]
+        assert (own == [0] * HEADS) if "crossattention" in layer.attention else min(own) > 0
 
 
 def loss_with_masks(model: Any, task: OnSequences, factors: dict[tuple[int, int], float]) -> float:

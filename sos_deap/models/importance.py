@@ -129,11 +129,13 @@ def mask_gradients(model: nn.Module, heads: HeadMap, text: Text) -> list[Tensor]
             f"the importance taylor needs a loss with a gradient, and {text.name} has none: use "
             "another importance, or the task perplexity or kl"
         )
-    with torch.enable_grad(), _gates(model, heads) as gates:
+    # Also for a caller in inference mode, which enable_grad() alone does not leave.
+    with torch.inference_mode(False), torch.enable_grad(), _gates(model, heads) as gates:
         means = [torch.zeros_like(gate, dtype=torch.float64) for gate in gates]
         for example in range(len(text)):
             loss = text.loss(model, slice(example, example + 1))
-            gradients = torch.autograd.grad(loss, gates)
+            # Zeros for cross-attention that was not run: without it nothing changes.
+            gradients = torch.autograd.grad(loss, gates, materialize_grads=True)
             means = [m + g.abs().double() for m, g in zip(means, gradients, strict=True)]
     return [mean / len(text) for mean in means]
 
@@ -143,12 +145,14 @@ class Importance:
     """A row of :data:`IMPORTANCES`.
 
     :param of: from a model, its head map and text to importances of the heads of each layer.
+    :param description: what it is and whose, in one line.
     :param passes: what it costs, in forward passes over all examples; one with gradients counts as
         three, as a backward pass takes about twice the operations of a forward one.
     :param backward: whether it computes gradients, and so is not for forward-only budgets.
     """
 
     of: Callable[[Any, HeadMap, Any], list[Tensor]]
+    description: str
     passes: int = 1
     backward: bool = False
 
@@ -174,11 +178,28 @@ def _by_inputs(
 
 #: Importances by name.
 IMPORTANCES: dict[str, Importance] = {
-    "flap": Importance(partial(_by_inputs, flap)),
-    "magnitude": Importance(magnitude, passes=0),
-    "output": Importance(partial(_by_inputs, output)),
-    "taylor": Importance(taylor, passes=3, backward=True),
-    "wanda": Importance(partial(_by_inputs, wanda)),
+    "flap": Importance(
+        partial(_by_inputs, flap),
+        "variance of the inputs by squared weights (An et al., 2024, arXiv:2312.11983)",
+    ),
+    "magnitude": Importance(
+        magnitude, "norm of the weights (Li et al., 2017, arXiv:1608.08710)", passes=0
+    ),
+    "output": Importance(
+        partial(_by_inputs, output),
+        "root mean square of what the head adds to the hidden state",
+    ),
+    "taylor": Importance(
+        taylor,
+        "absolute gradient of the loss by a mask on the head (Michel et al., 2019, "
+        "arXiv:1905.10650)",
+        passes=3,
+        backward=True,
+    ),
+    "wanda": Importance(
+        partial(_by_inputs, wanda),
+        "weights by the norm of the inputs (Sun et al., 2024, arXiv:2306.11695)",
+    ),
 }
 
 
