@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import os
 import random
 import statistics
 import time
@@ -290,7 +291,8 @@ def distinct(rounds: int) -> dict[str, Any]:
 def elementwise(rounds: int) -> dict[str, Any]:
     """Evaluations of `builtin:tiny` with and without rotations on copies and losses in blocks.
 
-    Processor time beside the time on the wall: with one thread it does not count other programs.
+    Processor time beside the time on the wall: it does not count other programs, nor threads that
+    wait where `OMP_WAIT_POLICY=passive` lets them sleep.
     """
     _, low, task = tiny()
     found: dict[str, Any] = {}
@@ -392,6 +394,7 @@ def main() -> None:
         "ranking": ranking,
     }
     found = measures[flags.what]()
+    found["OMP_WAIT_POLICY"] = os.environ.get("OMP_WAIT_POLICY")
     found |= {"threads": torch.get_num_threads(), "cpu": cpu_name(), "versions": versions()}
     write_json(RESULTS / f"evaluator_{flags.what}.json", found)
     print({name: value for name, value in found.items() if name != "runs"})
