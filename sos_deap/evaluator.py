@@ -50,7 +50,7 @@ class Evaluator:
     :param objective: a name in :data:`sos_deap.tasks.objectives.OBJECTIVES`, or a function
         ``(score, sparsity) -> (fitness, ...)``.
     :param batch_tokens: most tokens in a forward pass, over all sub-models in it; ``None`` for
-        4,096 on a CPU and 32,768 elsewhere.
+        4,096 on a CPU and 32,768 elsewhere, and in masked batches as much of that as is fastest.
     :param heldout: the same task on text that the search must not see, if there is any.
     :param unit: what a gene stands for: ``"head"``, or ``"group"`` for a key/value head with all
         its query heads.

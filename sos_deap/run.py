@@ -124,7 +124,9 @@ class RunConfig:
         None, "Stop when the best chromosome removes this share; None is no such end."
     )
     batch_tokens: int | None = setting(
-        None, "Most tokens in a forward pass; None is 4096 on a CPU, 32768 on a GPU."
+        None,
+        "Most tokens in a forward pass; None is 4096 on a CPU, 32768 on a GPU, and in masked "
+        "batches as much of that as is fastest.",
     )
     batching: str = setting(
         "auto",

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from sos_deap import Evaluator, InputError, register
 from sos_deap.models.heads import head_map
-from sos_deap.models.importance import IMPORTANCES, importance, mask_gradients
+from sos_deap.models.importance import IMPORTANCES, importance
 from sos_deap.search.space import Space
 from sos_deap.tasks.classification import Accuracy
 from sos_deap.tasks.divergence import KL
@@ -46,6 +46,11 @@ def contexts(model: Any, ids: Tensor) -> list[Tensor]:
     return seen
 
 
+def standardised(values: list[float]) -> Tensor:
+    every = torch.tensor(values, dtype=torch.float64)
+    return (every - every.mean()) / every.std(correction=0)
+
+
 def by_hand(name: str, weight: Tensor, x: Tensor) -> list[float]:
     """A layer's importances channel by channel; ``weight`` is (outputs, channels)."""
     channels = []
@@ -54,8 +59,7 @@ def by_hand(name: str, weight: Tensor, x: Tensor) -> list[float]:
             channels.append(sum(abs(w) for w in weight[:, j].tolist()) * x[:, j].norm().item())
         else:
             channels.append(weight[:, j].norm().item() ** 2 * x[:, j].var().item())
-    every = torch.tensor(channels, dtype=torch.float64)
-    every = (every - every.mean()) / every.std(correction=0)
+    every = standardised(channels)
     return [float(every[h * HEAD_DIM : (h + 1) * HEAD_DIM].mean()) for h in range(HEADS)]
 
 
@@ -73,10 +77,12 @@ def test_forward_only_importances_by_hand(name: str, family: str) -> None:
         weight = weight.T if family == "gpt2" else weight
         parts = [slice(h * HEAD_DIM, (h + 1) * HEAD_DIM) for h in range(HEADS)]
         if name == "magnitude":
-            expected += [weight[:, part].norm().item() for part in parts]
+            norms = [weight[:, part].norm().item() for part in parts]
+            expected += standardised(norms).tolist()
         elif name == "output":
             added = [x[:, part] @ weight[:, part].T for part in parts]  # (tokens, outputs)
-            expected += [one.square().sum(1).mean().sqrt().item() for one in added]
+            sizes = [one.square().sum(1).mean().sqrt().item() for one in added]
+            expected += standardised(sizes).tolist()
         else:
             expected += by_hand(name, weight, x)
     assert len(found) == LAYERS * HEADS
@@ -153,7 +159,7 @@ def loss_with_masks(model: Any, task: OnSequences, factors: dict[tuple[int, int]
 def test_gradients_against_finite_differences_of_the_mask(task_of: Any) -> None:
     model = build("llama").double()
     sequences = Sequences("random", torch.randint(0, VOCABULARY, (1, 16)))
-    found = mask_gradients(model, head_map(model), task_of(sequences, model))
+    found = importance("taylor", model, head_map(model), task_of(sequences, model))
     step = 1e-2  # the loss is computed in float32
     with torch.no_grad():
         for number in range(LAYERS):
@@ -162,22 +168,20 @@ def test_gradients_against_finite_differences_of_the_mask(task_of: Any) -> None:
                     loss_with_masks(model, Perplexity(sequences), {(number, head): 1 + sign * step})
                     for sign in (1, -1)
                 )
-                assert float(found[number][head]) == pytest.approx(
+                assert found[number * HEADS + head] == pytest.approx(
                     abs(up - down) / (2 * step), rel=3e-3, abs=1e-4
                 )
 
 
-def test_taylor_is_the_mean_of_absolute_gradients_in_units_of_the_layer() -> None:
+def test_taylor_is_the_mean_of_absolute_gradients() -> None:
     model, task = build("llama"), text(VOCABULARY)
     heads = head_map(model)
     each = [
-        torch.stack(mask_gradients(model, heads, Perplexity(Sequences("one", ids[None]))))
+        importance("taylor", model, heads, Perplexity(Sequences("one", ids[None])))
         for ids in task.sequences.input_ids
     ]
-    mean = torch.stack(each).mean(0)
-    expected = mean / mean.norm(dim=1, keepdim=True)
-    found = torch.tensor(importance("taylor", model, heads, task)).view(LAYERS, HEADS)
-    torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-6)
+    expected = [sum(values) / 3 for values in zip(*each, strict=True)]
+    assert importance("taylor", model, heads, task) == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize("name", IMPORTANCES)
@@ -206,7 +210,7 @@ def test_a_head_without_weights_matters_least(name: str, dtype: torch.dtype) -> 
         projection.weight[:, 2 * HEAD_DIM : 3 * HEAD_DIM] = 0
     found = importance(name, model, heads, text(VOCABULARY))
     assert min(range(HEADS), key=found.__getitem__) == 2
-    if name in ("magnitude", "output", "taylor"):
+    if name == "taylor":
         assert found[2] == 0
 
 
@@ -246,18 +250,29 @@ def test_padding_does_not_count() -> None:
     mask[1, 5:] = ids[1, 5:] = 0
     short = {"input_ids": ids[1:, :5], "attention_mask": mask[1:, :5]}
     model.forward = _with_logits(model.forward)
-    inputs = {"input_ids": ids, "attention_mask": mask}
-    found = importance("output", model, head_map(model), labelled(inputs, [0, 1]))
-    means = []
-    for example in ({name: one[:1] for name, one in inputs.items()}, short):
-        means.append(
-            [
-                v * v * example["input_ids"].numel()
-                for v in importance("output", model, head_map(model), labelled(example, [0]))
-            ]
-        )
-    expected = [((a + b) / 14) ** 0.5 for a, b in zip(*means, strict=True)]
-    assert found == pytest.approx(expected, rel=1e-5)
+    heads = head_map(model)
+    padded = labelled({"input_ids": ids, "attention_mask": mask}, [0, 1])
+    long = {"input_ids": ids[:1], "attention_mask": mask[:1]}
+    alone = _Both(labelled(long, [0]), labelled(short, [0]))
+    for name in FORWARD:
+        expected = importance(name, model, heads, alone)
+        assert importance(name, model, heads, padded) == pytest.approx(expected, rel=1e-5)
+
+
+class _Both:
+    """Two tasks of an example each, in turn."""
+
+    name = "both"
+
+    def __init__(self, *tasks: Accuracy) -> None:
+        self.tasks = tasks
+
+    def __len__(self) -> int:
+        return 2
+
+    def score(self, model: Any, examples: slice, sub_models: int) -> Tensor:
+        scores: Tensor = self.tasks[examples.start].score(model, slice(0, 1), sub_models)
+        return scores
 
 
 def _with_logits(forward: Any) -> Any:

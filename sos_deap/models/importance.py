@@ -1,4 +1,8 @@
-"""What each head is worth at one look: by its weights, what it computes on text, or gradients."""
+"""What each head is worth at one look: by its weights, what it computes on text, or gradients.
+
+All but the gradient tell heads of one layer apart, and their scale says nothing across layers: the
+hidden state grows from layer to layer. So each is standardised within its layer, as FLAP does.
+"""
 
 from __future__ import annotations
 
@@ -76,17 +80,18 @@ class Inputs:
 def magnitude(model: nn.Module, heads: HeadMap, text: Text) -> list[Tensor]:
     """The norm of a head's weights in the output projection: no text, no pass.
 
-    As filters are ranked by Li et al. (2017), with the Euclidean norm.
+    As filters are ranked by Li et al. (2017), with the Euclidean norm; standardised over the
+    layer's heads.
     """
-    return [_weights(model, layer).square().sum((0, 2)).sqrt() for layer in heads.layers]
+    norms = (_weights(model, layer).square().sum((0, 2)).sqrt() for layer in heads.layers)
+    return [_standardised(norm[:, None]) for norm in norms]
 
 
 def wanda(weights: Tensor, inputs: Inputs) -> Tensor:
     """|W| * ||x||, weights by the norm of what they are given (Sun et al., 2024), per head.
 
-    They are made to be compared within a layer. Between layers they are here as in FLAP, where they
-    are called WIFN: a channel's mean over the outputs, standardised over the layer's channels, and
-    a head's mean of that.
+    As in FLAP's code, which calls it WIFN: a channel's mean over the outputs, standardised over the
+    layer's channels, and a head's mean of that.
     """
     return _standardised(weights.abs().mean(0) * inputs.squares.sqrt())
 
@@ -102,25 +107,17 @@ def flap(weights: Tensor, inputs: Inputs) -> Tensor:
 
 
 def output(weights: Tensor, inputs: Inputs) -> Tensor:
-    """The root mean square of the norm of what a head adds to the hidden state."""
+    """The root mean square of the norm of what a head adds, standardised over the layer's heads."""
     added = torch.einsum("ohd,hde,ohe->h", weights, inputs.products, weights)
-    return (added.clamp(min=0) / inputs.tokens).sqrt()
+    return _standardised((added.clamp(min=0) / inputs.tokens).sqrt()[:, None])
 
 
 def taylor(model: nn.Module, heads: HeadMap, text: Text) -> list[Tensor]:
     """What removing a head does to the loss, to first order (Michel, Levy and Neubig, 2019).
 
     The gradient of the loss by a factor on the head's output, its absolute value for each example,
-    the mean over examples, divided by the layer's Euclidean norm as in that paper (section 4.1).
-
-    :raises InputError: for text without a loss that has a gradient.
-    """
-    gradients = mask_gradients(model, heads, text)
-    return [one / one.norm().clamp(min=torch.finfo(one.dtype).tiny) for one in gradients]
-
-
-def mask_gradients(model: nn.Module, heads: HeadMap, text: Text) -> list[Tensor]:
-    """The absolute gradient of the loss by each head's mask, its mean over examples, by layer.
+    the mean over examples. That paper divides by the layer's Euclidean norm; here the numbers stay
+    in units of the loss, which are the same in every layer, as LLM-Pruner's (Ma et al., 2023).
 
     :raises InputError: for text without a loss that has a gradient.
     """

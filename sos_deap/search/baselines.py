@@ -15,13 +15,14 @@ class RandomSearch(Strategy):
 
     def generate(self) -> list[Any]:
         """As many as the initial population, and at first that, brought to the sparsity."""
-        like = self.population if self.incumbent is None else [()] * len(self.population)
-        return [self.space.random(like=genes) for genes in like]
+        if self.incumbent is None:
+            return [self.space.random(like=genes) for genes in self.population]
+        return [self.space.random() for _ in range(self.affordable(len(self.population)))]
 
     def update(self, individuals: list[Any]) -> None:
         """Keep the best."""
         self.spend(individuals)
-        self.done = self.left < len(individuals)
+        self.done = self.left < 1
         known = [] if self.incumbent is None else [self.incumbent]
         self.incumbent = best([*known, *individuals])
 

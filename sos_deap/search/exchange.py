@@ -46,11 +46,13 @@ class Exchange(Strategy):
             return [self.space.random(like=individual) for individual in self.population]
         return [
             self.space.individual(exchanged(self.incumbent, few_moves(self._moves)))
-            for _ in range(self._children)
+            for _ in range(self.affordable(self._children))
         ]
 
     def update(self, individuals: list[Any]) -> None:
         """A child as good as the best replaces it, so that a plateau is no end."""
+        self.spend(individuals)
+        self.done = self.left < 1
         child = best(individuals)
         if self.incumbent is None or value(child) >= value(self.incumbent):
             self.incumbent = child

@@ -48,6 +48,10 @@ class Strategy(ABC):
         """Take from the budget what evaluating individuals costs; :meth:`update` may plan by it."""
         self.left -= sum(map(self.space.share, individuals))
 
+    def affordable(self, wanted: int) -> int:
+        """How many of the individuals wanted the budget still allows; at least 1."""
+        return max(1, int(min(wanted, self.left)))
+
     def finalists(self) -> list[Any]:
         """Individuals to score on all examples at the end, of which the best wins.
 
