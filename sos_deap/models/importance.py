@@ -189,7 +189,7 @@ IMPORTANCES: dict[str, Importance] = {
     "taylor": Importance(
         taylor,
         "absolute gradient of the loss by a mask on the head (Michel et al., 2019, "
-        "arXiv:1905.10650)",
+        "arXiv:1905.10650; LLM-Pruner, Ma et al., 2023, arXiv:2305.11627)",
         passes=3,
         backward=True,
     ),
