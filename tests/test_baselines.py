@@ -46,16 +46,21 @@ def test_optimal_where_genes_do_not_depend_on_each_other(name: str) -> None:
     assert evolution.halloffame[0].fitness.values[0] == pytest.approx(BEST)
 
 
-def test_sweep_finds_the_optimum_of_dependent_genes_which_a_ranking_misses() -> None:
-    optimum = max(
-        rugged([int(i not in gone) for i in range(N)])[0] for gone in combinations(range(N), 5)
+def test_sweep_comes_close_to_the_optimum_of_dependent_genes_and_a_ranking_does_not() -> None:
+    every = sorted(
+        (rugged([int(i not in gone) for i in range(N)])[0] for gone in combinations(range(N), 5)),
+        reverse=True,
     )
-    found = {
-        name: evolve(toolbox_for(rugged), name, limits=Limits(evaluations=400)).halloffame[0]
-        for name in ("sweep", "one-shot")
-    }
-    assert rugged(found["sweep"])[0] == pytest.approx(optimum)
-    assert rugged(found["one-shot"])[0] < optimum - 0.1
+    for seed in range(5):
+        random.seed(seed)
+        ranks = {
+            name: every.index(
+                rugged(evolve(toolbox_for(rugged), name, limits=limits).halloffame[0])[0]
+            )
+            for name, limits in (("sweep", Limits(evaluations=400)), ("one-shot", Limits()))
+        }
+        assert ranks["sweep"] < 5  # of 4,368
+        assert ranks["one-shot"] > 100
 
 
 def test_one_shot_removes_each_gene_once_and_then_the_least_important() -> None:
