@@ -26,7 +26,8 @@ from sos_deap.search.operators import mutSparsityFlipBit, mutSwap
 from sos_deap.search.space import Space
 
 GENES, SIZE, GENERATIONS = 20, 8, 12
-WEIGHTS = [random.Random(7).uniform(0, 2) for _ in range(GENES)]
+DRAW = random.Random(7)
+WEIGHTS = [DRAW.uniform(0, 2) for _ in range(GENES)]
 
 
 def cost(individual: Any) -> tuple[float]:

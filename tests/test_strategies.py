@@ -17,7 +17,8 @@ from sos_deap.search.limits import Limits
 from sos_deap.search.space import Space, exchanged
 
 SPACE = Space((4, 4, 4, 4), removed=5)
-WEIGHTS = [random.Random(7).uniform(0, 2) for _ in range(len(SPACE))]
+DRAW = random.Random(7)
+WEIGHTS = [DRAW.uniform(0, 2) for _ in range(len(SPACE))]
 BEST = -sum(sorted(WEIGHTS)[:5])
 STRATEGIES = [name for name, row in ALGORITHMS.items() if row.strategy]
 

@@ -6,6 +6,7 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
+from sos_deap.errors import InputError
 from sos_deap.search.space import Space, removed_and_kept
 from sos_deap.search.strategy import Strategy, best, value
 
@@ -15,9 +16,9 @@ class RandomSearch(Strategy):
 
     def generate(self) -> list[Any]:
         """As many as the initial population, and at first that, brought to the sparsity."""
-        if self.incumbent is None:
-            return [self.space.random(like=genes) for genes in self.population]
-        return [self.space.random() for _ in range(self.affordable(len(self.population)))]
+        count = self.affordable(len(self.population))
+        like = self.population if self.incumbent is None else [()] * count
+        return [self.space.random(like=genes) for genes in like[:count]]
 
     def update(self, individuals: list[Any]) -> None:
         """Keep the best."""
@@ -32,17 +33,30 @@ class OneShot(Strategy):
 
     Without a prior each gene is removed alone from the whole model, and its importance is what that
     costs, as in Michel, Levy and Neubig (2019), section 3.2. A ranking takes one evaluation per
-    gene and one; where the budget allows more or less, it says how many examples they are on.
+    gene and one. Where the budget allows less, it is on fewer examples, at least one; that it
+    finishes, also where this overruns the budget.
 
     :param prior: an importance in ``space.priors`` to rank by instead, such as ``wanda``.
+    :param share: of all examples to rank on; what the budget allows unless told.
+    :raises InputError: for an unknown prior, a share of nothing or more than all, and both at once.
     """
 
     def __init__(
-        self, space: Space, population: Sequence[Any], budget: float, prior: str | None = None
+        self,
+        space: Space,
+        population: Sequence[Any],
+        budget: float,
+        prior: str | None = None,
+        share: float | None = None,
     ) -> None:
         super().__init__(space, population, budget)
+        if share is not None and not 0 < share <= 1:
+            raise InputError(f"share is {share}: give a share of the examples above 0, at most 1")
+        if share is not None and prior is not None:
+            raise InputError(f"share is for a ranking by evaluations: leave it or {prior=} out")
         self._prior = None if prior is None else space.checked_prior(prior)
-        self._windows = space.windows((budget - 1) / (len(space) + 1))
+        # Of the budget one is kept for the winner.
+        self._windows = space.windows((budget - 1) / len(space) if share is None else share)
 
     def generate(self) -> list[Any]:
         """The whole model without each gene in turn; then what is left of the ranking."""
@@ -68,7 +82,8 @@ class Greedy(Strategy):
     """Removes one gene after another, each time the one that costs least there.
 
     Where the budget does not allow all candidates each time, so many are drawn at random
-    (stochastic greedy; Mirzasoleiman et al., 2015), at least one.
+    (stochastic greedy; Mirzasoleiman et al., 2015), at least one; what a budget below one
+    evaluation a gene leaves to remove goes at random (:meth:`Strategy.finalists`).
     """
 
     def __init__(self, space: Space, population: Sequence[Any], budget: float) -> None:
@@ -96,7 +111,8 @@ class Layers(Strategy):
     """The attention half of SLEB (Song et al., 2024): whole attention layers go, greedily.
 
     After each the others are evaluated again. What is left of the sparsity below a whole layer is
-    taken from the next best layer, at random.
+    taken from the next best layer, at random. It takes an evaluation a layer for each layer that
+    goes, whatever the budget; where the search is ended before, the rest goes at random.
     """
 
     def __init__(self, space: Space, population: Sequence[Any], budget: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 from functools import cached_property
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from sos_deap.errors import InputError
 from sos_deap.search.space import Space, removed_and_kept
 from sos_deap.search.strategy import Strategy, value
 
@@ -18,12 +20,14 @@ class Bonsai(Strategy):
 
     Each round evaluates random sub-models of the current one, regresses their fitness on the genes
     they keep, and removes the genes of the smallest coefficients. The budget is spread evenly over
-    the rounds; a round has at least two sub-models.
+    the rounds; a round has at least two sub-models, and without a budget two a gene. What is not
+    removed when the search is ended goes at random.
 
     :param rounds: how many; each removes the same share of what is to go.
     :param ridge: the regression's penalty, in units of the mean variance of a gene.
     :param prior: an importance in ``space.priors``: what matters less is removed more often in the
         random sub-models. ``None`` draws uniformly.
+    :raises InputError: for less than one round, a ridge that is not positive, an unknown prior.
     """
 
     def __init__(
@@ -36,8 +40,13 @@ class Bonsai(Strategy):
         prior: str | None = None,
     ) -> None:
         super().__init__(space, population, budget)
+        if rounds < 1:
+            raise InputError(f"rounds is {rounds}: give at least 1")
+        if not ridge > 0:
+            raise InputError(f"ridge is {ridge}: give a penalty above 0")
         self._rounds, self._ridge, self._round = rounds, ridge, 0
-        self._size = max(2, int((budget - 1) / rounds))
+        each = (budget - 1) / rounds
+        self._size = max(2, int(each)) if math.isfinite(each) else 2 * len(space)
         self._prior = None if prior is None else space.checked_prior(prior)
         self.incumbent = space.without([])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from sos_deap.errors import InputError
 from sos_deap.search.exchange import few_moves
 from sos_deap.search.space import Space, exchanged
 from sos_deap.search.strategy import Strategy, value
@@ -19,9 +20,11 @@ class EvoPress(Strategy):
 
     :param children: children a generation.
     :param moves: most exchange moves of a child, the paper's level switches.
-    :param survivors: children that reach each further stage.
+    :param survivors: children that reach the next stage, or each further one.
     :param growth: how many times the examples of one stage the next has.
-    :param generations: how many to plan for; the budget then says how many examples a stage has.
+    :param generations: how many to plan for; the budget then says how many examples a stage has, at
+        least one, so that a small one allows fewer generations.
+    :raises InputError: for a number below 1, and survivors that become more.
     """
 
     def __init__(
@@ -31,17 +34,25 @@ class EvoPress(Strategy):
         budget: float,
         children: int = 16,
         moves: int = 3,
-        survivors: Sequence[int] = (3,),
+        survivors: int | Sequence[int] = (3,),
         growth: float = 4,
         generations: int = 60,
     ) -> None:
         super().__init__(space, population, budget)
+        survivors = [survivors] if isinstance(survivors, int) else list(survivors)
+        _check(children=children, moves=moves, growth=growth, generations=generations)
+        stages = [children, *survivors, 1]
+        if not all(type(n) is int for n in stages) or sorted(stages, reverse=True) != stages:
+            raise InputError(
+                f"survivors is {survivors}: give numbers that do not grow from stage to stage, "
+                f"from {children} children to 1"
+            )
         self._children, self._moves = children, moves
-        self._survivors, self._growth = list(survivors), growth
+        self._survivors, self._growth = survivors, growth
         self.left -= 1  # the final score on all examples
         # Of a generation, in evaluations on the last stage's examples; 1 is the parent's.
-        stages = enumerate(reversed([children, *survivors]))
-        cost = 1 + sum(count / growth**before for before, count in stages)
+        last_first = enumerate(reversed([children, *survivors]))
+        cost = 1 + sum(count / growth**before for before, count in last_first)
         self._windows = space.windows(self.left / (generations * cost))
         self._stage = 0
         self._window = (0, 1)
@@ -71,6 +82,10 @@ class EvoPress(Strategy):
         self.incumbent, self._stage = ranked[0], 0
         self.done = self.left <= 0
 
+    def finalists(self) -> list[Any]:
+        """The parent; before there is one, the best of the first generation so far."""
+        return super().finalists() or [self.space.individual(genes) for genes in self._racing[:1]]
+
     def _offspring(self) -> list[list[int]]:
         if self.incumbent is None:
             return [list(self.space.random(like=genes)) for genes in self.population]
@@ -81,3 +96,9 @@ class EvoPress(Strategy):
         start, stop = self._window
         size = (stop - start) / self._growth ** (len(self._survivors) - self._stage)
         return start, start + max(1, round(size))
+
+
+def _check(**numbers: float) -> None:
+    for name, number in numbers.items():
+        if not number >= 1:
+            raise InputError(f"{name} is {number}: give at least 1")
