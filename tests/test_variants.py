@@ -221,13 +221,15 @@ def test_more_calibration_text_means_fewer_evaluations(tmp_path: Path, flags: Fl
 def test_a_budget_in_tokens(tmp_path: Path, flags: Flags) -> None:
     found = one(flags, tmp_path, "swap", budget=None, budget_tokens=10 * 32)
     assert found["stopped_by"] == "tokens"
-    assert (found["budget_tokens"], found["checkpoints"][-1]["evaluations"]) == (320, 8)
+    # What the dense model reads for the divergence is as much as one of the ten.
+    assert (found["budget_tokens"], found["checkpoints"][-1]["evaluations"]) == (320, 9)
 
 
 def test_what_comes_after_the_budget_does_not_count(tmp_path: Path, flags: Flags) -> None:
-    found = one(flags, tmp_path, "swap", budget=10)  # generations of 4: it ends after 12
-    assert [row["evaluations"] for row in found["trace"]][-1] >= 10
-    assert found["checkpoints"][-1]["evaluations"] == 8
+    found = one(flags, tmp_path, "eaMuPlusLambda", budget=9, mutation_rate=0.5)
+    evaluations = [row["evaluations"] for row in found["trace"]]
+    assert evaluations[-1] > 9  # a generation of a loop is never cut short
+    assert found["checkpoints"][-1]["evaluations"] == evaluations[-2] < 9
 
 
 @pytest.mark.usefixtures("no_figures")
