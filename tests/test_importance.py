@@ -302,6 +302,10 @@ def test_errors() -> None:
         importance("taylor", model, heads, accuracy)
     evaluator = Evaluator(model, task=weights_alone)
     assert len(evaluator.importance("magnitude")) == 12
+    toolbox = base.Toolbox()
+    register(toolbox, evaluator)
+    with pytest.raises(InputError, match="taylor needs a loss with a gradient, and weights_alone"):
+        toolbox.space.checked_prior("taylor")
     with pytest.raises(InputError, match=r"weights_alone does not run model\.layers\.0\.self_attn"):
         evaluator.importance("wanda")
     with torch.no_grad():
