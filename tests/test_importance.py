@@ -63,7 +63,7 @@ def by_hand(name: str, weight: Tensor, x: Tensor) -> list[float]:
     return [float(every[h * HEAD_DIM : (h + 1) * HEAD_DIM].mean()) for h in range(HEADS)]
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2"])  # GPT-2's projections are stored transposed
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox", "gptj"])  # gpt2: transposed
 @pytest.mark.parametrize("name", FORWARD)
 def test_forward_only_importances_by_hand(name: str, family: str) -> None:
     model = build(family)
