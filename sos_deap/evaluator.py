@@ -22,7 +22,7 @@ from sos_deap.errors import InputError, unknown
 from sos_deap.models.density import Sparsity, sparsity_of
 from sos_deap.models.heads import HeadMap, head_map
 from sos_deap.models.identity import fingerprint
-from sos_deap.models.importance import checked_importance
+from sos_deap.models.importance import Importance, checked_importance
 from sos_deap.models.pretrained import load_pretrained
 from sos_deap.passes import Passes
 from sos_deap.scores import Scores, Span
@@ -305,9 +305,13 @@ class Evaluator:
         if name not in self._importances:
             passes, accounting = self._passes, self.accounting
             self._importances[name] = passes.importance(name)
-            accounting.tokens += checked_importance(name).passes * self.task.tokens
+            accounting.tokens += self.check_importance(name).passes * self.task.tokens
             accounting.seconds_forward, accounting.flops = passes.seconds, passes.flops
         return list(self._importances[name])
+
+    def check_importance(self, name: str) -> Importance:
+        """The row of an importance in that table; raises as :meth:`importance` does, at no cost."""
+        return checked_importance(name, self.task)
 
     def metric_of(self, model: PreTrainedModel, task: Task) -> float:
         """A task's metric of a whole model, dense or pruned, without masks; not accounted."""

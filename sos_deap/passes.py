@@ -163,7 +163,7 @@ class Passes:
         :raises InputError: as :func:`sos_deap.models.importance.importance` does, and where an
             example does not fit in memory.
         """
-        passes = checked_importance(name).passes
+        passes = checked_importance(name, self._task).passes
         if passes and not self._chosen:
             self._choose()
         started = time.perf_counter()

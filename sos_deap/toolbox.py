@@ -129,6 +129,7 @@ def register(
         examples=len(evaluator.task),
         tokens=evaluator.task.tokens,
         priors={name: partial(evaluator.importance, name) for name in IMPORTANCES},
+        check_prior=evaluator.check_importance,
     )
     for role, choice in operators.items():
         toolbox.register(role, choice.function, **choice.parameters)

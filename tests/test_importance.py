@@ -63,7 +63,7 @@ def by_hand(name: str, weight: Tensor, x: Tensor) -> list[float]:
     return [float(every[h * HEAD_DIM : (h + 1) * HEAD_DIM].mean()) for h in range(HEADS)]
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2"])  # GPT-2's projections are stored transposed
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox", "gptj"])  # gpt2: transposed
 @pytest.mark.parametrize("name", FORWARD)
 def test_forward_only_importances_by_hand(name: str, family: str) -> None:
     model = build(family)
@@ -302,6 +302,10 @@ def test_errors() -> None:
         importance("taylor", model, heads, accuracy)
     evaluator = Evaluator(model, task=weights_alone)
     assert len(evaluator.importance("magnitude")) == 12
+    toolbox = base.Toolbox()
+    register(toolbox, evaluator)
+    with pytest.raises(InputError, match="taylor needs a loss with a gradient, and weights_alone"):
+        toolbox.space.checked_prior("taylor")
     with pytest.raises(InputError, match=r"weights_alone does not run model\.layers\.0\.self_attn"):
         evaluator.importance("wanda")
     with torch.no_grad():

@@ -112,20 +112,13 @@ def output(weights: Tensor, inputs: Inputs) -> Tensor:
     return _standardised((added.clamp(min=0) / inputs.tokens).sqrt()[:, None])
 
 
-def taylor(model: nn.Module, heads: HeadMap, text: Text) -> list[Tensor]:
+def taylor(model: nn.Module, heads: HeadMap, text: TextWithLoss) -> list[Tensor]:
     """What removing a head does to the loss, to first order (Michel, Levy and Neubig, 2019).
 
     The gradient of the loss by a factor on the head's output, its absolute value for each example,
     the mean over examples. That paper divides by the layer's Euclidean norm; here the numbers stay
     in units of the loss, which are the same in every layer, as LLM-Pruner's (Ma et al., 2023).
-
-    :raises InputError: for text without a loss that has a gradient.
     """
-    if not isinstance(text, TextWithLoss):
-        raise InputError(
-            f"the importance taylor needs a loss with a gradient, and {text.name} has none: use "
-            "another importance, or the task perplexity or kl"
-        )
     # Also for a caller in inference mode, which enable_grad() alone does not leave.
     with torch.inference_mode(False), torch.enable_grad(), _gates(model, heads) as gates:
         means = [torch.zeros_like(gate, dtype=torch.float64) for gate in gates]
@@ -145,7 +138,8 @@ class Importance:
     :param description: what it is and whose, in one line.
     :param passes: what it costs, in forward passes over all examples; one with gradients counts as
         three, as a backward pass takes about twice the operations of a forward one.
-    :param backward: whether it computes gradients, and so is not for forward-only budgets.
+    :param backward: whether it computes gradients: the loss of :class:`TextWithLoss` is for those,
+        and they are not for forward-only budgets.
     """
 
     of: Callable[[Any, HeadMap, Any], list[Tensor]]
@@ -200,10 +194,18 @@ IMPORTANCES: dict[str, Importance] = {
 }
 
 
-def checked_importance(name: str) -> Importance:
-    """The row of a name; raises :class:`InputError` for one that is none."""
+def checked_importance(name: str, text: Text) -> Importance:
+    """The row of a name.
+
+    :raises InputError: for a name that is none, and for text without the loss that it needs.
+    """
     if name not in IMPORTANCES:
         raise unknown("importance", name, IMPORTANCES)
+    if IMPORTANCES[name].backward and not isinstance(text, TextWithLoss):
+        raise InputError(
+            f"the importance {name} needs a loss with a gradient, and {text.name} has none: use "
+            "another importance, or the task perplexity or kl"
+        )
     return IMPORTANCES[name]
 
 
@@ -219,7 +221,7 @@ def importance(name: str, model: nn.Module, heads: HeadMap, text: Text) -> list[
     :raises InputError: for an unknown name, text that does not serve, or numbers that are not
         finite.
     """
-    per_head = checked_importance(name).of(model, heads, text)
+    per_head = checked_importance(name, text).of(model, heads, text)
     genes = [
         value
         for layer, values in zip(heads.layers, per_head, strict=True)

@@ -27,6 +27,8 @@ class Space:
         ``(start, stop)``, is scored on those alone.
     :param tokens: in all examples; what an evaluation costs.
     :param priors: importances of the genes, by name.
+    :param check_prior: raises :class:`InputError` for the name of one that cannot be made, before
+        anything is made.
     """
 
     genes_per_layer: tuple[int, ...]
@@ -35,6 +37,7 @@ class Space:
     examples: int = 1
     tokens: int = 0
     priors: Mapping[str, Prior] = field(default_factory=dict)
+    check_prior: Callable[[str], Any] | None = None
 
     def __len__(self) -> int:
         return sum(self.genes_per_layer)
@@ -62,9 +65,11 @@ class Space:
         return self.priors[self.checked_prior(prior)]()
 
     def checked_prior(self, prior: str) -> str:
-        """The name of a prior; raises :class:`InputError` for one that is none."""
+        """The name of a prior; raises :class:`InputError` for one that is none, or does not fit."""
         if prior not in self.priors:
             raise unknown("prior", prior, self.priors)
+        if self.check_prior is not None:
+            self.check_prior(prior)
         return prior
 
     def random(self, like: Sequence[int] = ()) -> Any:
