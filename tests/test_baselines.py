@@ -283,3 +283,26 @@ def test_evopress_takes_one_number_of_survivors() -> None:
         for given in (2, [2])
     )
     assert one.logbook.select("nevals") == other.logbook.select("nevals")
+
+
+@pytest.mark.parametrize("survivors", [[3], [4, 2], []])
+def test_evopress_counts_examples_as_the_evaluator_does(survivors: list[int]) -> None:
+    """What was scored on the beginning of some examples costs only the rest of them."""
+    space = Space((4, 4, 4, 4), removed=5, examples=512, tokens=1)
+    spent = {"evaluations": 0.0, "tokens": 0.0}
+    known: dict[Any, int] = {}
+
+    def counted(individual: Any) -> tuple[float]:
+        start, stop = getattr(individual, "examples", None) or (0, 512)
+        key = (tuple(individual), start)
+        # As without the cache, so that a child that comes again costs as much as a new one.
+        before = known.pop(key, start)
+        spent["tokens"] += (stop - (before if before < stop else start)) / 512
+        known[key] = stop
+        return cost(individual)
+
+    toolbox = toolbox_for(counted, space)
+    toolbox.register("spent", lambda: spent)
+    evolution = evolve(toolbox, "evopress", limits=Limits(tokens=100), survivors=survivors)
+    assert evolution.stopped_by == "finished"
+    assert 90 < spent["tokens"] <= 100

@@ -50,13 +50,17 @@ class EvoPress(Strategy):
         self._children, self._moves = children, moves
         self._survivors, self._growth = survivors, growth
         self.left -= 1  # the final score on all examples
-        # Of a generation, in evaluations on the last stage's examples; 1 is the parent's.
-        last_first = enumerate(reversed([children, *survivors]))
-        cost = 1 + sum(count / growth**before for before, count in last_first)
-        self._windows = space.windows(self.left / (generations * cost))
+        # Of a generation, in evaluations on the last stage's examples; 1 is the parent's. Who
+        # reaches a stage was scored on the beginning of its examples before, which costs nothing.
+        fresh = 1 - 1 / growth
+        sizes = [growth ** (i - len(survivors)) for i in range(len(stages) - 1)]
+        self._cost = 1 + children * sizes[0]
+        self._cost += sum(n * size * fresh for n, size in zip(survivors, sizes[1:], strict=True))
+        self._windows = space.windows(self.left / (generations * self._cost))
         self._stage = 0
         self._window = (0, 1)
         self._racing: list[list[int]] = []
+        self._scored = 0.0  # share of all examples that those who race were scored on
 
     def generate(self) -> list[Any]:
         """The children of a stage on its examples, in the last stage with their parent."""
@@ -73,14 +77,17 @@ class EvoPress(Strategy):
     def update(self, individuals: list[Any]) -> None:
         """Drop the worse ones, and at the last stage find the next parent."""
         self.spend(individuals)
+        self.left += len(self._racing) * self._scored  # what the evaluator knew of these
         # Of equals the children come first, so that a plateau is no end.
         ranked = sorted(individuals, key=value, reverse=True)
         if self._stage < len(self._survivors):
             self._racing = [list(one) for one in ranked[: self._survivors[self._stage]]]
             self._stage += 1
+            self._scored = self.space.share(individuals[0])
             return
-        self.incumbent, self._stage = ranked[0], 0
-        self.done = self.left <= 0
+        self.incumbent, self._stage, self._scored = ranked[0], 0, 0.0
+        # Of examples that are whole numbers, so that the plan may be over sooner or later.
+        self.done = self.left < self._cost * self.space.share(ranked[0])
 
     def finalists(self) -> list[Any]:
         """The parent; before there is one, the best of the first generation so far."""
