@@ -176,7 +176,7 @@ def run(config: RunConfig, settings: TaskSettings) -> Path:
     heads, heldout = evaluator.head_map, evaluator.heldout
     assert heldout is not None  # from_pretrained always cuts a held-out part
     check_layout(evaluator.model, heads, config.layout)
-    toolbox = _toolbox(config, evaluator)
+    toolbox = toolbox_of(config, evaluator)
     dense: dict[str, Any] = {
         **quality(evaluator, heldout, evaluator.model),
         **size(evaluator.model, evaluator.stored_dtype, sum(heads.heads_per_layer)),
@@ -367,7 +367,7 @@ def search(
     from sos_deap.search.drive import evolve
     from sos_deap.toolbox import statistics
 
-    toolbox = toolbox or _toolbox(config, evaluator)
+    toolbox = toolbox or toolbox_of(config, evaluator)
     random.seed(config.seed)  # DEAP's operators and ours
     numpy.random.seed(config.seed)  # some of DEAP's selections
     return evolve(
@@ -460,7 +460,8 @@ def _all_limits(config: RunConfig) -> Limits:
     return all_limits(row, _limits(config), config.population_size, config.generations)
 
 
-def _toolbox(config: RunConfig, evaluator: Evaluator) -> Any:
+def toolbox_of(config: RunConfig, evaluator: Evaluator) -> Any:
+    """The toolbox of a run, filled; raises :class:`InputError` for what does not fit."""
     from deap import base
 
     from sos_deap.models.prune import uniform_counts

@@ -146,3 +146,18 @@ def test_a_strategy_needs_a_space() -> None:
     del toolbox.space
     with pytest.raises(InputError, match=r"swap needs toolbox\.space"):
         evolve(toolbox, "swap")
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "message"),
+    [
+        ("swap", {"children": 0}, "children is 0: give at least 1"),
+        ("swap", {"moves": 0}, "moves is 0: give at least 1"),
+        ("sweep", {"sweeps": 0}, "sweeps is 0: give at least 1"),
+        ("sweep", {"candidates": 0}, "candidates is 0: give at least 1"),
+        ("sweep", {"decay": 1.5}, "decay is 1.5: give a weight from 0 to 1"),
+    ],
+)
+def test_bad_parameters(name: str, parameters: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        evolve(toolbox_for(), name, **parameters)

@@ -13,11 +13,10 @@ from benchmarks.variants.heldout import Yardstick, completed, described, text
 from benchmarks.variants.plan import CHECKPOINTS, FRONT, Job
 from benchmarks.variants.plan import described as told
 from benchmarks.variants.trace import Budget, Trace
-from sos_deap import run as front
 from sos_deap.errors import InputError, unknown
 from sos_deap.evaluator import Evaluator
 from sos_deap.outcome import versions
-from sos_deap.run import RunConfig, evaluator_of, search
+from sos_deap.run import RunConfig, evaluator_of, search, toolbox_of
 from sos_deap.search.chromosome import within
 from sos_deap.toolbox import most_removed
 
@@ -59,7 +58,7 @@ def _try_search(job: Job, evaluator: Evaluator, budget: Budget) -> None:
             f"{evaluator.task.tokens} tokens, and the budget is good for {possible:.4g}: "
             "give a larger budget"
         )
-    front._toolbox(config, evaluator)
+    toolbox_of(config, evaluator)
 
 
 def run_job(job: Job) -> dict[str, Any]:

@@ -118,21 +118,18 @@ class Layers(Strategy):
     def __init__(self, space: Space, population: Sequence[Any], budget: float) -> None:
         super().__init__(space, population, budget)
         self.incumbent = space.without([])
-        self._gone: list[int] = []  # genes
-        self._asked: list[range] = []  # layers
 
     def generate(self) -> list[Any]:
         """The current sub-model without one more layer; at last without a part of the best."""
-        left = self.space.removed - len(self._gone)
-        whole = [layer for layer in self.space.layers if layer[0] not in self._gone]
-        self._asked = [layer for layer in whole if len(layer) <= left] or whole
+        gone = removed_and_kept(self.incumbent)[0]
+        left = self.space.removed - len(gone)
+        whole = [layer for layer in self.space.layers if layer[0] not in gone]
         return [
-            self.space.without([*self._gone, *random.sample(layer, min(left, len(layer)))])
-            for layer in self._asked
+            self.space.without([*gone, *random.sample(layer, min(left, len(layer)))])
+            for layer in [layer for layer in whole if len(layer) <= left] or whole
         ]
 
     def update(self, individuals: list[Any]) -> None:
         """Go on with the best."""
         self.incumbent = best(individuals)
-        self._gone = removed_and_kept(self.incumbent)[0]
-        self.done = len(self._gone) >= self.space.removed
+        self.done = len(self.incumbent) - sum(self.incumbent) >= self.space.removed

@@ -12,7 +12,7 @@ import numpy as np
 
 from sos_deap.errors import InputError
 from sos_deap.search.space import Space, removed_and_kept
-from sos_deap.search.strategy import Strategy, value
+from sos_deap.search.strategy import Strategy, check_at_least_one, value
 
 
 class Bonsai(Strategy):
@@ -40,8 +40,7 @@ class Bonsai(Strategy):
         prior: str | None = None,
     ) -> None:
         super().__init__(space, population, budget)
-        if rounds < 1:
-            raise InputError(f"rounds is {rounds}: give at least 1")
+        check_at_least_one(rounds=rounds)
         if not ridge > 0:
             raise InputError(f"ridge is {ridge}: give a penalty above 0")
         self._rounds, self._ridge, self._round = rounds, ridge, 0

@@ -64,7 +64,7 @@ class Distribution(Strategy):
     def generate(self) -> list[Any]:
         """The initial population, brought to the sparsity; then draws from the distribution."""
         if self.incumbent is None:
-            return [self.space.random(like=individual) for individual in self.population]
+            return self.initial()
         draw = ConditionalBernoulli(self.removal, self.space.removed)
         return [self.space.without(draw()) for _ in range(self._children)]
 

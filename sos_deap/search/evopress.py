@@ -8,7 +8,7 @@ from typing import Any
 from sos_deap.errors import InputError
 from sos_deap.search.exchange import few_moves
 from sos_deap.search.space import Space, exchanged
-from sos_deap.search.strategy import Strategy, value
+from sos_deap.search.strategy import Strategy, check_at_least_one, value
 
 
 class EvoPress(Strategy):
@@ -40,7 +40,7 @@ class EvoPress(Strategy):
     ) -> None:
         super().__init__(space, population, budget)
         survivors = [survivors] if isinstance(survivors, int) else list(survivors)
-        _check(children=children, moves=moves, growth=growth, generations=generations)
+        check_at_least_one(children=children, moves=moves, growth=growth, generations=generations)
         stages = [children, *survivors, 1]
         if not all(type(n) is int for n in stages) or sorted(stages, reverse=True) != stages:
             raise InputError(
@@ -95,7 +95,7 @@ class EvoPress(Strategy):
 
     def _offspring(self) -> list[list[int]]:
         if self.incumbent is None:
-            return [list(self.space.random(like=genes)) for genes in self.population]
+            return [list(individual) for individual in self.initial()]
         return [exchanged(self.incumbent, few_moves(self._moves)) for _ in range(self._children)]
 
     def _examples(self) -> tuple[int, int]:
@@ -103,9 +103,3 @@ class EvoPress(Strategy):
         start, stop = self._window
         size = (stop - start) / self._growth ** (len(self._survivors) - self._stage)
         return start, start + max(1, round(size))
-
-
-def _check(**numbers: float) -> None:
-    for name, number in numbers.items():
-        if not number >= 1:
-            raise InputError(f"{name} is {number}: give at least 1")

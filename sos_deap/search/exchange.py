@@ -6,9 +6,8 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-from sos_deap.errors import InputError
 from sos_deap.search.space import Space, exchanged
-from sos_deap.search.strategy import Strategy, best, value
+from sos_deap.search.strategy import Strategy, best, check_at_least_one, value
 
 
 def few_moves(most: int) -> int:
@@ -23,7 +22,7 @@ class Exchange(Strategy):
 
     :param children: children a generation; as many as the initial population unless told.
     :param moves: most exchange moves of a child.
-    :raises InputError: for ``moves`` below 1.
+    :raises InputError: for a number below 1.
     """
 
     def __init__(
@@ -35,15 +34,14 @@ class Exchange(Strategy):
         moves: int = 3,
     ) -> None:
         super().__init__(space, population, budget)
-        if moves < 1:
-            raise InputError(f"moves is {moves}: give at least 1")
-        self._children = children or len(population)
+        self._children = len(population) if children is None else children
+        check_at_least_one(children=self._children, moves=moves)
         self._moves = moves
 
     def generate(self) -> list[Any]:
         """The initial population, brought to the sparsity; then children of the best."""
         if self.incumbent is None:
-            return [self.space.random(like=individual) for individual in self.population]
+            return self.initial()
         return [
             self.space.individual(exchanged(self.incumbent, few_moves(self._moves)))
             for _ in range(self.affordable(self._children))

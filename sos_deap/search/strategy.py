@@ -15,6 +15,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
+from sos_deap.errors import InputError
 from sos_deap.search.space import Space
 
 
@@ -35,6 +36,10 @@ class Strategy(ABC):
         self.incumbent: Any = None
         #: Whether there is nothing left to propose.
         self.done = False
+
+    def initial(self) -> list[Any]:
+        """The initial population, brought to the sparsity."""
+        return [self.space.random(like=genes) for genes in self.population]
 
     @abstractmethod
     def generate(self) -> list[Any]:
@@ -61,6 +66,13 @@ class Strategy(ABC):
             return []
         there = len(self.incumbent) - sum(self.incumbent) == self.space.removed
         return [self.incumbent if there else self.space.random(like=self.incumbent)]
+
+
+def check_at_least_one(**numbers: float) -> None:
+    """Raise :class:`InputError` for a parameter below 1."""
+    for name, number in numbers.items():
+        if not number >= 1:
+            raise InputError(f"{name} is {number}: give at least 1")
 
 
 def value(individual: Any) -> float:

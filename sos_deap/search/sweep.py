@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from sos_deap.errors import InputError
 from sos_deap.search.exchange import few_moves
 from sos_deap.search.space import Space, exchanged, removed_and_kept
-from sos_deap.search.strategy import Strategy, value
+from sos_deap.search.strategy import Strategy, check_at_least_one, value
 
 _STEPS = (1, 2, 3, 4, 6, 8, 12, 16, 24)  # numbers of misjudged pairs exchanged at once
 _TRIES = 16  # exchanges to evaluate, these and random ones
@@ -36,6 +37,7 @@ class Sweep(Strategy):
     :param sweeps: how many to plan for; the budget then says how many examples each is scored on.
     :param decay: weight of a sweep's costs from one sweep to the next.
     :param candidates: last sub-models that are scored on all examples in the end.
+    :raises InputError: for less than one sweep or candidate, and a decay outside [0, 1].
     """
 
     def __init__(
@@ -48,6 +50,9 @@ class Sweep(Strategy):
         candidates: int = 2,
     ) -> None:
         super().__init__(space, population, budget)
+        check_at_least_one(sweeps=sweeps, candidates=candidates)
+        if not 0 <= decay <= 1:
+            raise InputError(f"decay is {decay}: give a weight from 0 to 1")
         self._asks = len(space) + 2 * _TRIES + 2  # of a sweep, at most
         self.left -= candidates
         self._windows = space.windows(self.left / (sweeps * self._asks))
