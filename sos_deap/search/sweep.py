@@ -12,6 +12,7 @@ from sos_deap.search.strategy import Strategy, check_at_least_one, value
 
 _STEPS = (1, 2, 3, 4, 6, 8, 12, 16, 24)  # numbers of misjudged pairs exchanged at once
 _TRIES = 16  # exchanges to evaluate, these and random ones
+_PATIENCE = 5  # rounds of exchanges in vain
 
 Span = tuple[int, int]
 
@@ -19,9 +20,9 @@ Span = tuple[int, int]
 class Sweep(Strategy):
     """Iterated ablation: what a gene is worth depends on which others are there.
 
-    The first sweep removes each gene alone from the whole model, and then all that matter least: a
-    one-shot ranking. Each further sweep flips every gene of the best sub-model so far, which tells
-    what each removed gene would bring and each kept one would cost *there*. These costs are
+    It begins with a one-shot ranking: by a prior, or by a first sweep that removes each gene alone
+    from the whole model. Each further sweep flips every gene of the best sub-model so far, which
+    tells what each removed gene would bring and each kept one would cost *there*. These costs are
     averaged with those of earlier sweeps, which weigh less and less. Then the genes that were
     misjudged are exchanged, the most valuable removed ones for the least valuable kept ones: one
     pair, two, three, ...; these are evaluated, and some exchanges at random, which find what no
@@ -32,12 +33,17 @@ class Sweep(Strategy):
     sets of examples, one of which the flips have not seen. The flips of a sub-model share their
     first layers, which the evaluator computes once.
 
+    Where the budget allows all examples at each sweep there is no noise, and flips that were seen
+    tell nothing new: as long as no exchange is better, more are tried at random.
+
     A budget that does not allow a sweep on a single example is overrun by the first.
 
     :param sweeps: how many to plan for; the budget then says how many examples each is scored on.
     :param decay: weight of a sweep's costs from one sweep to the next.
     :param candidates: last sub-models that are scored on all examples in the end.
-    :raises InputError: for less than one sweep or candidate, and a decay outside [0, 1].
+    :param prior: an importance in ``space.priors`` to begin with, such as ``wanda``.
+    :raises InputError: for less than one sweep or candidate, a decay outside [0, 1], and an unknown
+        prior.
     """
 
     def __init__(
@@ -48,11 +54,13 @@ class Sweep(Strategy):
         sweeps: int = 7,
         decay: float = 0.7,
         candidates: int = 2,
+        prior: str | None = None,
     ) -> None:
         super().__init__(space, population, budget)
         check_at_least_one(sweeps=sweeps, candidates=candidates)
         if not 0 <= decay <= 1:
             raise InputError(f"decay is {decay}: give a weight from 0 to 1")
+        self._prior = None if prior is None else space.checked_prior(prior)
         self._asks = len(space) + 2 * _TRIES + 2  # of a sweep, at most
         self.left -= candidates
         self._windows = space.windows(self.left / (sweeps * self._asks))
@@ -62,28 +70,32 @@ class Sweep(Strategy):
         self._best: list[list[int]] = []
         self._exchanges: list[list[int]] = []  # to evaluate next; none: flips
         self._seen: Span = (0, 0)
+        self._fruitless = 0
 
     def generate(self) -> list[Any]:
         """The current sub-model with its flips, or with exchanges in it."""
+        if self._prior is not None and not self._best:
+            self._move(list(self.space.keeping_best(self.space.importance(self._prior))))
         if not self._exchanges:
             self._seen = next(self._windows)
-            ranked = bool(self._best)
-            genes = range(len(self.space)) if ranked else removed_and_kept(self._current)[1]
-            return self._on(self._seen, (_flipped(self._current, gene) for gene in genes))
-        fresh = next(self._windows)
-        return self._on(self._seen, self._exchanges) + self._on(fresh, self._exchanges)
+            flips = (_flipped(self._current, gene) for gene in range(len(self.space)))
+            return self._on(self._seen, flips)
+        windows = [self._seen] if self._exact else [self._seen, next(self._windows)]
+        return [one for window in windows for one in self._on(window, self._exchanges)]
 
     def update(self, individuals: list[Any]) -> None:
         """Learn what genes cost from flips; take the best exchange if it is better."""
         self.spend(individuals)
         if self._exchanges:
-            self._take_best(individuals)
+            self._fruitless = 0 if self._take_best(individuals) else self._fruitless + 1
             self._exchanges = []
+            if self._exact and self._fruitless:
+                self._go_on()
         else:
             self._costs.learn(self._current, individuals)
             self._misjudged(individuals[0])
-        size = self._seen[1] - self._seen[0]
-        self.done = not self._exchanges and self.left < self._asks * size / self.space.examples
+        needed = len(self._exchanges) + 1 if self._exchanges else self._asks
+        self.done = self.left < needed * (self._seen[1] - self._seen[0]) / self.space.examples
 
     def finalists(self) -> list[Any]:
         """The last sub-models, newest first."""
@@ -113,20 +125,35 @@ class Sweep(Strategy):
             for step in _STEPS
             if step <= wrong
         ]
-        at_random = range(_TRIES - len(self._exchanges) if pairs else 0)
-        self._exchanges += [exchanged(self._current, few_moves(3)) for _ in at_random]
+        if pairs:
+            self._exchanges += self._at_random(_TRIES - len(self._exchanges))
 
-    def _take_best(self, individuals: list[Any]) -> None:
-        """After exchanges: the one with the greatest gain, on seen and fresh examples together."""
-        seen, fresh = individuals[: len(individuals) // 2], individuals[len(individuals) // 2 :]
-        gains = [
-            value(a) - value(seen[0]) + value(b) - value(fresh[0])
-            for a, b in zip(seen, fresh, strict=True)
-        ]
+    def _go_on(self) -> None:
+        """Without noise and without a better one: try more, and at last from elsewhere."""
+        if self._fruitless <= _PATIENCE:
+            self._exchanges = self._at_random(_TRIES)
+            return
+        self._fruitless = 0
+        self._current = exchanged(self._current, self.space.removed // 2)
+
+    def _at_random(self, count: int) -> list[list[int]]:
+        return [exchanged(self._current, few_moves(3)) for _ in range(count)]
+
+    def _take_best(self, individuals: list[Any]) -> bool:
+        """After exchanges: the one with the greatest gain, on all windows together; if there is."""
+        size = len(self._exchanges) + 1
+        windows = [individuals[i : i + size] for i in range(0, len(individuals), size)]
+        gains = [sum(value(on[i]) - value(on[0]) for on in windows) for i in range(size)]
         best = gains.index(max(gains))  # 0 is the current one, which gains nothing
         if best:
-            self._move(list(fresh[best]))
-        self.incumbent = fresh[best]
+            self._move(list(individuals[best]))
+        self.incumbent = individuals[best]
+        return best > 0
+
+    @property
+    def _exact(self) -> bool:
+        """Whether a sweep is on all examples, so that scores have no noise."""
+        return self._seen == (0, self.space.examples)
 
     def _move(self, genes: list[int]) -> None:
         self._current = genes
