@@ -20,9 +20,10 @@ from typing import Any
 from benchmarks.main_job import spread
 from sos_deap import load
 from sos_deap.command import answered, quiet
+from sos_deap.config import RunConfig, parse
 from sos_deap.errors import InputError
 from sos_deap.files import write_json
-from sos_deap.run import RunConfig, evaluator_of, parse, run
+from sos_deap.run import evaluator_of, run
 from sos_deap.tasks.settings import TaskSettings
 
 RESULTS = Path(__file__).parent / "results"

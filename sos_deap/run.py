@@ -10,13 +10,14 @@ import re
 import shlex
 import sys
 import time
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sos_deap.command import Parser, answered, quiet
-from sos_deap.errors import InputError, first_line, unknown
-from sos_deap.tasks.settings import TaskSettings, setting
+from sos_deap.command import answered, quiet
+from sos_deap.config import RunConfig, flags, parse
+from sos_deap.errors import InputError, unknown
+from sos_deap.tasks.settings import TaskSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,133 +28,6 @@ if TYPE_CHECKING:
     from sos_deap.search.algorithms import Algorithm
     from sos_deap.search.drive import Evolution
     from sos_deap.search.limits import Limits
-
-
-@dataclass
-class RunConfig:
-    """All that a run depends on; every field is a flag and a key of a configuration file."""
-
-    model: str = setting("builtin:tiny", "Hub name or folder of a model, or builtin:tiny.")
-    dataset: str = setting(
-        "builtin:pydoc",
-        "Hub name (name:configuration); .txt, .tsv, .csv, .jsonl, .json or .parquet file, or a "
-        "folder of them; builtin:pydoc, the documentation that comes with Python; or builtin:self, "
-        "text that the model writes.",
-    )
-    task: str = setting(
-        "perplexity",
-        "What to measure: perplexity (of causal or masked language models), kl (divergence from "
-        "the dense model), accuracy, multilabel, summarization, or module:function of your own.",
-    )
-    algorithm: str = setting(
-        "sos-repaired",
-        "sos (the paper to the letter), sos-repaired; "
-        "eaSimple, eaMuPlusLambda, eaMuCommaLambda (DEAP's); "
-        "nsga2, nsga3, spea2 (metric and sparsity); "
-        "swap, sweep, pbil, umda, evopress, bonsai, greedy, one-shot, sleb, random (at constant "
-        "sparsity, the maximum); "
-        "or module:function of your own with DEAP's signature. "
-        "Parameters follow after commas: NAME,key=value,key=value.",
-    )
-    crossover: str | None = setting(
-        None,
-        "sign-aware or paper (fitness-weighted), one-point, two-point, uniform, any crossover of "
-        "DEAP by its name, or module:function; with parameters as above. None is the algorithm's: "
-        "paper for sos, else sign-aware.",
-    )
-    mutation: str | None = setting(
-        None,
-        "flip, swap (as many back as removed), any mutation of DEAP by its name, or "
-        "module:function; None is flip.",
-    )
-    selection: str | None = setting(
-        None,
-        "tournament, roulette, lexicase, nsga2, nsga3, spea2, any selection of DEAP by its name, "
-        "or module:function; None is tournament, or nsga2 for pareto.",
-    )
-    objective: str | None = setting(
-        None,
-        "Fitness: paper (metric times density), paper-literal, metric, kl (exp(kl) times density), "
-        "tradeoff (metric plus weight times sparsity), pareto (metric and sparsity); None is the "
-        "algorithm's: pareto for nsga2, nsga3 and spea2, metric at constant sparsity, else paper.",
-    )
-    tradeoff_weight: float | None = setting(
-        None, "tradeoff: what removing everything is worth, in units of the metric; None is 1."
-    )
-    population_size: int = setting(10, "Chromosomes in the population, N.")
-    generations: int = setting(100, "Most generations, G.")
-    crossover_rate: float = setting(0.9, "Probability that two parents mate, C.")
-    mutation_rate: float = setting(0.01, "Probability that a gene flips: indpb of the mutation.")
-    tournament_size: int = setting(
-        3, "Chromosomes in a selection tournament: tournsize of the selection."
-    )
-    initial_sparsity: float = setting(0.05, "Share of heads removed at the start.")
-    max_sparsity: float | None = setting(
-        None, "Largest share removed, S; None is 0.31 of heads or 0.095 of parameters."
-    )
-    density: str = setting(
-        "heads",
-        "What sparsity is a share of: heads, or parameters of the whole model (of bytes, that is "
-        "the same share).",
-    )
-    unit: str = setting(
-        "head", "What a gene removes: head, or group (a key/value head with all its query heads)."
-    )
-    layout: str = setting(
-        "sliced",
-        "What becomes of the removed heads: sliced (cut out), uniform (cut out, as many in every "
-        "layer: a stock model), zeroed (kept, with zeros for weights).",
-    )
-    store: str | None = setting(
-        None,
-        "SQLite file of all evaluations, which other runs may share: what is in it is not computed "
-        "again; None is store.sqlite in the run folder.",
-    )
-    threshold: float | None = setting(None, "Stop when a fitness reaches this, tau; None is never.")
-    max_evaluations: int | None = setting(
-        None, "Stop after so many chromosomes computed, each counted once; None is no limit."
-    )
-    max_tokens: int | None = setting(
-        None, "Stop after so many tokens, over all chromosomes computed; None is no limit."
-    )
-    max_seconds: float | None = setting(None, "Stop after so long; None is no limit.")
-    stagnation: int | None = setting(
-        None, "Stop when the best fitness stayed the same for so many generations."
-    )
-    enough_sparsity: float | None = setting(
-        None, "Stop when the best chromosome removes this share; None is no such end."
-    )
-    batch_tokens: int | None = setting(
-        None,
-        "Most tokens in a forward pass; None is 4096 on a CPU, 32768 on a GPU, and in masked "
-        "batches as much of that as is fastest.",
-    )
-    batching: str = setting(
-        "auto",
-        "How sub-models go through the model: shared (each layer once for all that agree so far, "
-        "without its removed heads), masked (in one batch), or auto, what is possible and faster.",
-    )
-    reuse_memory: float | None = setting(
-        None, "shared: most gigabytes of hidden states kept for sub-models to come; None is 1."
-    )
-    fidelity: str = setting(
-        "full",
-        "full, or racing: the children of a generation are scored on more and more examples, and "
-        "the worse half is dropped each time.",
-    )
-    device: str = setting("auto", "auto (a GPU if there is one), cpu, cuda, cuda:1, ...")
-    dtype: str = setting(
-        "auto",
-        "float32, bfloat16, float16, or auto: on a CPU bfloat16 if it has that in hardware, else "
-        "float32; elsewhere as stored. The pruned weights are not rounded.",
-    )
-    seed: int = setting(0, "Seed of the search and of the choice of calibration examples.")
-    profile: bool = setting(
-        False, "Write trace.json, one generation for the viewers of PyTorch's profiler."
-    )
-    output_dir: str | None = setting(
-        None, "Run folder; None is runs/<time>-<model>-<algorithm>-<seed>."
-    )
 
 
 def run(config: RunConfig, settings: TaskSettings) -> Path:
@@ -170,7 +44,7 @@ def run(config: RunConfig, settings: TaskSettings) -> Path:
     from sos_deap.outcome import quality, save_best, size, versions
     from sos_deap.report import front_line, inline, measured_table, table
 
-    _check(config)
+    check(config)
     folder = free_folder(_folder(config))
     evaluator = evaluator_of(config, settings)
     heads, heldout = evaluator.head_map, evaluator.heldout
@@ -193,7 +67,7 @@ def run(config: RunConfig, settings: TaskSettings) -> Path:
         print(front_line(searched["hypervolume"]))
     data = {"calibration": evaluator.task.describe(), "held-out": heldout.describe()}
     facts = {
-        "command": f"`{shlex.join(['python', '-m', 'sos_deap.run', *_flags(config, settings)])}`",
+        "command": f"`{shlex.join(['python', '-m', 'sos_deap.run', *flags(config, settings)])}`",
         "seed": config.seed,
         **{f"{part} data": inline(described) for part, described in data.items()},
     }
@@ -236,7 +110,7 @@ def evaluator_of(config: RunConfig, settings: TaskSettings) -> Evaluator:
         config.model,
         dataset=config.dataset,
         task=config.task,
-        objective=checked_objective(_objective(config), config.tradeoff_weight),
+        objective=checked_objective(objective_of(config), config.tradeoff_weight),
         device=config.device,
         dtype=config.dtype,
         seed=config.seed,
@@ -256,19 +130,8 @@ def _measure(models: dict[str, Any], seqlen: int) -> Any:
     )
 
 
-def _flags(*parts: RunConfig | TaskSettings) -> list[str]:
-    """The flags that differ from the defaults."""
-    changed = (
-        (field.name, getattr(part, field.name))
-        for part in parts
-        for field in fields(part)
-        if getattr(part, field.name) != field.default
-    )
-    return [f"--{name}={value}" for name, value in changed]
-
-
-def _check(config: RunConfig) -> None:
-    """Everything that can be checked without loading the model."""
+def check(config: RunConfig) -> None:
+    """Check everything that can be without the model; raises :class:`InputError`."""
     from sos_deap.search.drive import check_evolution, check_values
     from sos_deap.toolbox import MAX_SPARSITY, check_operators
 
@@ -277,7 +140,7 @@ def _check(config: RunConfig) -> None:
         raise InputError(f"seed is {config.seed}: give a number from 0 to {2**32 - 1}")
     row = _algorithm(config)
     check_evolution(row, config.population_size, config.generations, config.crossover_rate)
-    check_values(row, several=_objective(config) == "pareto")
+    check_values(row, several=objective_of(config) == "pareto")
     _check_fit(config, row)
     _operators(config)
     if config.density not in MAX_SPARSITY:
@@ -321,7 +184,8 @@ def _algorithm(config: RunConfig) -> Algorithm:
     return algorithm_of(config.algorithm)
 
 
-def _objective(config: RunConfig) -> str:
+def objective_of(config: RunConfig) -> str:
+    """The objective of a run: the given, else the algorithm's own."""
     return _algorithm(config).objective if config.objective is None else config.objective
 
 
@@ -329,7 +193,7 @@ def _operators(config: RunConfig) -> dict[str, Any]:
     """The operators' names, as :func:`sos_deap.toolbox.register` takes them, and checked."""
     from sos_deap.toolbox import chosen_operators
 
-    pareto, literal = _objective(config) == "pareto", _algorithm(config).literal
+    pareto, literal = objective_of(config) == "pareto", _algorithm(config).literal
     chosen: dict[str, Any] = {
         "crossover": config.crossover or ("paper" if literal else "sign-aware"),
         "mutation": config.mutation or "flip",
@@ -429,7 +293,7 @@ def _search(
         front["hypervolume"] = front_hypervolume(evaluator.task, evolution.halloffame, dense)
     return {
         "algorithm": config.algorithm,
-        "objective": _objective(config),
+        "objective": objective_of(config),
         "density": config.density,
         "seed": config.seed,
         "generations": len(evolution.logbook) - 1,
@@ -509,55 +373,6 @@ def _folder(config: RunConfig) -> Path:
     return Path("runs", f"{now}-{model}-{algorithm}-{config.seed}")
 
 
-def parse(arguments: list[str]) -> tuple[RunConfig, TaskSettings]:
-    """Read the flags; a first argument that ends in .yaml, .yml or .json is a file of them.
-
-    :raises InputError: for an unknown flag or key, or a value of the wrong type.
-    """
-    from transformers.hf_argparser import HfArgumentParser
-
-    class DataclassParser(Parser, HfArgumentParser):
-        """Flags from a dataclass, and errors as everywhere."""
-
-    kinds: Any = [RunConfig, TaskSettings]
-    parser = DataclassParser(
-        kinds,
-        prog="python -m sos_deap.run",
-        usage="%(prog)s [settings.yaml|settings.json] [--FLAG VALUE ...]",
-        description="Prune a model's attention heads with a genetic algorithm. Without flags it "
-        "prunes the small model inside this package, on text that comes with Python.",
-        allow_abbrev=False,
-    )
-    if arguments and arguments[0].endswith((".yaml", ".yml", ".json")):
-        arguments = [*_from_file(Path(arguments[0])), *arguments[1:]]
-    config, settings, rest = parser.parse_args_into_dataclasses(
-        arguments, return_remaining_strings=True
-    )
-    if rest:
-        raise unknown("flag", rest[0].partition("=")[0], [f"--{name}" for name in _NAMES])
-    return config, settings
-
-
-def _from_file(path: Path) -> list[str]:
-    """A configuration file as flags, so that both are checked by the same code."""
-    import yaml
-
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))  # reads JSON too
-    except FileNotFoundError as error:
-        raise InputError(f"configuration file {path} does not exist") from error
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise InputError(
-            f"configuration file {path} cannot be read: {first_line(error)}"
-        ) from error
-    if not isinstance(content, dict):
-        raise InputError(f"configuration file {path} holds no settings: write lines of name: value")
-    for key in content:
-        if key not in _NAMES:
-            raise unknown(f"setting in {path}", str(key), _NAMES)
-    return [f"--{key}={value}" for key, value in content.items() if value is not None]
-
-
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit status."""
 
@@ -567,9 +382,6 @@ def main(arguments: list[str] | None = None) -> int:
         run(config, settings)
 
     return answered(job)
-
-
-_NAMES = [field.name for part in (RunConfig, TaskSettings) for field in fields(part)]
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ def test_the_readme_s_python_runs(tmp_path: Path, monkeypatch: Any) -> None:
 
 
 def test_the_readme_s_flags_exist() -> None:
-    from sos_deap.run import parse
+    from sos_deap.config import parse
 
     for line in "\n".join(blocks("sh")).replace("\\\n", " ").splitlines():
         command, *flags = line.split("#")[0].partition("sos_deap.run")[1:]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+from benchmarks.variants.settings import VARIANTS_FILE
+from sos_deap.config import PRESETS
 from sos_deap.run import main
 from tests.test_run import read, rows
 
@@ -66,6 +70,29 @@ def small(
         "device": "cpu",
     }
     return [f"--{name}={value}" for name, value in flags.items()]
+
+
+def test_the_preset_best_and_flags_over_it(small: list[str], tmp_path: Path) -> None:
+    flags = [flag for flag in small if not flag.startswith("--samples")]
+    assert main(["best", *flags, "--metric=kl"]) == 0
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    given = {name: config[name] for name in PRESETS["best"]}
+    assert given == PRESETS["best"] | {"metric": "kl"}
+    result = read(tmp_path / "run")
+    removed = result["dense"]["heads"] - result["best"]["heads"]
+    assert removed == int(0.34 * result["dense"]["heads"])
+    budget = PRESETS["best"]["max_evaluations"] * result["data"]["calibration"]["tokens"]
+    assert budget / 2 < result["search"]["tokens"] <= budget
+
+
+def test_the_preset_is_the_variant_that_was_compared() -> None:
+    variant = yaml.safe_load(VARIANTS_FILE.read_text())["sweep"]
+    assert variant.items() <= PRESETS["best"].items()
+
+
+def test_an_unknown_preset(capsys: Any) -> None:
+    assert main(["bets"]) == 2
+    assert "unknown preset 'bets': did you mean 'best'?" in capsys.readouterr().err
 
 
 def test_everything_of_the_user_s_own(small: list[str], tmp_path: Path) -> None:

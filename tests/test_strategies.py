@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,10 +12,15 @@ from deap import algorithms, base, tools
 from sos_deap import Chromosome, InputError, evolve
 from sos_deap.search.algorithms import ALGORITHMS
 from sos_deap.search.chromosome import random_genes
+from sos_deap.search.baselines import Greedy, Layers
+from sos_deap.search.bonsai import Bonsai
 from sos_deap.search.distribution import PBIL, UMDA
+from sos_deap.search.evopress import EvoPress
 from sos_deap.search.exchange import Exchange
 from sos_deap.search.limits import Limits
 from sos_deap.search.space import Space, exchanged
+from sos_deap.search.strategy import value
+from sos_deap.search.sweep import Sweep
 
 SPACE = Space((4, 4, 4, 4), removed=5)
 DRAW = random.Random(7)
@@ -53,25 +59,35 @@ def test_a_winner_removes_as_many_as_are_to_go(name: str) -> None:
         ("pbil,learning_rate=0.3", PBIL, {"learning_rate": 0.3}),
         ("umda,children=6,margin=0.02", UMDA, {"children": 6, "margin": 0.02}),
         ("sos_deap.search.distribution:PBIL", PBIL, {}),
+        ("greedy", Greedy, {}),
+        ("sleb", Layers, {}),
+        ("bonsai", Bonsai, {}),
+        ("evopress", EvoPress, {}),
+        ("sweep", Sweep, {}),
+        ("sweep,prior=mine", Sweep, {"prior": "mine"}),
     ],
 )
 def test_stock_deap_runs_a_strategy_to_the_bit_as_the_driver(
     name: str, strategy: Any, parameters: dict[str, Any]
 ) -> None:
+    space = replace(SPACE, priors={"mine": lambda: WEIGHTS})
     random.seed(4)
-    driven = evolve(toolbox_for(), name, population=6, limits=Limits(evaluations=60))
+    driven = evolve(toolbox_for(space=space), name, population=6, limits=Limits(evaluations=120))
     after = random.getstate()
     random.seed(4)
     toolbox = toolbox_for()
-    made = strategy(SPACE, toolbox.population(n=6), 60, **parameters)
+    made = strategy(space, toolbox.population(n=6), 120, **parameters)
     toolbox.register("generate", made.generate)
     toolbox.register("update", made.update)
-    hall = tools.HallOfFame(1)
-    population, logbook = algorithms.eaGenerateUpdate(toolbox, 10, hall, verbose=False)
+    hall = tools.HallOfFame(1000)
+    asked = driven.logbook.select("nevals")
+    # The driver may add a generation, the finalists: those of a search that goes by parts.
+    generations = len(asked) - (name.startswith("sweep"))
+    population, logbook = algorithms.eaGenerateUpdate(toolbox, generations, hall, verbose=False)
     assert random.getstate() == after
-    assert driven.population == population
-    assert driven.halloffame[0] == hall[0]
-    assert driven.logbook.select("nevals") == logbook.select("nevals")
+    assert logbook.select("nevals") == asked[:generations]
+    assert driven.halloffame[0] == max(filter(space.solves, hall), key=value)
+    assert driven.population == (population if len(asked) == generations else made.finalists())
 
 
 def test_exchange_finds_the_optimum_of_a_separable_landscape() -> None:

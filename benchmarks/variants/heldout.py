@@ -8,10 +8,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from sos_deap.config import RunConfig
 from sos_deap.evaluator import Evaluator
 from sos_deap.models.pretrained import Pretrained
 from sos_deap.passes import Passes
-from sos_deap.run import RunConfig
 from sos_deap.tasks.metrics import make_tasks
 from sos_deap.tasks.settings import TaskSettings
 from sos_deap.tasks.task import Task, Tasks

@@ -12,9 +12,9 @@ from typing import Any
 
 from benchmarks.variants.settings import Settings
 from sos_deap import run as front
+from sos_deap.config import RunConfig, parse
 from sos_deap.errors import InputError
 from sos_deap.files import write_json
-from sos_deap.run import RunConfig
 from sos_deap.tasks.settings import TaskSettings
 
 #: Shares of the budget after which the incumbent is measured.
@@ -110,7 +110,7 @@ def _parsed(job: Job, flags: dict[str, str]) -> tuple[RunConfig, TaskSettings]:
         "max_sparsity": problem.sparsity,
         "seed": job.seed,
     }
-    return front.parse([f"--{name}={value}" for name, value in {**flags, **own}.items()])
+    return parse([f"--{name}={value}" for name, value in {**flags, **own}.items()])
 
 
 def label(name: str) -> str:
@@ -152,7 +152,7 @@ def check(planned: list[Job]) -> None:
     for job in _first_seeds(planned):
         try:
             config, _ = job.config()
-            front._check(config)
+            front.check(config)
         except InputError as error:
             raise InputError(f"variant {job.variant}: {error}") from error
         size = config.population_size
@@ -248,6 +248,6 @@ def kinds(planned: list[Job]) -> list[list[Job]]:
     found: dict[str, list[Job]] = {}
     for job in _first_seeds(planned):
         config, settings = job.config()
-        loaded = (config.model, config.dataset, config.task, front._objective(config), settings)
+        loaded = (config.model, config.dataset, config.task, front.objective_of(config), settings)
         found.setdefault(repr(loaded), []).append(job)
     return list(found.values())

@@ -12,8 +12,8 @@ from typing import Any
 import yaml
 
 from sos_deap.command import Parser
+from sos_deap.config import RunConfig
 from sos_deap.errors import InputError, first_line, unknown
-from sos_deap.run import RunConfig
 from sos_deap.tasks.settings import TaskSettings
 
 #: The variants that come with the benchmark.

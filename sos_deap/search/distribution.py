@@ -66,10 +66,11 @@ class Distribution(Strategy):
         if self.incumbent is None:
             return self.initial()
         draw = ConditionalBernoulli(self.removal, self.space.removed)
-        return [self.space.without(draw()) for _ in range(self._children)]
+        return [self.space.without(draw()) for _ in range(self.affordable(self._children))]
 
     def update(self, individuals: list[Any]) -> None:
         """Move the probabilities towards what the better individuals remove."""
+        self.spend(individuals)
         leader = best(individuals)
         if self.incumbent is None or value(leader) > value(self.incumbent):
             self.incumbent = leader
@@ -79,7 +80,8 @@ class Distribution(Strategy):
         for gene, old in enumerate(self.removal):
             share = sum(not individual[gene] for individual in better) / count
             self.removal[gene] = min(high, max(low, old + self._rate * (share - old)))
-        self.done = all(probability in (0.0, 1.0) for probability in self.removal)
+        settled = all(probability in (0.0, 1.0) for probability in self.removal)
+        self.done = settled or self.left < 1
 
 
 class PBIL(Distribution):

@@ -72,16 +72,17 @@ class Space:
             self.check_prior(prior)
         return prior
 
-    def random(self, like: Sequence[int] = ()) -> Any:
+    def random(self, like: Sequence[int] = (), draw: Any = random) -> Any:
         """An individual that removes as many genes as are to go, at random.
 
         :param like: genes to begin with: no more than it takes are removed or given back.
+        :param draw: a ``random.Random`` of the caller's; DEAP's, the module, unless told.
         """
         genes = list(like) or [1] * len(self)
         removed, kept = removed_and_kept(genes)
-        for gene in random.sample(kept, max(0, self.removed - len(removed))):
+        for gene in draw.sample(kept, max(0, self.removed - len(removed))):
             genes[gene] = 0
-        for gene in random.sample(removed, max(0, len(removed) - self.removed)):
+        for gene in draw.sample(removed, max(0, len(removed) - self.removed)):
             genes[gene] = 1
         return self.individual(genes)
 

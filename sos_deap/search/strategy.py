@@ -11,6 +11,7 @@ A strategy is made of a space, an initial population and a budget. Registered as
 
 from __future__ import annotations
 
+import random
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
@@ -64,8 +65,10 @@ class Strategy(ABC):
         """
         if self.incumbent is None:
             return []
-        there = len(self.incumbent) - sum(self.incumbent) == self.space.removed
-        return [self.incumbent if there else self.space.random(like=self.incumbent)]
+        if len(self.incumbent) - sum(self.incumbent) == self.space.removed:
+            return [self.incumbent]
+        # This is asked in every generation, and the search must not depend on how often.
+        return [self.space.random(like=self.incumbent, draw=random.Random(0))]
 
 
 def check_at_least_one(**numbers: float) -> None:

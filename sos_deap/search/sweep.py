@@ -62,7 +62,7 @@ class Sweep(Strategy):
             raise InputError(f"decay is {decay}: give a weight from 0 to 1")
         self._prior = None if prior is None else space.checked_prior(prior)
         self._asks = len(space) + 2 * _TRIES + 2  # of a sweep, at most
-        self.left -= candidates
+        self.left -= candidates + (prior is not None)  # which reads all examples once
         self._windows = space.windows(self.left / (sweeps * self._asks))
         self._costs = _Costs(len(space), decay)
         self._candidates = candidates
