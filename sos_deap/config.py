@@ -39,9 +39,9 @@ class RunConfig:
     )
     crossover: str | None = setting(
         None,
-        "sign-aware or paper (fitness-weighted), one-point, two-point, uniform, any crossover of "
-        "DEAP by its name, or module:function; with parameters as above. None is the algorithm's: "
-        "paper for sos, else sign-aware.",
+        "sign-aware or paper (fitness-weighted), balanced (keeps the sparsity), one-point, "
+        "two-point, uniform, any crossover of DEAP by its name, or module:function; with "
+        "parameters as above. None is the algorithm's: paper for sos, else sign-aware.",
     )
     mutation: str | None = setting(
         None,

@@ -11,9 +11,9 @@ from deap import algorithms, base, tools
 
 from sos_deap import Chromosome, InputError, evolve
 from sos_deap.search.algorithms import ALGORITHMS
-from sos_deap.search.chromosome import random_genes
 from sos_deap.search.baselines import Greedy, Layers
 from sos_deap.search.bonsai import Bonsai
+from sos_deap.search.chromosome import random_genes
 from sos_deap.search.distribution import PBIL, UMDA
 from sos_deap.search.evopress import EvoPress
 from sos_deap.search.exchange import Exchange

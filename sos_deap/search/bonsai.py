@@ -8,11 +8,10 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
-import numpy as np
-
 from sos_deap.errors import InputError
 from sos_deap.search.space import Space, removed_and_kept
 from sos_deap.search.strategy import Strategy, check_at_least_one, value
+from sos_deap.search.surrogate import ridge_regression
 
 
 class Bonsai(Strategy):
@@ -63,7 +62,8 @@ class Bonsai(Strategy):
             self.done = True
             return
         removed, kept = removed_and_kept(self.incumbent)
-        worth = _regressed(individuals, kept, self._ridge)
+        masks = [[individual[gene] for gene in kept] for individual in individuals]
+        worth, _ = ridge_regression(masks, [value(one) for one in individuals], self._ridge)
         order = sorted(range(len(kept)), key=worth.__getitem__)
         more = self._target() - len(removed)
         self.incumbent = self.space.without([*removed, *(kept[i] for i in order[:more])])
@@ -92,16 +92,3 @@ def _by_rank(importance: Sequence[float]) -> list[float]:
     for rank, gene in enumerate(order):
         weights[gene] = 1 - rank / len(order)
     return weights
-
-
-def _regressed(individuals: Sequence[Any], genes: Sequence[int], ridge: float) -> list[float]:
-    """What keeping each gene is worth in fitness: ridge regression with an intercept."""
-    masks = np.array([[float(individual[gene]) for gene in genes] for individual in individuals])
-    masks -= masks.mean(axis=0)
-    fitness = np.array([value(individual) for individual in individuals])
-    products = masks.T @ masks
-    penalty = ridge * max(np.trace(products) / len(genes), 1e-12)
-    worth = np.linalg.solve(
-        products + penalty * np.eye(len(genes)), masks.T @ (fitness - fitness.mean())
-    )
-    return [float(coefficient) for coefficient in worth]

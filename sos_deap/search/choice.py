@@ -23,6 +23,7 @@ Operator = Callable[..., Any]
 
 #: Crossovers by the name the user gives, beside DEAP's and ours by their own.
 CROSSOVERS: dict[str, Operator] = {
+    "balanced": operators.cxBalanced,
     "one-point": tools.cxOnePoint,
     "paper": operators.cxFitnessWeightedPaper,
     "sign-aware": operators.cxFitnessWeighted,

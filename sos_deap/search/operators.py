@@ -95,6 +95,28 @@ def mutSwap(individual: Any, moves: int = 3) -> tuple[Any]:
     return (individual,)
 
 
+def cxBalanced(ind1: Any, ind2: Any, indpb: float = 0.5) -> tuple[Any, Any]:
+    """Crossover at constant sparsity: both children remove as many heads as their first parents.
+
+    Of the genes in which the parents differ, those that only the first keeps are paired at random
+    with those that only the second keeps; a pair changes sides with probability ``indpb``. What the
+    parents agree on stays, and nothing has to be repaired.
+
+    :param ind1: first parent; becomes the first child.
+    :param ind2: second parent; becomes the second child.
+    :param indpb: the probability that a pair changes sides.
+    :returns: the two children.
+    """
+    mine = [i for i, (a, b) in enumerate(zip(ind1, ind2, strict=True)) if a > b]
+    yours = [i for i, (a, b) in enumerate(zip(ind1, ind2, strict=True)) if a < b]
+    pairs = min(len(mine), len(yours))
+    for pair in zip(random.sample(mine, pairs), random.sample(yours, pairs), strict=True):
+        if random.random() < indpb:
+            for i in pair:
+                ind1[i], ind2[i] = ind2[i], ind1[i]
+    return ind1, ind2
+
+
 def limit_sparsity(
     max_sparsity: float, measure: Callable[[Sequence[int]], float] = sparsity
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

@@ -1,0 +1,241 @@
+"""The paper's figures 1, 3 and 4 and its study of the mutation rate (IV.A), on builtin:tiny.
+
+    python -m runs.figures search [--seeds 3]   # searches, and writes results/figures/*.csv
+    python -m runs.figures speeds               # times the sub-models of figure 1, when idle
+    python -m runs.figures                      # draws all figures from these files
+
+Figures 3, 4 and the study are of the paper's algorithm with its defaults, repaired so that it goes
+on at the maximum sparsity. Figure 1 gives each search the tokens of 256 evaluations of 8 sequences.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from benchmarks.variants.plots import COLOURS, MARKERS, save
+from sos_deap import load, prune
+from sos_deap.config import PRESETS, parse
+from sos_deap.files import write_csv
+from sos_deap.models.measure import measure
+from sos_deap.run import evaluator_of, search
+
+RESULTS = Path(__file__).parent / "results" / "figures"
+RATES = (0.005, 0.01, 0.02, 0.05, 0.1)
+SPARSITIES = (0.1, 0.2, 0.31, 0.4, 0.5)
+TOKENS = 256 * 8 * 128  # for each search of figure 1
+BEST = {name: value for name, value in PRESETS["best"].items() if name != "max_evaluations"}
+#: Of figure 1, each as it is at its best.
+SEARCHES: dict[str, dict[str, Any]] = {
+    "sweep (preset best)": BEST,
+    "EvoPress": {"algorithm": "evopress", "task": "kl", "samples": 128},
+    "Bonsai, by Wanda": {"algorithm": "bonsai,prior=wanda", "task": "kl"},
+    "Wanda, one-shot": {"algorithm": "one-shot,prior=wanda", "task": "kl", "samples": 128},
+    "paper's GA, repaired": {"algorithm": "sos-repaired"},
+}
+_PART = 128  # held-out sequences
+
+Row = dict[str, Any]
+
+
+def searched(**flags: Any) -> tuple[Any, Any, list[Row]]:
+    """Run a search; returns its evaluator, its best, and every chromosome with its generation."""
+    config, settings = parse([f"--{name}={value}" for name, value in flags.items()])
+    evaluator = evaluator_of(config, settings)
+    ends: list[int] = []  # chromosomes that were computed up to a generation
+    evolution = search(
+        config, evaluator, lambda *_: ends.append(sum(1 for _ in evaluator.evaluated()))
+    )
+    rows: list[Row] = []
+    for i, (genes, metric) in enumerate(evaluator.evaluated()):
+        generation = next(number for number, end in enumerate(ends) if i < end)
+        rows.append(
+            {
+                "generation": generation,
+                "sparsity": round(evaluator.sparsity(genes), 4),
+                evaluator.task.name: round(metric, 4),
+            }
+        )
+    return evaluator, evolution.halloffame[0], rows
+
+
+def heldout(evaluator: Any, genes: list[int]) -> float:
+    """Perplexity of a sub-model on held-out text."""
+    pruned = prune(evaluator.model, genes)
+    perplexity: float = evaluator.metrics_of(pruned, evaluator.heldout)["perplexity"]
+    return round(perplexity, 3)
+
+
+def mutation_study(seeds: int) -> Iterator[Row]:
+    """One row for each rate and seed; writes all chromosomes of the first run at 1 %."""
+    for seed in range(seeds):
+        for rate in RATES:
+            evaluator, best, rows = searched(mutation_rate=rate, seed=seed, heldout_samples=_PART)
+            if rate == 0.01 and seed == 0:
+                write(RESULTS / "chromosomes.csv", rows)
+            reached = (row["generation"] for row in rows if row["sparsity"] > 0.29)
+            yield {
+                "mutation_rate": rate,
+                "seed": seed,
+                "sparsity": round(evaluator.sparsity(best), 4),
+                "calibration_perplexity": round(evaluator.metric(best), 3),
+                "heldout_perplexity": heldout(evaluator, list(best)),
+                "dense_heldout_perplexity": heldout(evaluator, [1] * len(best)),
+                "median_perplexity": statistics.median(row["perplexity"] for row in rows),
+                "first_generation_at_29_percent": next(reached, None),
+            }
+            print(f"mutation rate {rate:.1%}, seed {seed}: done", flush=True)
+
+
+def by_sparsity() -> Iterator[Row]:
+    """One row for each search and sparsity of figure 1."""
+    for name, flags in SEARCHES.items():
+        for sparsity in SPARSITIES:
+            evaluator, best, _ = searched(
+                **flags, max_sparsity=sparsity, max_tokens=TOKENS, heldout_samples=_PART
+            )
+            yield {
+                "search": name,
+                "sparsity": round(evaluator.sparsity(best), 4),
+                "heldout_perplexity": heldout(evaluator, list(best)),
+                "tokens": evaluator.accounting.tokens,
+                "chromosome": "".join(map(str, best)),
+            }
+            print(f"{name}, {sparsity:.0%}: done", flush=True)
+
+
+def speeds() -> Iterator[Row]:
+    """The rows of figure 1 with how many times as fast each sub-model is in a prefill."""
+    model = load("builtin:tiny")
+    for row in read(RESULTS / "sparsities.csv"):
+        pruned = prune(model, [int(gene) for gene in row["chromosome"]])
+        [figures] = measure(
+            {"dense": model, "pruned": pruned}, lengths=[128], new_tokens=0, rounds=40, seconds=20
+        )
+        ratio = figures["dense"]["prefill_seconds"] / figures["pruned"]["prefill_seconds"]
+        yield {**row, "speedup": round(ratio, 4)}
+
+
+def write(path: Path, rows: Iterable[Row]) -> None:
+    """Write a table with the columns of its first row."""
+    table = list(rows)
+    write_csv(path, list(table[0]), (list(row.values()) for row in table))
+
+
+def read(path: Path) -> list[Row]:
+    """Read a table."""
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def grouped(rows: Iterable[Row], key: str) -> Mapping[str, list[Row]]:
+    """Rows by a column."""
+    groups: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        groups[row[key]].append(row)
+    return groups
+
+
+def figure_1() -> Figure:
+    """Perplexity against speed-up."""
+    figure, axis = panel("prefill, times as fast as the dense model", "perplexity, held-out")
+    for i, (name, rows) in enumerate(grouped(read(RESULTS / "speeds.csv"), "search").items()):
+        points = [(float(row["speedup"]), float(row["heldout_perplexity"])) for row in rows]
+        look: Any = {"color": COLOURS[i], "marker": MARKERS[i], "markersize": 5}
+        axis.plot(*zip(*points, strict=True), label=name, **look)
+    axis.legend()
+    return figure
+
+
+def figure_3() -> Figure:
+    """Perplexity against sparsity, of all chromosomes."""
+    figure, axis = panel("sparsity, share of heads removed", "perplexity, calibration")
+    rows = read(RESULTS / "chromosomes.csv")
+    axis.scatter(
+        [float(row["sparsity"]) for row in rows],
+        [float(row["perplexity"]) for row in rows],
+        c=[int(row["generation"]) for row in rows],
+        s=9,
+    )
+    figure.colorbar(axis.collections[0], label="generation")
+    return figure
+
+
+def figure_4() -> Figure:
+    """Sparsity by generation: of the chromosomes that were new in it."""
+    figure, axis = panel("generation", "sparsity of new chromosomes")
+    generations = grouped(read(RESULTS / "chromosomes.csv"), "generation")
+    numbers = [int(number) for number in generations]
+    of = [[float(row["sparsity"]) for row in rows] for rows in generations.values()]
+    axis.plot(numbers, [statistics.mean(found) for found in of], color=COLOURS[0], label="mean")
+    axis.fill_between(
+        numbers,
+        [min(found) for found in of],
+        [max(found) for found in of],
+        color=COLOURS[0],
+        alpha=0.2,
+        linewidth=0,
+        label="least to most",
+    )
+    axis.legend()
+    return figure
+
+
+def mutation_rates() -> Figure:
+    """Held-out perplexity and sparsity by mutation rate."""
+    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    rates = grouped(read(RESULTS / "mutation_rates.csv"), "mutation_rate")
+    names = [f"{float(rate):.1%}".replace(".0", "") for rate in rates]
+    columns = {
+        "heldout_perplexity": "best perplexity, held-out",
+        "median_perplexity": "median perplexity of all",
+        "sparsity": "sparsity of the best",
+    }
+    for axis, (column, label) in zip(figure.subplots(1, 3), columns.items(), strict=True):
+        for i, rows in enumerate(rates.values()):
+            values = [float(row[column]) for row in rows]
+            axis.scatter([i] * len(values), values, color=COLOURS[0], alpha=0.5, s=18)
+            axis.hlines(statistics.median(values), i - 0.3, i + 0.3, color=COLOURS[1])
+        axis.set_xticks(range(len(names)), names)
+        axis.set_xlabel("mutation rate")
+        axis.set_title(label)
+    return figure
+
+
+def panel(x: str, y: str) -> tuple[Figure, Any]:
+    """A figure of one panel."""
+    figure = Figure(figsize=(5.4, 3.6), layout="constrained")
+    axis = figure.subplots()
+    axis.set_xlabel(x)
+    axis.set_ylabel(y)
+    return figure, axis
+
+
+def main() -> None:
+    """Search, time, or draw."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("step", nargs="?", choices=("search", "speeds", "draw"), default="draw")
+    parser.add_argument("--seeds", type=int, default=3, help="of the study of the mutation rate")
+    given = parser.parse_args()
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    if given.step == "search":
+        write(RESULTS / "sparsities.csv", by_sparsity())
+        write(RESULTS / "mutation_rates.csv", mutation_study(given.seeds))
+    elif given.step == "speeds":
+        write(RESULTS / "speeds.csv", speeds())
+    else:
+        for draw in (figure_1, figure_3, figure_4, mutation_rates):
+            save(RESULTS, draw.__name__, draw)
+
+
+if __name__ == "__main__":
+    main()
