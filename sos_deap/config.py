@@ -53,6 +53,12 @@ class RunConfig:
         "tournament, roulette, lexicase, nsga2, nsga3, spea2, any selection of DEAP by its name, "
         "or module:function; None is tournament, or nsga2 for pareto.",
     )
+    prior: str | None = setting(
+        None,
+        "Which heads rather go in new chromosomes, by the mutation flip and after repair: the "
+        "least important by wanda, flap, output, magnitude or taylor; None is all alike. A search "
+        "at constant sparsity takes it as a parameter: sweep,prior=wanda.",
+    )
     objective: str | None = setting(
         None,
         "Fitness: paper (metric times density), paper-literal, metric, kl (exp(kl) times density), "

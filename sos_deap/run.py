@@ -171,6 +171,11 @@ def _check_fit(config: RunConfig, row: Algorithm) -> None:
             f"the algorithm {row.name} proposes sub-models itself, without a {given[0]}: leave "
             f"--{given[0]} out"
         )
+    if config.prior is not None:
+        raise InputError(
+            f"the algorithm {row.name} makes no chromosomes by --prior: leave it out, or use "
+            f"sweep,prior={config.prior}"
+        )
     if config.layout == "uniform":
         raise InputError(
             f"the algorithm {row.name} does not keep as many heads in every layer, as the layout "
@@ -340,6 +345,7 @@ def toolbox_of(config: RunConfig, evaluator: Evaluator) -> Any:
         evaluator,
         initial_sparsity=config.initial_sparsity,
         max_sparsity=_max_sparsity(config),
+        prior=config.prior,
         repair=not _algorithm(config).literal,
         uniform=counts,
         **_operators(config),

@@ -21,12 +21,16 @@ from sos_deap.search.chromosome import (
     sparsity,
     within,
 )
-from sos_deap.search.operators import limit_sparsity, uniform_layers
+from sos_deap.search.operators import limit_sparsity, mutSparsityFlipBit, uniform_layers
+from sos_deap.search.prior import removal_weights
 from sos_deap.search.space import Space
 
 #: S unless the user says otherwise, by what it is a share of. The sizes in the paper's Table II say
 #: that LLaMA-2 7B lost 317 of 1,024 heads, which are 9.5 % of the bytes.
 MAX_SPARSITY = {"heads": 0.31, "parameters": 0.095}
+
+#: The share of a prior's weights that is the same for all heads.
+EXPLORATION = 0.15
 
 #: Fitness classes by the number of values an objective gives.
 FITNESS = {1: Fitness, 2: ParetoFitness}
@@ -44,6 +48,7 @@ def register(
     crossover: str | Operator = "sign-aware",
     mutation: str | Operator = "flip",
     selection: str | Operator | None = None,
+    prior: str | None = None,
     repair: bool = True,
     uniform: Sequence[int] | None = None,
 ) -> None:
@@ -74,6 +79,10 @@ def register(
     :param mutation: an operator; a key of :data:`sos_deap.search.choice.MUTATIONS`, say.
     :param selection: an operator; a key of :data:`sos_deap.search.choice.SELECTIONS`, say. ``None``
         for ``"tournament"``, or ``"nsga2"`` with an objective of two values.
+    :param prior: an importance, a key of :data:`sos_deap.models.importance.IMPORTANCES`, that says
+        which heads rather go: in new individuals, of which the first of a population removes the
+        least important, by the mutation ``flip``, and in what ``repair`` gives back. A share of
+        :data:`EXPLORATION` is left to chance. ``None`` for all heads alike.
     :param repair: let ``mate`` and ``mutate`` give back heads to children above ``max_sparsity``.
     :param uniform: keep equally many heads in every layer, one of these numbers: those that
         :func:`sos_deap.models.prune.uniform_counts` finds, for the layout ``"uniform"``.
@@ -101,11 +110,16 @@ def register(
     )
     length = len(evaluator.head_map)
     fitness = FITNESS[evaluator.objectives]
-    bound = limit_sparsity(max_sparsity, evaluator.sparsity)
+    weights = None
+    if prior is not None:
+        weights = removal_weights(evaluator.importance(prior), EXPLORATION)
+        if operators["mutate"].function is mutSparsityFlipBit:
+            operators["mutate"].parameters["weights"] = weights
+    bound = limit_sparsity(max_sparsity, evaluator.sparsity, weights)
     mend = _even_out(evaluator, max_sparsity, uniform) if uniform else bound
 
     def one() -> tuple[Chromosome]:
-        return (Chromosome(random_genes(length, initial_sparsity), fitness),)
+        return (Chromosome(random_genes(length, initial_sparsity, weights), fitness),)
 
     fresh = mend(one)
 
@@ -113,10 +127,19 @@ def register(
         chromosome: Chromosome = fresh()[0]
         return chromosome
 
+    def population(n: int) -> list[Chromosome]:
+        people = [toolbox.individual() for _ in range(n)]
+        if weights is not None and people:
+            order = sorted(range(length), key=lambda gene: -weights[gene])
+            gone = set(order[: round(length * initial_sparsity)])
+            people[0][:] = [int(gene not in gone) for gene in range(length)]
+            mend(lambda: (people[0],))()
+        return people
+
     for choice in operators.values():
         try_out(choice, individual)
     toolbox.register("individual", individual)
-    toolbox.register("population", tools.initRepeat, list, toolbox.individual)
+    toolbox.register("population", population)
     toolbox.register("evaluate", evaluator, max_sparsity=max_sparsity)
     toolbox.register("map", batched_map)
     toolbox.register("sparsity", evaluator.sparsity)

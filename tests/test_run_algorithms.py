@@ -85,6 +85,16 @@ def test_the_preset_best_and_flags_over_it(small: list[str], tmp_path: Path) -> 
     assert budget / 2 < result["search"]["tokens"] <= budget
 
 
+def test_a_genetic_algorithm_at_constant_sparsity_from_a_prior(
+    small: list[str], tmp_path: Path
+) -> None:
+    chosen = ["--crossover=balanced", "--mutation=swap", "--objective=metric", "--prior=wanda"]
+    assert main([*small, *chosen, "--initial_sparsity=0.3"]) == 0
+    found = rows(tmp_path / "run" / "evaluations.csv")
+    assert len(found) > 6
+    assert {row["chromosome"].count("0") for row in found} == {round(0.3 * 12)}
+
+
 def test_the_preset_is_the_variant_that_was_compared() -> None:
     variant = yaml.safe_load(VARIANTS_FILE.read_text())["sweep"]
     assert variant.items() <= PRESETS["best"].items()
@@ -184,6 +194,11 @@ def test_mutation_bias_as_a_parameter(small: list[str], tmp_path: Path) -> None:
         (["--algorithm=eaMuCommaLambda,lambda_=2"], "lambda_ is 2: give at least mu, 6"),
         (["--algorithm=pbil,margin=1"], "margin is 1"),
         (["--algorithm=pbil", "--mutation=flip"], "without a mutation: leave --mutation out"),
+        (
+            ["--algorithm=swap", "--prior=wanda"],
+            "by --prior: leave it out, or use sweep,prior=wanda",
+        ),
+        (["--prior=wnda"], "unknown importance 'wnda': did you mean 'wanda'"),
         (["--algorithm=pbil", "--objective=pareto"], "the algorithm pbil is for one fitness value"),
         (["--algorithm=nsga2", "--objective=paper"], "nsga2 is for several fitness values"),
         (["--algorithm=nsga2", "--selection=roulette"], "has a selection of its own: leave"),

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
 from sos_deap.errors import InputError
+from sos_deap.search.prior import drawn, removal_weights
 from sos_deap.search.space import Space, removed_and_kept
 from sos_deap.search.strategy import Strategy, check_at_least_one, value
 from sos_deap.search.surrogate import ridge_regression
@@ -54,7 +54,10 @@ class Bonsai(Strategy):
             return [self.incumbent]
         removed, kept = removed_and_kept(self.incumbent)
         more = self._target() - len(removed)
-        return [self.space.without([*removed, *self._draw(kept, more)]) for _ in range(self._size)]
+        return [
+            self.space.without([*removed, *drawn(kept, self._weights, more)])
+            for _ in range(self._size)
+        ]
 
     def update(self, individuals: list[Any]) -> None:
         """Remove the genes that the regression finds least worth keeping."""
@@ -73,22 +76,8 @@ class Bonsai(Strategy):
     def _weights(self) -> list[float]:
         if self._prior is None:
             return [1.0] * len(self.space)
-        return _by_rank(self.space.importance(self._prior))
+        return removal_weights(self.space.importance(self._prior))
 
     def _target(self) -> int:
         """How many genes are gone after this round."""
         return round(self.space.removed * (self._round + 1) / self._rounds)
-
-    def _draw(self, kept: Sequence[int], count: int) -> list[int]:
-        """Genes without replacement, each with its weight (Efraimidis and Spirakis, 2006)."""
-        keys = {gene: random.random() ** (1 / self._weights[gene]) for gene in kept}
-        return sorted(kept, key=keys.__getitem__, reverse=True)[:count]
-
-
-def _by_rank(importance: Sequence[float]) -> list[float]:
-    """Weights from 1 for the least important gene down to 1 / n for the most important."""
-    order = sorted(range(len(importance)), key=importance.__getitem__)
-    weights = [0.0] * len(order)
-    for rank, gene in enumerate(order):
-        weights[gene] = 1 - rank / len(order)
-    return weights

@@ -8,6 +8,8 @@ from typing import Any
 
 from deap import base
 
+from sos_deap.search.prior import drawn
+
 #: The fitness of a chromosome that must not win: over the maximum sparsity, or without a finite
 #: metric. Finite, so that DEAP's statistics and operators that subtract or average stay defined
 #: (DEAP compares NaN as both greater and smaller, and NaN would take the hall of fame).
@@ -63,14 +65,21 @@ def within(sparsity: float, max_sparsity: float) -> bool:
     return sparsity <= max_sparsity + 1e-9
 
 
-def random_genes(length: int, initial_sparsity: float) -> list[int]:
+def random_genes(
+    length: int, initial_sparsity: float, weights: Sequence[float] | None = None
+) -> list[int]:
     """Genes with a fixed share removed at random (section III.B of the paper).
 
     :param length: number of genes.
     :param initial_sparsity: share to remove, rounded to whole genes.
+    :param weights: how much sooner than the average each gene goes; ``None`` for all alike.
     :returns: the genes, drawn from Python's global generator, as DEAP's operators do.
     """
-    gone = set(random.sample(range(length), round(length * initial_sparsity)))
+    count = round(length * initial_sparsity)
+    everyone = range(length)
+    gone = set(
+        random.sample(everyone, count) if weights is None else drawn(everyone, weights, count)
+    )
     return [int(gene not in gone) for gene in range(length)]
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from sos_deap.search.chromosome import sparsity, within
 from sos_deap.search.exchange import few_moves
+from sos_deap.search.prior import drawn
 from sos_deap.search.space import exchanged
 
 Crossover = Callable[[Any, Any], tuple[Any, Any]]
@@ -51,7 +52,9 @@ def cxFitnessWeightedPaper(ind1: Any, ind2: Any) -> tuple[Any, Any]:
     return _cross(ind1, ind2, first / total if total else 0.5, complement=True)
 
 
-def mutSparsityFlipBit(individual: Any, indpb: float, bias: float = 1.0) -> tuple[Any]:
+def mutSparsityFlipBit(
+    individual: Any, indpb: float, bias: float = 1.0, weights: Sequence[float] | None = None
+) -> tuple[Any]:
     """Flip-bit mutation that can prefer to prune.
 
     A kept head is removed with probability ``2 * indpb * bias / (1 + bias)``, and a removed one
@@ -61,6 +64,8 @@ def mutSparsityFlipBit(individual: Any, indpb: float, bias: float = 1.0) -> tupl
     :param individual: the individual to mutate.
     :param indpb: mean probability of a flip per gene.
     :param bias: ratio of prune flips to restore flips for equally many kept and removed heads.
+    :param weights: how much sooner than the average each gene is removed, of mean 1 and at most 2;
+        restored it is the later. ``None`` for all alike.
     :returns: the individual.
     :raises ValueError: if a probability or the bias is out of range.
     """
@@ -73,7 +78,8 @@ def mutSparsityFlipBit(individual: Any, indpb: float, bias: float = 1.0) -> tupl
             f"{restore:.3g}: they must lie in [0, 1]"
         )
     for i, gene in enumerate(individual):
-        if random.random() < (remove if gene else restore):
+        weight = 1.0 if weights is None else weights[i]
+        if random.random() < (remove * weight if gene else restore * (2 - weight)):
             individual[i] = type(gene)(not gene)
     return (individual,)
 
@@ -118,7 +124,9 @@ def cxBalanced(ind1: Any, ind2: Any, indpb: float = 0.5) -> tuple[Any, Any]:
 
 
 def limit_sparsity(
-    max_sparsity: float, measure: Callable[[Sequence[int]], float] = sparsity
+    max_sparsity: float,
+    measure: Callable[[Sequence[int]], float] = sparsity,
+    weights: Sequence[float] | None = None,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """A decorator for ``toolbox.decorate`` that keeps an operator's children feasible.
 
@@ -126,15 +134,23 @@ def limit_sparsity(
 
     :param max_sparsity: largest share removed.
     :param measure: from genes to the share that they remove, which no further head may lower.
+    :param weights: how much sooner than the average each gene goes, below 2: the later, the sooner
+        it comes back. ``None`` for all alike.
     :returns: the decorator, for ``individual``, ``mate`` and ``mutate``.
     """
+    returning = None if weights is None else [2 - weight for weight in weights]
 
     def give_back(child: Any) -> None:
         while not within(share := measure(child), max_sparsity):
             removed = [i for i, gene in enumerate(child) if not gene]
             # As many as it takes where all genes weigh the same, else about as many.
             excess = math.ceil(len(removed) * (1 - max_sparsity / share) - 1e-9)
-            for i in random.sample(removed, max(1, excess)):
+            count = max(1, excess)
+            for i in (
+                random.sample(removed, count)
+                if returning is None
+                else drawn(removed, returning, count)
+            ):
                 child[i] = 1
 
     return _repair(give_back)
