@@ -32,8 +32,8 @@ class RunConfig:
         "sos (the paper to the letter), sos-repaired; "
         "eaSimple, eaMuPlusLambda, eaMuCommaLambda (DEAP's); "
         "nsga2, nsga3, spea2 (metric and sparsity); "
-        "swap, sweep, pbil, umda, evopress, bonsai, greedy, one-shot, sleb, random (at constant "
-        "sparsity, the maximum); "
+        "swap, coarse-to-fine, sweep, local, pbil, umda, evopress, bonsai, greedy, one-shot, sleb, "
+        "random (at constant sparsity, the maximum); "
         "or module:function of your own with DEAP's signature. "
         "Parameters follow after commas: NAME,key=value,key=value.",
     )

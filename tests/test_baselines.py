@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
@@ -40,7 +41,7 @@ def recorded(evaluate: Callable[[Any], tuple[float]] = cost) -> tuple[Any, list[
     return record, asked
 
 
-@pytest.mark.parametrize("name", ["one-shot", "greedy", "sweep"])
+@pytest.mark.parametrize("name", ["one-shot", "greedy", "sweep", "local"])
 def test_optimal_where_genes_do_not_depend_on_each_other(name: str) -> None:
     evolution = evolve(toolbox_for(), name, limits=Limits(evaluations=500))
     assert evolution.halloffame[0].fitness.values[0] == pytest.approx(BEST)
@@ -61,6 +62,56 @@ def test_sweep_comes_close_to_the_optimum_of_dependent_genes_and_a_ranking_does_
         }
         assert ranks["sweep"] < 5  # of 4,368
         assert ranks["one-shot"] > 100
+
+
+def test_local_search_ends_where_no_exchange_is_better() -> None:
+    space = replace(SPACE, priors={"mine": lambda: WEIGHTS})
+    for seed in range(4):
+        for name in ("local", "local,neighbours=7", "local,prior=mine"):
+            random.seed(seed)
+            evolution = evolve(toolbox_for(rugged, space), name, limits=Limits(evaluations=2000))
+            [found] = evolution.halloffame
+            assert evolution.stopped_by == "finished"
+            neighbours = (
+                [gene ^ (i in (back, gone)) for i, gene in enumerate(found)]
+                for back in range(N)
+                for gone in range(N)
+                if found[back] == 0 and found[gone] == 1
+            )
+            assert max(rugged(genes)[0] for genes in neighbours) <= rugged(found)[0]
+
+
+def test_local_search_begins_with_the_prior_s_choice_and_its_best_neighbours() -> None:
+    record, asked = recorded(rugged)
+    space = replace(SPACE, priors={"mine": lambda: WEIGHTS})
+    evolve(
+        toolbox_for(record, space), "local,prior=mine,neighbours=3", limits=Limits(evaluations=5)
+    )
+    order = sorted(range(N), key=WEIGHTS.__getitem__)
+    assert asked[0] == space.keeping_best(WEIGHTS)
+    # The least valuable kept gene goes for the most valuable removed one.
+    assert [i for i in range(N) if asked[1][i] != asked[0][i]] == sorted(order[4:6])
+
+
+def test_coarse_to_fine_moves_between_layers_first_and_then_within_them() -> None:
+    record, asked = recorded(rugged)
+    space = replace(SPACE, priors={"mine": lambda: WEIGHTS})
+    random.seed(0)
+    limits = Limits(evaluations=200)
+    evolve(toolbox_for(record, space), "coarse-to-fine,prior=mine,moves=1", limits=limits)
+
+    def counts(genes: list[int]) -> list[int]:
+        return [sum(genes[gene] for gene in layer) for layer in space.layers]
+
+    coarse, fine = asked[10:90], asked[110:190]
+    for genes in coarse:  # within each layer what goes matters least
+        for layer in space.layers:
+            gone = [WEIGHTS[gene] for gene in layer if not genes[gene]]
+            kept = [WEIGHTS[gene] for gene in layer if genes[gene]]
+            assert max(gone, default=-1) <= min(kept, default=9)
+    assert len(set(map(str, map(counts, coarse)))) > 5
+    assert len(set(map(str, map(counts, fine)))) == 1
+    assert len(set(map(str, fine))) > 5
 
 
 def test_one_shot_removes_each_gene_once_and_then_the_least_important() -> None:
@@ -129,7 +180,7 @@ def test_no_search_asks_for_more_than_its_budget(name: str, budget: int) -> None
 @pytest.mark.parametrize("budget", [0, 1, 5])
 @pytest.mark.parametrize("examples", [1, 8])
 def test_a_tiny_budget_ends_with_a_solution_too(name: str, budget: int, examples: int) -> None:
-    space = Space((4, 4, 4, 4), removed=5, examples=examples, tokens=1)
+    space = replace(SPACE, examples=examples, tokens=1)
     spent = {"evaluations": 0.0, "tokens": 0.0}
 
     def counted(individual: Any) -> tuple[float]:

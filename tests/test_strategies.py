@@ -22,7 +22,7 @@ from sos_deap.search.space import Space, exchanged
 from sos_deap.search.strategy import value
 from sos_deap.search.sweep import Sweep
 
-SPACE = Space((4, 4, 4, 4), removed=5)
+SPACE = Space((4, 4, 4, 4), removed=5, priors={"wanda": lambda: WEIGHTS})
 DRAW = random.Random(7)
 WEIGHTS = [DRAW.uniform(0, 2) for _ in range(len(SPACE))]
 BEST = -sum(sorted(WEIGHTS)[:5])
@@ -88,6 +88,11 @@ def test_stock_deap_runs_a_strategy_to_the_bit_as_the_driver(
     assert logbook.select("nevals") == asked[:generations]
     assert driven.halloffame[0] == max(filter(space.solves, hall), key=value)
     assert driven.population == (population if len(asked) == generations else made.finalists())
+
+
+def test_a_space_without_priors_says_so() -> None:
+    with pytest.raises(InputError, match="no prior wanda, as the space has none: give it priors"):
+        evolve(toolbox_for(space=Space((4, 4), removed=2)), "coarse-to-fine")
 
 
 def test_exchange_finds_the_optimum_of_a_separable_landscape() -> None:

@@ -14,9 +14,11 @@ from sos_deap.errors import InputError, first_line
 from sos_deap.search.baselines import Greedy, Layers, OneShot, RandomSearch
 from sos_deap.search.bonsai import Bonsai
 from sos_deap.search.chromosome import is_worst
+from sos_deap.search.coarse import CoarseToFine
 from sos_deap.search.distribution import PBIL, UMDA
 from sos_deap.search.evopress import EvoPress
 from sos_deap.search.exchange import Exchange
+from sos_deap.search.local import LocalSearch
 from sos_deap.search.named import check_parameters, look_up, name_of, split
 from sos_deap.search.selection import selNSGA3
 from sos_deap.search.strategy import Strategy
@@ -130,11 +132,13 @@ class Algorithm:
 #: Algorithms by the name the user gives.
 ALGORITHMS: dict[str, Algorithm] = {
     "bonsai": Algorithm(strategy=Bonsai),
+    "coarse-to-fine": Algorithm(strategy=CoarseToFine),
     "eaMuCommaLambda": Algorithm(algorithms.eaMuCommaLambda, survivors=True),
     "eaMuPlusLambda": Algorithm(algorithms.eaMuPlusLambda, survivors=True),
     "eaSimple": Algorithm(algorithms.eaSimple),
     "evopress": Algorithm(strategy=EvoPress),
     "greedy": Algorithm(strategy=Greedy),
+    "local": Algorithm(strategy=LocalSearch),
     "nsga2": Algorithm(algorithms.eaMuPlusLambda, survivors=True, select=tools.selNSGA2),
     "nsga3": Algorithm(algorithms.eaMuPlusLambda, survivors=True, select=selNSGA3),
     "one-shot": Algorithm(strategy=OneShot),

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any
 
-from sos_deap.errors import unknown
+from sos_deap.errors import InputError, unknown
 from sos_deap.search.chromosome import Chromosome
 
 #: An importance for each gene, made when it is asked for: the greater, the more is lost without it.
@@ -66,6 +66,11 @@ class Space:
 
     def checked_prior(self, prior: str) -> str:
         """The name of a prior; raises :class:`InputError` for one that is none, or does not fit."""
+        if not self.priors:
+            raise InputError(
+                f"there is no prior {prior}, as the space has none: give it priors, or let "
+                "sos_deap.register fill the toolbox"
+            )
         if prior not in self.priors:
             raise unknown("prior", prior, self.priors)
         if self.check_prior is not None:
