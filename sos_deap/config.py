@@ -185,7 +185,9 @@ def parse(arguments: list[str]) -> tuple[RunConfig, TaskSettings]:
         prog="python -m sos_deap.run",
         usage="%(prog)s [best|SETTINGS.yaml|SETTINGS.json] [--FLAG VALUE ...]",
         description="Prune a model's attention heads with a genetic algorithm. Without flags it "
-        "prunes the small model inside this package, on text that comes with Python.",
+        "prunes the small model inside this package, on text that comes with Python. Settings may "
+        "come first: best, the search that kept most of the quality in the comparisons in the "
+        "README (for causal language models), or a file of them.",
         allow_abbrev=False,
     )
     if arguments and not arguments[0].startswith("-"):

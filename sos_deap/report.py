@@ -155,9 +155,22 @@ def write_evaluations(path: Path, evaluator: Evaluator) -> None:
     _write_chromosomes(path, evaluator, evaluator.evaluated())
 
 
-def write_front(path: Path, evaluator: Evaluator, halloffame: Any) -> None:
-    """A Pareto front, from the best metric to the highest sparsity."""
-    _write_chromosomes(path, evaluator, ((list(c), evaluator.known(c)) for c in halloffame))
+def write_front(path: Path, evaluator: Evaluator) -> None:
+    """The archive: of all chromosomes computed those that none beats in metric and sparsity."""
+    _write_chromosomes(path, evaluator, front(evaluator))
+
+
+def front(evaluator: Evaluator) -> list[tuple[list[int], float]]:
+    """Chromosomes that no other is better than in metric and sparsity, by growing sparsity."""
+    sign = 1 if evaluator.task.greater_is_better else -1
+    found: list[tuple[list[int], float]] = []
+    everyone = [(genes, metric) for genes, metric in evaluator.evaluated() if math.isfinite(metric)]
+    for genes, metric in sorted(
+        everyone, key=lambda one: (evaluator.sparsity(one[0]), sign * one[1]), reverse=True
+    ):
+        if not found or sign * metric > sign * found[-1][1]:
+            found.append((genes, metric))
+    return found[::-1]
 
 
 def front_hypervolume(task: Task, halloffame: Any, dense: float) -> dict[str, Any]:

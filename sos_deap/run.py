@@ -292,10 +292,10 @@ def _search(
         raise InputError(
             f"no sub-model had a finite {evaluator.task.name}: try another dtype or other data"
         )
-    front = {}
+    write_front(folder / "pareto.csv", evaluator)
+    area = {}
     if evaluator.objectives > 1:
-        write_front(folder / "pareto.csv", evaluator, evolution.halloffame)
-        front["hypervolume"] = front_hypervolume(evaluator.task, evolution.halloffame, dense)
+        area["hypervolume"] = front_hypervolume(evaluator.task, evolution.halloffame, dense)
     return {
         "algorithm": config.algorithm,
         "objective": objective_of(config),
@@ -305,7 +305,7 @@ def _search(
         **evaluator.accounting.asdict(),
         "seconds": seconds,
         "stopped_by": evolution.stopped_by,
-        **front,
+        **area,
     }, winner(evolution.halloffame, evaluator.task.name)
 
 

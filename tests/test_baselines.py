@@ -64,6 +64,16 @@ def test_sweep_comes_close_to_the_optimum_of_dependent_genes_and_a_ranking_does_
         assert ranks["one-shot"] > 100
 
 
+def test_the_curve_of_a_sweep_is_optimal_where_genes_do_not_depend_on_each_other() -> None:
+    record, asked = recorded()
+    evolution = evolve(toolbox_for(record), "sweep,curve=4", limits=Limits(evaluations=300))
+    order = sorted(range(N), key=WEIGHTS.__getitem__)
+    assert [sorted(i for i in range(N) if not one[i]) for one in asked[-4:]] == [
+        sorted(order[:count]) for count in (1, 2, 3, 4)
+    ]
+    assert len(evolution.halloffame) == 1 and evolution.halloffame[0].count(0) == 5
+
+
 def test_local_search_ends_where_no_exchange_is_better() -> None:
     space = replace(SPACE, priors={"mine": lambda: WEIGHTS})
     for seed in range(4):

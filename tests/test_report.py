@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import random
 import re
 import sys
 from pathlib import Path
@@ -14,8 +15,8 @@ from deap import tools
 
 from sos_deap import Evaluator, InputError
 from sos_deap.files import claim, free_folder, write_csv, write_json
-from sos_deap.report import Progress, front_hypervolume, front_line, table, winner
-from sos_deap.search.chromosome import Chromosome, ParetoFitness
+from sos_deap.report import Progress, front, front_hypervolume, front_line, table, winner
+from sos_deap.search.chromosome import Chromosome, ParetoFitness, random_genes
 from sos_deap.search.limits import Limits
 from tests.conftest import GENES
 
@@ -146,6 +147,21 @@ def test_the_winner_of_a_front_is_equation_1_s() -> None:
     # A divergence: 1, 0.75 * exp(0.2) = 0.92, 0.6 * exp(0.9) = 1.48.
     divergences = front_of((0.0, 0.0), (-0.2, 0.25), (-0.9, 0.4))
     assert winner(divergences, "kl").fitness.values == (-0.2, 0.25)
+
+
+def test_the_front_is_what_nothing_beats(evaluator: Evaluator) -> None:
+    random.seed(5)
+    genes = [Chromosome(random_genes(12, n / 12)) for n in range(7) for _ in range(6)]
+    evaluator.many(genes)
+    everyone = [(tuple(g), m, evaluator.sparsity(g)) for g, m in evaluator.evaluated()]
+    unbeaten = {
+        g
+        for g, m, s in everyone
+        if not any((m2 < m and s2 >= s) or (m2 <= m and s2 > s) for _, m2, s2 in everyone)
+    }
+    found = front(evaluator)
+    assert {tuple(g) for g, _ in found} == unbeaten
+    assert [m for _, m in found] == sorted(m for _, m in found)
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from sos_deap.search.sweep import Sweep
 
 SPACE = Space((4, 4, 4, 4), removed=5, priors={"wanda": lambda: WEIGHTS})
 DRAW = random.Random(7)
-WEIGHTS = [DRAW.uniform(0, 2) for _ in range(len(SPACE))]
+WEIGHTS: list[float] = [DRAW.uniform(0, 2) for _ in range(len(SPACE))]
 BEST = -sum(sorted(WEIGHTS)[:5])
 STRATEGIES = [name for name, row in ALGORITHMS.items() if row.strategy]
 
@@ -176,6 +176,7 @@ def test_a_strategy_needs_a_space() -> None:
         ("swap", {"moves": 0}, "moves is 0: give at least 1"),
         ("sweep", {"sweeps": 0}, "sweeps is 0: give at least 1"),
         ("sweep", {"candidates": 0}, "candidates is 0: give at least 1"),
+        ("sweep", {"curve": -1}, "curve is -1: give a number of sparsities, 0 or more"),
         ("sweep", {"decay": 1.5}, "decay is 1.5: give a weight from 0 to 1"),
     ],
 )

@@ -55,10 +55,14 @@ class Space:
         gone = set(removed)
         return self.individual([int(gene not in gone) for gene in range(len(self))])
 
-    def keeping_best(self, importance: Sequence[float]) -> Any:
-        """The individual that removes the least important genes, as many as are to go."""
+    def keeping_best(self, importance: Sequence[float], removed: int | None = None) -> Any:
+        """The individual that removes the least important genes.
+
+        :param importance: of each gene.
+        :param removed: how many; as many as are to go unless told.
+        """
         order = sorted(range(len(self)), key=lambda gene: importance[gene])
-        return self.without(order[: self.removed])
+        return self.without(order[: self.removed if removed is None else removed])
 
     def importance(self, prior: str) -> Sequence[float]:
         """The importance of each gene by the name of a prior."""

@@ -42,8 +42,10 @@ class Sweep(Strategy):
     :param decay: weight of a sweep's costs from one sweep to the next.
     :param candidates: last sub-models that are scored on all examples in the end.
     :param prior: an importance in ``space.priors`` to begin with, such as ``wanda``.
-    :raises InputError: for less than one sweep or candidate, a decay outside [0, 1], and an unknown
-        prior.
+    :param curve: lower sparsities at which, in the end, the genes of the least cost are removed and
+        scored on all examples, too: what pruning costs by how much is pruned.
+    :raises InputError: for less than one sweep or candidate, a decay outside [0, 1], a negative
+        curve, and an unknown prior.
     """
 
     def __init__(
@@ -55,14 +57,19 @@ class Sweep(Strategy):
         decay: float = 0.7,
         candidates: int = 2,
         prior: str | None = None,
+        curve: int = 0,
     ) -> None:
         super().__init__(space, population, budget)
         check_at_least_one(sweeps=sweeps, candidates=candidates)
         if not 0 <= decay <= 1:
             raise InputError(f"decay is {decay}: give a weight from 0 to 1")
+        if curve < 0:
+            raise InputError(f"curve is {curve}: give a number of sparsities, 0 or more")
+        self._curve = curve
         self._prior = None if prior is None else space.checked_prior(prior)
         self._asks = len(space) + 2 * _TRIES + 2  # of a sweep, at most
-        self.left -= candidates + (prior is not None)  # which reads all examples once
+        # A prior reads all examples once.
+        self.left -= candidates + curve + (prior is not None)
         self._windows = space.windows(self.left / (sweeps * self._asks))
         self._costs = _Costs(len(space), decay)
         self._candidates = candidates
@@ -98,8 +105,11 @@ class Sweep(Strategy):
         self.done = self.left < needed * (self._seen[1] - self._seen[0]) / self.space.examples
 
     def finalists(self) -> list[Any]:
-        """The last sub-models, newest first."""
-        return [self.space.individual(genes) for genes in self._best[: -self._candidates - 1 : -1]]
+        """The last sub-models, newest first; then those of the curve."""
+        last = [self.space.individual(genes) for genes in self._best[: -self._candidates - 1 : -1]]
+        share = self.space.removed / (self._curve + 1)
+        counts = [round(share * i) for i in range(1, self._curve + 1)] if self._best else []
+        return last + [self.space.keeping_best(self._costs.mean, count) for count in counts]
 
     def _on(self, span: Span, others: Iterable[Sequence[int]]) -> list[Any]:
         """The current sub-model and others, to be scored on some examples."""
