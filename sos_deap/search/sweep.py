@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from statistics import mean
 from typing import Any
 
 from sos_deap.errors import InputError
@@ -25,27 +26,29 @@ class Sweep(Strategy):
     tells what each removed gene would bring and each kept one would cost *there*. These costs are
     averaged with those of earlier sweeps, which weigh less and less. Then the genes that were
     misjudged are exchanged, the most valuable removed ones for the least valuable kept ones: one
-    pair, two, three, ...; these are evaluated, and some exchanges at random, which find what no
-    gene shows alone. The best is taken if it is better.
+    pair, two, three, ...; these are evaluated, and the best is taken if it is better.
 
     Every sweep is scored on few examples, and fresh ones: averaging the costs makes up for the
     noise, and nothing is fitted to examples that were seen before. An exchange is judged on two
-    sets of examples, one of which the flips have not seen. The flips of a sub-model share their
-    first layers, which the evaluator computes once.
+    sets of examples, one of which the flips have not seen, and by what the costs say of it: the
+    examples know what the genes do together, the costs have seen more text. The flips of a
+    sub-model share their first layers, which the evaluator computes once.
 
-    Where the budget allows all examples at each sweep there is no noise, and flips that were seen
-    tell nothing new: as long as no exchange is better, more are tried at random.
+    Where the budget allows all examples at each sweep there is no noise. Then exchanges at random
+    are tried as well, which find what no gene shows alone, and more of them as long as none is
+    better: flips that were seen would tell nothing new.
 
     A budget that does not allow a sweep on a single example is overrun by the first.
 
     :param sweeps: how many to plan for; the budget then says how many examples each is scored on.
     :param decay: weight of a sweep's costs from one sweep to the next.
+    :param trust: how far the costs judge an exchange, from 0, by its own scores alone, to 1.
     :param candidates: last sub-models that are scored on all examples in the end.
     :param prior: an importance in ``space.priors`` to begin with, such as ``wanda``.
     :param curve: lower sparsities at which, in the end, the genes of the least cost are removed and
         scored on all examples, too: what pruning costs by how much is pruned.
-    :raises InputError: for less than one sweep or candidate, a decay outside [0, 1], a negative
-        curve, and an unknown prior.
+    :raises InputError: for less than one sweep or candidate, a decay or trust outside [0, 1],
+        a negative curve, and an unknown prior.
     """
 
     def __init__(
@@ -53,25 +56,27 @@ class Sweep(Strategy):
         space: Space,
         population: Sequence[Any],
         budget: float,
-        sweeps: int = 7,
+        sweeps: int = 5,
         decay: float = 0.7,
+        trust: float = 0.5,
         candidates: int = 2,
         prior: str | None = None,
         curve: int = 0,
     ) -> None:
         super().__init__(space, population, budget)
         check_at_least_one(sweeps=sweeps, candidates=candidates)
-        if not 0 <= decay <= 1:
-            raise InputError(f"decay is {decay}: give a weight from 0 to 1")
+        for name, weight in (("decay", decay), ("trust", trust)):
+            if not 0 <= weight <= 1:
+                raise InputError(f"{name} is {weight}: give a weight from 0 to 1")
         if curve < 0:
             raise InputError(f"curve is {curve}: give a number of sparsities, 0 or more")
         self._curve = curve
         self._prior = None if prior is None else space.checked_prior(prior)
-        self._asks = len(space) + 2 * _TRIES + 2  # of a sweep, at most
+        self._asks = len(space) + 2 * len(_STEPS) + 3  # of a sweep, at most
         # A prior reads all examples once.
         self.left -= candidates + curve + (prior is not None)
         self._windows = space.windows(self.left / (sweeps * self._asks))
-        self._costs = _Costs(len(space), decay)
+        self._costs, self._trust = _Costs(len(space), decay), trust
         self._candidates = candidates
         self._current: list[int] = [1] * len(space)
         self._best: list[list[int]] = []
@@ -135,7 +140,7 @@ class Sweep(Strategy):
             for step in _STEPS
             if step <= wrong
         ]
-        if pairs:
+        if pairs and self._exact:
             self._exchanges += self._at_random(_TRIES - len(self._exchanges))
 
     def _go_on(self) -> None:
@@ -153,12 +158,21 @@ class Sweep(Strategy):
         """After exchanges: the one with the greatest gain, on all windows together; if there is."""
         size = len(self._exchanges) + 1
         windows = [individuals[i : i + size] for i in range(0, len(individuals), size)]
-        gains = [sum(value(on[i]) - value(on[0]) for on in windows) for i in range(size)]
+        gains = [
+            self._gain([on[0] for on in windows], [on[i] for on in windows]) for i in range(size)
+        ]
         best = gains.index(max(gains))  # 0 is the current one, which gains nothing
         if best:
             self._move(list(individuals[best]))
         self.incumbent = individuals[best]
         return best > 0
+
+    def _gain(self, current: Sequence[Any], other: Sequence[Any]) -> float:
+        """How much better another sub-model is, scored on the same windows."""
+        seen = mean(value(b) - value(a) for a, b in zip(current, other, strict=True))
+        if self._exact:
+            return seen
+        return (1 - self._trust) * seen + self._trust * self._costs.gain(current[0], other[0])
 
     @property
     def _exact(self) -> bool:
@@ -176,6 +190,10 @@ class _Costs:
     def __init__(self, genes: int, decay: float) -> None:
         self.mean = [0.0] * genes
         self._weight, self._decay = 0.0, decay
+
+    def gain(self, genes: Sequence[int], others: Sequence[int]) -> float:
+        """What going from some genes to others brings, if genes do not depend on each other."""
+        return sum(cost * (b - a) for cost, a, b in zip(self.mean, genes, others, strict=True))
 
     def learn(self, current: Sequence[int], flips: Sequence[Any]) -> None:
         """Take in a sub-model, the first of ``flips``, and others that differ in one gene each."""
