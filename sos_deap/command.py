@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from sos_deap.errors import InputError, first_line
@@ -18,6 +21,48 @@ class Parser(argparse.ArgumentParser):
         raise InputError(message)
 
 
+class Interrupted(KeyboardInterrupt):
+    """A signal asked for the end, and what was under way is finished.
+
+    :param number: of the signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+        #: What to tell the user.
+        self.message = "interrupted"
+
+
+@contextmanager
+def ends_in_time() -> Iterator[Callable[[], None]]:
+    """Let Ctrl-C and SIGTERM end the work where that is easy, and a second one at once.
+
+    :returns: a function to call there, which raises :class:`Interrupted` after a signal.
+    """
+    caught: list[int] = []
+
+    def handle(number: int, _: Any) -> None:
+        if caught:
+            raise KeyboardInterrupt
+        caught.append(number)
+        print("finishing what is being computed; once more to end at once", file=sys.stderr)
+
+    def check() -> None:
+        if caught:
+            raise Interrupted(caught[0])
+
+    if threading.current_thread() is not threading.main_thread():
+        yield check  # only the main thread may handle signals
+        return
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield check
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def answered(job: Callable[[], Any]) -> int:
     """Do a job; returns the exit status."""
     try:
@@ -28,6 +73,9 @@ def answered(job: Callable[[], Any]) -> int:
     except OSError as error:  # a full disk, say; what was written before is whole
         print(f"error: {first_line(error)}", file=sys.stderr)
         return 1
+    except Interrupted as end:
+        print(end.message, file=sys.stderr)
+        return 128 + end.number
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

@@ -142,6 +142,11 @@ class RunConfig:
     output_dir: str | None = setting(
         None, "Run folder; None is runs/<time>-<model>-<algorithm>-<seed>."
     )
+    resume: str | None = setting(
+        None,
+        "Run folder of a run that was stopped: go on with it, with its settings. Nothing that it "
+        "computed is computed again. Limits of the search may be given anew.",
+    )
 
 
 #: Settings by a name, which may come first on the command line; flags override them.
@@ -156,6 +161,13 @@ PRESETS: dict[str, dict[str, Any]] = {
         "max_evaluations": 63,
     },
 }
+
+
+#: What may be given anew where a run goes on: none of it changes what has been computed.
+RESUMABLE = (
+    *("generations", "max_evaluations", "max_tokens", "max_seconds"),
+    *("threshold", "stagnation", "enough_sparsity", "reuse_memory", "profile", "resume"),
+)
 
 
 def flags(*parts: RunConfig | TaskSettings) -> list[str]:
@@ -190,14 +202,45 @@ def parse(arguments: list[str]) -> tuple[RunConfig, TaskSettings]:
         "README (for causal language models), or a file of them.",
         allow_abbrev=False,
     )
+
+    def parsed(arguments: list[str]) -> tuple[RunConfig, TaskSettings]:
+        config, settings, rest = parser.parse_args_into_dataclasses(
+            arguments, return_remaining_strings=True
+        )
+        if rest:
+            raise unknown("flag", rest[0].partition("=")[0], [f"--{name}" for name in _NAMES])
+        return config, settings
+
     if arguments and not arguments[0].startswith("-"):
         arguments = [*_settings(arguments[0]), *arguments[1:]]
-    config, settings, rest = parser.parse_args_into_dataclasses(
-        arguments, return_remaining_strings=True
-    )
-    if rest:
-        raise unknown("flag", rest[0].partition("=")[0], [f"--{name}" for name in _NAMES])
-    return config, settings
+    found = parsed(arguments)
+    folder = found[0].resume
+    if folder is None:
+        return found
+    if not (Path(folder) / "config.json").is_file():
+        raise InputError(
+            f"run folder {folder} holds no run: give the folder of one, with its config.json"
+        )
+    before = _settings(str(Path(folder) / "config.json"))
+    return _resumed(folder, parsed(before), parsed([*before, *arguments]))
+
+
+def _resumed(
+    folder: str,
+    before: tuple[RunConfig, TaskSettings],
+    now: tuple[RunConfig, TaskSettings],
+) -> tuple[RunConfig, TaskSettings]:
+    """The settings of a run that goes on; refuses those that would make it another run."""
+    parts: Any = zip(before, now, strict=True)
+    for old, new in parts:
+        for field in fields(old):
+            was, given = getattr(old, field.name), getattr(new, field.name)
+            if was != given and field.name not in RESUMABLE:
+                raise InputError(
+                    f"the run in {folder} has {field.name} {was}, and with {given} it is another: "
+                    f"leave --{field.name} out, or begin anew without --resume"
+                )
+    return now
 
 
 def _settings(name: str) -> list[str]:

@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 
 from sos_deap.accounting import Accounting
 from sos_deap.errors import InputError, unknown
+from sos_deap.journal import Journal
 from sos_deap.models.density import Sparsity, sparsity_of
 from sos_deap.models.heads import HeadMap, head_map
 from sos_deap.models.identity import fingerprint
@@ -240,6 +241,36 @@ class Evaluator:
             It may hold evaluations of other models, tasks and data, and be in use by others.
         :raises InputError: for a file that cannot be written, or is of another kind.
         """
+        self.close_store()
+        self._store = Store(Path(path), self._scope())
+
+    def open_journal(self, path: str | Path, stop: Callable[[], Any] = lambda: None) -> None:
+        """Write all that is computed into a file, and take from it what is there.
+
+        With the file of a run that was stopped, the same search goes on where it was, to the bit.
+        What the journal holds is accounted as computed, but for layers, operations and seconds.
+
+        :param path: the file of a :class:`sos_deap.journal.Journal`, made where there is none.
+        :param stop: called after each chunk has been written; may raise to end the search.
+        :raises InputError: for a file that cannot be written, or is another run's.
+        """
+        self.close_journal()
+        self._scores.journal = Journal(Path(path), self._scope(), stop)
+
+    def close_journal(self) -> None:
+        """Let go of the file, if there is one."""
+        if self._scores.journal is not None:
+            self._scores.journal.close()
+            self._scores.journal = None
+
+    def close_store(self) -> None:
+        """Let go of the file, if there is one."""
+        if self._store is not None:
+            self._store.close()
+            self._store = None
+
+    def _scope(self) -> str:
+        """All that a metric depends on, as text."""
         data = {name: value for name, value in self.task.describe().items() if name != "split"}
         scope = {
             "model": fingerprint(self.model),
@@ -249,14 +280,7 @@ class Evaluator:
             "dtype": str(self.model.dtype),
             "fidelity": self.fidelity,  # other sums of the same numbers, so other last digits
         }
-        self.close_store()
-        self._store = Store(Path(path), json.dumps(scope, sort_keys=True))
-
-    def close_store(self) -> None:
-        """Let go of the file, if there is one."""
-        if self._store is not None:
-            self._store.close()
-            self._store = None
+        return json.dumps(scope, sort_keys=True)
 
     def _metrics(
         self, keys: list[bytes], span: Span | None = None, racing: bool = False
@@ -340,13 +364,21 @@ class Evaluator:
         return fitness if all(map(math.isfinite, fitness)) else self._worst
 
     def _stored(self, key: bytes) -> bool:
-        """Take a metric into the cache from the store, if it is there."""
-        metric = self._store.get(key) if self._store is not None else None
+        """Take a metric into the cache from the store, if it is there and not this run's own."""
+        metric = None if self._store is None or self._own(key) else self._store.get(key)
         if metric is None:
             return False
         self._remember(key, metric)
         self.accounting.store_tokens += self.task.tokens
         return True
+
+    def _own(self, key: bytes) -> bool:
+        """Whether this run has computed it, before it was stopped."""
+        journal, every = self._scores.journal, len(self.task)
+        if journal is None:
+            return False
+        racing = self.fidelity == "racing"  # of which the last round ends with the last example
+        return (key, 0, every) in journal or (racing and journal.reached(key, every))
 
     def _compute(self, pending: list[bytes], span: Span | None, racing: bool) -> None:
         """Fill the cache, and the store; in a race, with those that are not dropped."""

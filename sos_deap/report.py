@@ -30,7 +30,8 @@ class Progress:
     def __init__(self, evaluator: Evaluator, limits: Limits) -> None:
         self.rows: list[dict[str, Any]] = []
         self._evaluator, self._limits = evaluator, limits
-        self._best = ""
+        #: What was found so far, for people.
+        self.best = "nothing yet"
         self._terminal = sys.stdout.isatty()
         self._started = time.perf_counter()
 
@@ -43,7 +44,7 @@ class Progress:
         """Note a generation and show it; for :func:`sos_deap.evolve`'s ``on_generation``."""
         accounting, seconds = self._evaluator.accounting, self.seconds
         best = winner(halloffame, self._evaluator.task.name)
-        self._best = self._describe(best)
+        self.best = self._describe(best)
         self.rows.append(
             {
                 "best_metric": None if best is None else self._evaluator.known(best),
@@ -91,7 +92,7 @@ class Progress:
         most = "" if limits.generations is None else f"/{limits.generations}"
         return (
             f"generation {generation:{max(1, len(most) - 1)}d}{most}  "
-            f"{row['seconds']:.0f} s{left}  best {self._best}  "
+            f"{row['seconds']:.0f} s{left}  best {self.best}  "
             f"{row['forward_evaluations']} forward evaluations, {row['cache_hits']} cache hits"
         )
 

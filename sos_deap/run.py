@@ -8,13 +8,14 @@ from __future__ import annotations
 import random
 import re
 import shlex
+import shutil
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sos_deap.command import answered, quiet
+from sos_deap.command import Interrupted, answered, ends_in_time, quiet
 from sos_deap.config import RunConfig, flags, parse
 from sos_deap.errors import InputError, unknown
 from sos_deap.tasks.settings import TaskSettings
@@ -39,13 +40,14 @@ def run(config: RunConfig, settings: TaskSettings) -> Path:
     :raises InputError: for bad settings, before anything is written.
     """
     # Imported here, so that --help does not wait for torch.
-    from sos_deap.files import claim, free_folder, write_json
+    from sos_deap.files import claim, write_json
     from sos_deap.models.prune import check_layout
     from sos_deap.outcome import quality, save_best, size, versions
     from sos_deap.report import front_line, inline, measured_table, table
 
     check(config)
-    folder = free_folder(_folder(config))
+    resumed = config.resume is not None
+    folder = _folder(config)
     evaluator = evaluator_of(config, settings)
     heads, heldout = evaluator.head_map, evaluator.heldout
     assert heldout is not None  # from_pretrained always cuts a held-out part
@@ -55,7 +57,8 @@ def run(config: RunConfig, settings: TaskSettings) -> Path:
         **quality(evaluator, heldout, evaluator.model),
         **size(evaluator.model, evaluator.stored_dtype, sum(heads.heads_per_layer)),
     }
-    claim(folder, asdict(config) | asdict(settings))
+    config = replace(config, resume=None)  # from here on both are the same
+    claim(folder, asdict(config) | asdict(settings), anew=not resumed)
     layers = f"in {len(heads.layers)} layers"
     groups = f"; {len(heads)} groups are the genes" if config.unit == "group" else ""
     print(f"{config.model}: {dense['heads']} attention heads {layers}{groups}")
@@ -279,13 +282,21 @@ def _search(
             trace(generation, halloffame)
 
     try:
-        evolution = search(config, evaluator, on_generation, toolbox)
+        with ends_in_time() as stop:
+            evaluator.open_journal(folder / "journal.jsonl", stop)
+            evolution = search(config, evaluator, on_generation, toolbox)
+    except Interrupted as end:
+        end.message = (
+            f"interrupted, best {progress.best}; to go on: python -m sos_deap.run --resume {folder}"
+        )
+        raise
     finally:  # after Ctrl-C too: what was computed is kept
         seconds = progress.seconds
         progress.close()
         if trace is not None:
             trace.close()
         evaluator.close_store()
+        evaluator.close_journal()
         write_evaluations(folder / "evaluations.csv", evaluator)
     write_logbook(folder / "logbook.csv", evolution.logbook, progress.rows)
     if not evolution.halloffame:
@@ -369,14 +380,30 @@ def _original(config: RunConfig, evaluator: Evaluator) -> PreTrainedModel:
 
 
 def _folder(config: RunConfig) -> Path:
+    """The run folder: an empty one, or that of a run that was stopped."""
+    from sos_deap.files import free_folder
+
+    if config.resume is not None:
+        return _stopped(Path(config.resume))
     if config.output_dir is not None:
-        return Path(config.output_dir)
+        return free_folder(Path(config.output_dir))
     model, algorithm = (
         re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-.")
         for name in (config.model, config.algorithm)
     )
     now = time.strftime("%Y%m%d-%H%M%S")
-    return Path("runs", f"{now}-{model}-{algorithm}-{config.seed}")
+    return free_folder(Path("runs", f"{now}-{model}-{algorithm}-{config.seed}"))
+
+
+def _stopped(folder: Path) -> Path:
+    """The folder of a run that can go on, without what it may have written of its end."""
+    if (folder / "result.json").exists():
+        raise InputError(
+            f"the run in {folder} is complete: for another that takes what it computed, give "
+            f"--store {folder / 'store.sqlite'}"
+        )
+    shutil.rmtree(folder / "pruned", ignore_errors=True)
+    return folder
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from sos_deap.accounting import Accounting
+from sos_deap.journal import Chunk, Journal
 from sos_deap.passes import Passes
 from sos_deap.tasks.task import Task
 
@@ -25,6 +26,8 @@ class Scores:
 
     def __init__(self, passes: Passes, task: Task, accounting: Accounting) -> None:
         self._passes, self._task, self._accounting = passes, task, accounting
+        #: Where all sums are written, and taken from if they are there.
+        self.journal: Journal | None = None
         # By chromosome and first example: the example up to which it was scored, and the sums.
         self._sums: dict[tuple[bytes, int], tuple[int, list[float]]] = {}
 
@@ -77,12 +80,18 @@ class Scores:
         """Add the sums over some examples to those before them, a chunk at a time."""
         begin, until = examples
         share = (until - begin) / len(self._task)
-        for chunk, rows in self._passes.run(keys, slice(begin, until)):
+        for chunk, rows in self._sums_of(keys, examples):
             self._accounting.tokens += round(len(chunk) * self._task.tokens * share)
             for key, row in zip(chunk, rows, strict=True):
                 before = self._sums[key, start][1] if begin > start else [0.0] * len(row)
                 self._sums[key, start] = until, [a + b for a, b in zip(before, row, strict=True)]
             yield list(chunk)
+
+    def _sums_of(self, keys: list[bytes], examples: Span) -> Iterable[Chunk]:
+        """The sums of chromosomes over some examples, a chunk at a time."""
+        if self.journal is None:
+            return self._passes.run(keys, slice(*examples))
+        return self.journal.through(keys, examples, self._passes.run)
 
     def _metric(self, key: bytes, start: int) -> float:
         return self._task.metrics(self._sums[key, start][1])[self._task.name]

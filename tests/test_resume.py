@@ -1,0 +1,285 @@
+"""Runs that are stopped, at any moment, and go on as if they had not been."""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sos_deap import Evaluator, InputError
+from sos_deap.journal import Journal
+from sos_deap.run import main
+from tests.conftest import GENES
+from tests.test_run import read
+
+#: What a run that went on has less of, as it did less work.
+WORK = ("layers_computed", "flops", "out_of_memory")
+A, B = bytes([1, 0, 1]), bytes([1, 1, 0])
+
+
+class Killed(BaseException):
+    """As if the process had ended here: nothing of the program may catch it."""
+
+
+def known(result: Any) -> Any:
+    """A result without times and work."""
+    search = {
+        name: value
+        for name, value in result["search"].items()
+        if not name.startswith("seconds") and name not in WORK
+    }
+    return {**result, "search": search}
+
+
+def computed(chunks: dict[bytes, list[float]]) -> Any:
+    def compute(keys: Any, part: slice) -> Any:
+        for key in keys:
+            yield [key], [chunks[key]]
+
+    return compute
+
+
+def test_a_journal_gives_back_every_bit(tmp_path: Path) -> None:
+    sums = {A: [0.1 + 0.2, 1e-320, -0.0], B: [math.inf, -math.inf, 3.0]}
+    journal = Journal(tmp_path / "j", "x")
+    found = list(journal.through([A, B], (0, 4), computed(sums)))
+    assert found == [([A], [sums[A]]), ([B], [sums[B]])]
+    journal.close()
+    again = Journal(tmp_path / "j", "x")
+    assert list(again.through([B, A], (0, 4), computed({}))) == [([B, A], [sums[B], sums[A]])]
+    assert math.copysign(1, next(iter(again.through([A], (0, 4), computed({}))))[1][0][2]) == -1
+    assert (A, 0, 4) in again and (A, 0, 2) not in again and len(again) == 2
+    assert again.reached(A, 4) and not again.reached(A, 2)
+    other = list(again.through([A, B], (4, 6), computed({A: [1.0], B: [math.nan]})))
+    assert len(other) == 2
+    again.close()
+    with closing(Journal(tmp_path / "j", "x")) as last:
+        [(_, [row])] = last.through([B], (4, 6), computed({}))
+        assert math.isnan(row[0])
+
+
+def test_what_is_damaged_is_cut_off_and_written_anew(tmp_path: Path, caplog: Any) -> None:
+    path = tmp_path / "j"
+    journal = Journal(path, "x")
+    sums = {bytes([i]): [float(i)] for i in range(2)} | {A: [0.5], B: [1.5]}
+    list(journal.through(list(sums), (0, 1), computed(sums)))
+    journal.close()
+    whole = path.read_bytes()
+    lines = whole.splitlines(keepends=True)
+    for cut in range(len(whole)):
+        path.write_bytes(whole[:cut])
+        there = sum(len(b"".join(lines[: i + 1])) <= cut for i in range(len(lines)))
+        again = Journal(path, "x")
+        assert len(again) == max(0, there - 1)
+        list(again.through(list(sums), (0, 1), computed(sums)))
+        again.close()
+        assert path.read_bytes() == whole
+    for position in (3, len(lines[0]) + 20, len(whole) - 5):
+        path.write_bytes(whole[:position] + bytes([whole[position] ^ 1]) + whole[position + 1 :])
+        again = Journal(path, "x")
+        assert len(again) < 4
+        again.close()
+    assert "is damaged from line" in caplog.text
+
+
+def test_a_journal_is_of_one_scope_and_one_process(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "j", "x")
+    with pytest.raises(InputError, match="is in use by another process: wait for it"):
+        Journal(tmp_path / "j", "x")
+    journal.close()
+    with pytest.raises(InputError, match="is of another model, task or other data"):
+        Journal(tmp_path / "j", "y")
+    with pytest.raises(InputError, match=r"journal .* cannot be opened"):
+        Journal(tmp_path / "nowhere" / "j", "x")
+    Journal(tmp_path / "j", "x").close()  # which left it as it was
+
+
+def test_an_evaluator_computes_nothing_twice(evaluator: Evaluator, tmp_path: Path) -> None:
+    random.seed(1)
+    genes = [[random.randint(0, 1) for _ in range(GENES)] for _ in range(9)]
+    expected = evaluator.metrics(genes)
+    computed_before = evaluator.accounting.layers_computed
+    for _ in range(2):
+        evaluator._cache.clear()
+        evaluator.open_journal(tmp_path / "j")
+        assert evaluator.metrics(genes) == expected
+        evaluator.close_journal()
+    evaluator._cache.clear()
+    evaluator.open_journal(tmp_path / "j")
+    before = evaluator.accounting.layers_computed
+    assert evaluator.metrics(genes) == expected
+    assert evaluator.accounting.layers_computed == before > computed_before
+    evaluator.close_journal()
+
+
+@pytest.fixture
+def small(
+    model_folder: Path, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> list[str]:
+    """Flags of a run of a second."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sos_deap.run._measure", lambda models, seqlen: [])  # seconds of timing
+    flags = {
+        "model": model_folder,
+        "dataset": text_file,
+        "population_size": 4,
+        "generations": 5,
+        "samples": 4,
+        "seqlen": 32,
+        "heldout_samples": 2,
+        "mutation_rate": 0.1,
+        "max_sparsity": 0.34,
+        "device": "cpu",
+        "dtype": "float32",
+    }
+    return [f"--{name}={value}" for name, value in flags.items()]
+
+
+SEARCHES = {
+    "sos-repaired": ["--algorithm=sos-repaired"],
+    "nsga2": ["--algorithm=nsga2"],
+    "racing": ["--algorithm=sos-repaired", "--fidelity=racing"],
+    "sweep": ["--algorithm=sweep,prior=wanda", "--task=kl", "--max_evaluations=40"],
+    "evopress": ["--algorithm=evopress,generations=4", "--task=kl", "--max_evaluations=40"],
+    "umda": ["--algorithm=umda"],
+}
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+def test_killed_at_any_write_a_run_goes_on_to_the_same_end(
+    small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    whole = tmp_path / "whole"
+    assert main([*small, *SEARCHES[name], f"--output_dir={whole}"]) == 0
+    written = (whole / "journal.jsonl").read_bytes()
+    lines = written.count(b"\n")
+    write = Journal._write
+    for moment in random.Random(name).sample(range(lines), min(4, lines)):
+        left = [moment]
+
+        def dying(journal: Journal, content: Any, left: list[int] = left) -> None:
+            if not left[0]:
+                with journal.path.open("ab") as file:
+                    file.write(b'0000beef {"exam')  # what it had written of this line
+                raise Killed
+            left[0] -= 1
+            write(journal, content)
+
+        folder = tmp_path / f"at{moment}"
+        monkeypatch.setattr(Journal, "_write", dying)
+        with pytest.raises(Killed):
+            main([*small, *SEARCHES[name], f"--output_dir={folder}"])
+        monkeypatch.setattr(Journal, "_write", write)
+        assert not (folder / "result.json").exists()
+        assert main([f"--resume={folder}"]) == 0
+        assert known(read(folder)) == known(read(whole))
+        for file in ("evaluations.csv", "pareto.csv"):
+            assert (folder / file).read_bytes() == (whole / file).read_bytes()
+        assert (folder / "journal.jsonl").read_bytes() == written
+
+
+def test_killed_before_its_result_is_written(small: list[str], tmp_path: Path) -> None:
+    whole, folder = tmp_path / "whole", tmp_path / "run"
+    assert main([*small, f"--output_dir={whole}"]) == 0
+    shutil.copytree(whole, folder)
+    (folder / "result.json").unlink()
+    (folder / "pruned" / "config.json").unlink()
+    assert main([f"--resume={folder}"]) == 0
+    assert known(read(folder)) == known(read(whole))
+    assert (folder / "pruned" / "config.json").is_file()
+
+
+def test_a_full_disk_loses_nothing(
+    small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    whole, folder = tmp_path / "whole", tmp_path / "run"
+    assert main([*small, f"--output_dir={whole}"]) == 0
+    sync, left = os.fsync, [3]
+
+    def full(number: int) -> None:
+        if not left[0]:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        left[0] -= 1
+        sync(number)
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert main([*small, f"--output_dir={folder}"]) == 1
+    assert "No space left on device" in capsys.readouterr().err
+    monkeypatch.setattr(os, "fsync", sync)
+    assert main([f"--resume={folder}"]) == 0
+    assert known(read(folder)) == known(read(whole))
+
+
+def test_more_generations_are_another_limit_and_no_other_run(
+    small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, folder = tmp_path / "whole", tmp_path / "run"
+    assert main([*small, "--generations=9", f"--output_dir={whole}"]) == 0
+    assert main([*small, f"--output_dir={folder}"]) == 0
+    (folder / "result.json").unlink()
+    assert main([f"--resume={folder}", "--generations=9"]) == 0
+    assert known(read(folder)) == known(read(whole))
+    assert json.loads((folder / "config.json").read_text())["generations"] == 9
+
+
+def test_what_cannot_go_on(small: list[str], tmp_path: Path, capsys: Any) -> None:
+    folder = tmp_path / "run"
+    assert main([*small, f"--output_dir={folder}"]) == 0
+    for flags, message in (
+        (
+            [f"--resume={folder}"],
+            "is complete: for another that takes what it computed",
+        ),
+        (
+            [f"--resume={folder}", "--seed=1"],
+            "has seed 0, and with 1 it is another: leave --seed",
+        ),
+        ([f"--resume={folder}", "--samples=3"], "has samples 4, and with 3 it is another"),
+        ([f"--resume={tmp_path}"], "holds no run: give the folder of one"),
+        (["--resume=nowhere"], "run folder nowhere holds no run"),
+    ):
+        assert main(flags) == 2
+        [error] = capsys.readouterr().err.splitlines()
+        assert message in error
+    assert main([*small, f"--output_dir={folder}"]) == 2
+    assert "holds a run already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_a_real_process_stopped_by_a_signal(
+    small: list[str], tmp_path: Path, number: signal.Signals
+) -> None:
+    whole, folder = tmp_path / "whole", tmp_path / "run"
+    more = ["--generations=400", "--seed=3"]
+    command = [sys.executable, "-m", "sos_deap.run", *small, *more, f"--output_dir={folder}"]
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1]
+    )
+    journal = folder / "journal.jsonl"
+    until = time.monotonic() + 90
+    while not (journal.exists() and journal.read_bytes().count(b"\n") > 5):
+        assert process.poll() is None and time.monotonic() < until
+        time.sleep(0.02)
+    process.send_signal(number)
+    _, told = process.communicate(timeout=60)
+    if number == signal.SIGKILL:
+        assert process.returncode == -number
+    else:
+        assert process.returncode == 128 + number
+        assert f"to go on: python -m sos_deap.run --resume {folder}" in told
+    assert not (folder / "result.json").exists()
+    assert main([f"--resume={folder}", "--generations=30"]) == 0
+    assert main([*small, *more, "--generations=30", f"--output_dir={whole}"]) == 0
+    assert known(read(folder)) == known(read(whole))
