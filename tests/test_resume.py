@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import math
-import os
 import random
 import shutil
 import signal
@@ -206,18 +205,18 @@ def test_a_full_disk_loses_nothing(
 ) -> None:
     whole, folder = tmp_path / "whole", tmp_path / "run"
     assert main([*small, f"--output_dir={whole}"]) == 0
-    sync, left = os.fsync, [3]
+    write, left = Journal._write, [3]
 
-    def full(number: int) -> None:
+    def full(journal: Journal, content: Any) -> None:
         if not left[0]:
             raise OSError(errno.ENOSPC, "No space left on device")
         left[0] -= 1
-        sync(number)
+        write(journal, content)
 
-    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr(Journal, "_write", full)
     assert main([*small, f"--output_dir={folder}"]) == 1
     assert "No space left on device" in capsys.readouterr().err
-    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(Journal, "_write", write)
     assert main([f"--resume={folder}"]) == 0
     assert known(read(folder)) == known(read(whole))
 
