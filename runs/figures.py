@@ -20,9 +20,9 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from benchmarks.variants.plots import COLOURS, MARKERS, save
 from sos_deap import load, prune
 from sos_deap.config import PRESETS, parse
+from sos_deap.figures import COLOURS, MARKERS, save
 from sos_deap.files import write_csv
 from sos_deap.models.measure import measure
 from sos_deap.run import evaluator_of, search

@@ -10,6 +10,7 @@ from sos_deap.errors import unknown
 #: Commands: the module and function that run it, and what it does.
 COMMANDS = {
     "run": ("sos_deap.run", "main", "search for heads to remove, and prune a model"),
+    "report": ("sos_deap.commands", "report", "compare runs, and write their pages anew"),
     "prune": ("sos_deap.commands", "prune", "remove known heads, without a search"),
     "measure": ("sos_deap.commands", "measure", "time and size a model, beside another"),
     "export": ("sos_deap.commands", "export", "write a model as ONNX or GGUF"),

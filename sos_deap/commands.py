@@ -1,4 +1,4 @@
-"""The commands that need no search: prune with a known chromosome, measure, export."""
+"""The commands that need no search: report, prune with a known chromosome, measure, export."""
 
 from __future__ import annotations
 
@@ -6,13 +6,21 @@ import re
 import shlex
 from argparse import Namespace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sos_deap.command import Parser, answered, quiet
 from sos_deap.errors import InputError, unknown
 
-if TYPE_CHECKING:
-    pass
+
+def report(arguments: list[str]) -> int:
+    """``python -m sos_deap report``; returns the exit status."""
+    parser = Parser(
+        prog="python -m sos_deap report",
+        description="Compare complete runs, a line each, and write the page of each anew.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("folders", type=Path, nargs="+", metavar="DIR", help="run folders")
+    return answered(lambda: _report(parser.parse_args(arguments).folders))
 
 
 def prune(arguments: list[str]) -> int:
@@ -83,6 +91,16 @@ def export(arguments: list[str]) -> int:
     parser.add_argument("--format", required=True, help="onnx (a folder) or gguf (a file)")
     parser.add_argument("--output", type=Path, required=True, help="where to write it")
     return answered(lambda: _export(parser.parse_args(arguments)))
+
+
+def _report(folders: list[Path]) -> None:
+    from sos_deap.page import write_page
+    from sos_deap.report import comparison
+
+    pages = [write_page(folder) for folder in folders]
+    print(f"{comparison(folders)}\n")
+    for page in pages:
+        print(f"report: {page}")
 
 
 def _prune(flags: Namespace, given: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 import sys
@@ -209,29 +210,55 @@ def _write_chromosomes(
 
 def table(result: dict[str, Any]) -> str:
     """Dense beside pruned, from a ``result.json``'s content."""
-    dense, best = result["dense"], result["best"]
     lines = [f"{'':34}{'dense':>14}{'pruned':>14}{'change':>10}"]
-    for label, key in (
-        ("attention heads", "heads"),
-        ("parameters", "parameters"),
-        ("bytes of weights", "bytes"),
-    ):
-        lines.append(_row(label, dense[key], best[key], ",d"))
-    for part, label in (("calibration", "calibration"), ("heldout", "held-out")):
-        for name, value in dense[part].items():
-            lines.append(_row(f"{name}, {label}", value, best[part][name], ",.3f"))
+    lines += [f"{row[0]:34}{row[1]:>14}{row[2]:>14}{row[3]:>10}" for row in cells(result)]
     if bad := result["search"]["non_finite"]:
-        metric = next(iter(dense["calibration"]))
+        metric = next(iter(result["dense"]["calibration"]))
         lines.append(f"{bad} sub-models had no finite {metric} and got the worst fitness")
     lines += [f"{part}: {inline(described)}" for part, described in result["data"].items()]
     return "\n".join([*lines, f"dtype: {result['dtype']}"])
 
 
-def _row(label: str, dense: float | None, pruned: float | None, style: str) -> str:
-    """A line of the table; ``None`` is a metric that was not finite."""
+def cells(result: dict[str, Any]) -> list[tuple[str, str, str, str]]:
+    """The rows of that table: what, dense, pruned, and the change."""
+    dense, best = result["dense"], result["best"]
+    rows = [
+        _row(label, dense[key], best[key], ",d")
+        for label, key in (
+            ("attention heads", "heads"),
+            ("parameters", "parameters"),
+            ("bytes of weights", "bytes"),
+        )
+    ]
+    for part, label in (("calibration", "calibration"), ("heldout", "held-out")):
+        for name, value in dense[part].items():
+            rows.append(_row(f"{name}, {label}", value, best[part][name], ",.3f"))
+    return rows
+
+
+def _row(
+    label: str, dense: float | None, pruned: float | None, style: str
+) -> tuple[str, str, str, str]:
+    """A row of the table; ``None`` is a metric that was not finite."""
     before, after = ("-" if value is None else format(value, style) for value in (dense, pruned))
     change = f"{pruned / dense - 1:+.1%}" if dense and pruned is not None else "-"
-    return f"{label:34}{before:>14}{after:>14}{change:>10}"
+    return label, before, after, change
+
+
+def comparison(folders: Iterable[Path]) -> str:
+    """Complete runs beside each other, a line each."""
+    rows = [("run", "algorithm", "heads removed", "metric", "dense", "pruned", "change", "seconds")]
+    for folder in folders:
+        result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+        dense, best, search = result["dense"], result["best"], result["search"]
+        gone = f"{dense['heads'] - best['heads']} of {dense['heads']}"
+        for name, value in dense["heldout"].items():
+            metric, *figures = _row(f"{name}, held-out", value, best["heldout"][name], ",.3f")
+            seconds = f"{search['seconds']:.0f}"
+            rows.append((folder.name, search["algorithm"], gone, metric, *figures, seconds))
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    shapes = [f"{side}{width}" for side, width in zip("<<><>>>>", widths, strict=True)]
+    return "\n".join("  ".join(map(format, row, shapes)) for row in rows)
 
 
 def inline(described: dict[str, Any]) -> str:
@@ -247,13 +274,25 @@ def measured_table(rows: Iterable[dict[str, Any]]) -> str:
 
 
 def _measured(row: dict[str, Any]) -> str:
+    shown = measured_cells(row)
+    names = shown["names"]
+    lines = [f"{shown['title']:34}" + "".join(f"{name:>14}" for name in names)]
+    if len(names) > 1:
+        lines[0] += f"{'saved':>10}{'bound':>8}"
+    for label, *values, saved, bound in shown["rows"]:
+        line = f"{label:34}" + "".join(f"{value:>14}" for value in values)
+        lines.append((line + f"{saved:>10}{bound:>8}").rstrip())
+    return "\n".join(lines)
+
+
+def measured_cells(row: dict[str, Any]) -> dict[str, Any]:
+    """The table of what was measured at one size.
+
+    :returns: ``title``; ``names`` of the models; ``rows``: what, a figure a model, what the second
+        saves of the first, and the bound of that, each as text.
+    """
     names = list(row["models"])
-    title = f"{row['batch_size']} x {row['length']} tokens, medians of {row['rounds']}"
-    lines = [
-        f"{title:34}" + "".join(f"{name:>14}" for name in names) + f"{'saved':>10}{'bound':>8}"
-    ]
-    if len(names) == 1:
-        lines = [f"{title:34}{names[0]:>14}"]
+    rows = []
     for label, key, scale, gain in (
         ("prefill, ms", "prefill_seconds", 1e3, "prefill"),
         ("decoding, ms a token", "decode_seconds", 1e3, "decode"),
@@ -265,11 +304,10 @@ def _measured(row: dict[str, Any]) -> str:
         values = [row["models"][name][key] for name in names]
         if None in values:
             continue
-        line = f"{label:34}" + "".join(f"{value * scale:>14,.6g}" for value in values)
+        saved = bound = ""
         if len(names) == 2 and values[0] and key != "decode_tokens_per_second":
-            saved = 1 - values[1] / values[0]
-            line += f"{saved:>10.1%}"
-            if gain:
-                line += f"{row['gains'][names[1]][f'{gain}_bound']:>8.1%}"
-        lines.append(line)
-    return "\n".join(lines)
+            saved = f"{1 - values[1] / values[0]:.1%}"
+            bound = f"{row['gains'][names[1]][f'{gain}_bound']:.1%}" if gain else ""
+        rows.append([label, *(f"{value * scale:,.6g}" for value in values), saved, bound])
+    title = f"{row['batch_size']} x {row['length']} tokens, medians of {row['rounds']}"
+    return {"title": title, "names": names, "rows": rows}

@@ -43,6 +43,7 @@ def run(config: RunConfig, settings: TaskSettings) -> Path:
     from sos_deap.files import claim, write_json
     from sos_deap.models.prune import check_layout
     from sos_deap.outcome import quality, save_best, size, versions
+    from sos_deap.page import write_page
     from sos_deap.report import front_line, inline, measured_table, table
 
     check(config)
@@ -69,8 +70,10 @@ def run(config: RunConfig, settings: TaskSettings) -> Path:
     if "hypervolume" in searched:
         print(front_line(searched["hypervolume"]))
     data = {"calibration": evaluator.task.describe(), "held-out": heldout.describe()}
+    given = flags(replace(config, output_dir=None), settings)
+    command = shlex.join(["python", "-m", "sos_deap.run", *given])
     facts = {
-        "command": f"`{shlex.join(['python', '-m', 'sos_deap.run', *flags(config, settings)])}`",
+        "command": f"`{command}`",
         "seed": config.seed,
         **{f"{part} data": inline(described) for part, described in data.items()},
     }
@@ -90,6 +93,7 @@ def run(config: RunConfig, settings: TaskSettings) -> Path:
         "search": searched,
         "data": data,
         "dtype": str(evaluator.model.dtype).removeprefix("torch."),
+        "command": command,
         "versions": versions(),
     }
     write_json(folder / "result.json", result)
@@ -99,6 +103,7 @@ def run(config: RunConfig, settings: TaskSettings) -> Path:
     measured = _measure({"dense": evaluator.model, "pruned": pruned}, evaluator.task.seqlen)
     write_json(folder / "measured.json", measured)
     print(f"{measured_table(measured)}\n")
+    print(f"report:       {write_page(folder)}")
     print(f"result:       {folder / 'result.json'}")
     print(f"pruned model: {folder / 'pruned'}  (its README.md tells how to load it)")
     return folder
@@ -311,6 +316,7 @@ def _search(
         "algorithm": config.algorithm,
         "objective": objective_of(config),
         "density": config.density,
+        "genes_per_layer": list(evaluator.head_map.genes_per_layer),
         "seed": config.seed,
         "generations": len(evolution.logbook) - 1,
         **evaluator.accounting.asdict(),

@@ -17,6 +17,8 @@ from benchmarks.variants.plan import CHECKPOINTS, FRONT
 from benchmarks.variants.results import Group
 from benchmarks.variants.settings import Settings
 from benchmarks.variants.tables import Tested
+from sos_deap.figures import COLOURS, save
+from sos_deap.page import TEMPLATES
 
 
 def write(
@@ -31,9 +33,9 @@ def write(
     folder = settings.output_dir / "plots"
     whole = ""
     if len(results) > 1 and ranks.average:
-        whole = plots.save(folder, "ranks", lambda: plots.average_ranks(ranks, of, "problems"))
+        whole = save(folder, "ranks", lambda: plots.average_ranks(ranks, of, "problems"))
     pages = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
+        loader=FileSystemLoader([Path(__file__).parent, TEMPLATES]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -45,7 +47,7 @@ def write(
         failed=failed,
         overall=whole,
         groups=[_group(settings, result, of, folder) for result in results],
-        bands=len(of) <= len(plots.COLOURS),
+        bands=len(of) <= len(COLOURS),
         checkpoints=len(CHECKPOINTS),
         least_pairs=st.LEAST_PAIRS,
         front_points=FRONT,
@@ -81,18 +83,14 @@ def _group(
         "first_seed": some["seed"],
         "columns": _COLUMNS,
         "rows": summary(group, result.ranks),
-        "anytime": plots.save(folder, f"{slug}_anytime", lambda: plots.anytime(group, of)),
-        "budget": plots.save(folder, f"{slug}_budget", lambda: plots.fixed_budget(group, of)),
+        "anytime": save(folder, f"{slug}_anytime", lambda: plots.anytime(group, of)),
+        "budget": save(folder, f"{slug}_budget", lambda: plots.fixed_budget(group, of)),
         "target": target is not None
-        and plots.save(
-            folder, f"{slug}_target", lambda: plots.fixed_target(group, of, target or 0.0)
-        ),
+        and save(folder, f"{slug}_target", lambda: plots.fixed_target(group, of, target or 0.0)),
         "target_text": "" if target is None else _target_text(settings, group, target),
         "ranks": result.ranks.average
         and len(result.ranks.average) > 1
-        and plots.save(
-            folder, f"{slug}_ranks", lambda: plots.average_ranks(result.ranks, of, "seeds")
-        ),
+        and save(folder, f"{slug}_ranks", lambda: plots.average_ranks(result.ranks, of, "seeds")),
         "friedman": _friedman(result.ranks),
         "tests": [_comparison(one, group) for one in result.comparisons],
         "fronts": _fronts(group),

@@ -1,0 +1,150 @@
+"""The page of a run, and runs compared."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sos_deap.__main__ import main as front_door
+from sos_deap.page import by_generation, heads_figure, scatter
+from sos_deap.run import main
+from tests.test_run import read
+
+
+@pytest.fixture(scope="module")
+def finished(model_folder: Path, text_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a complete run."""
+    folder = tmp_path_factory.mktemp("page") / "a run"
+    flags = {
+        "model": model_folder,
+        "dataset": text_file,
+        "output_dir": folder,
+        "population_size": 4,
+        "generations": 3,
+        "samples": 2,
+        "seqlen": 32,
+        "heldout_samples": 2,
+        "max_sparsity": 0.34,
+        "mutation_rate": 0.1,
+        "device": "cpu",
+        "dtype": "float32",
+    }
+    assert main([f"--{name}={value}" for name, value in flags.items()]) == 0
+    return folder
+
+
+class Words(HTMLParser):
+    """The text of a page, and what it would load."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.text: list[str] = []
+        self.loads: list[str] = []
+        self.open: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: Any) -> None:
+        self.open.append(tag)
+        self.loads += [v for k, v in attrs if k in ("src", "href", "xlink:href") and v[0] != "#"]
+
+    def handle_data(self, data: str) -> None:
+        self.text += [data.strip()] if data.strip() else []
+
+
+def test_the_page_tells_all_and_loads_nothing(finished: Path) -> None:
+    page = Words((finished / "report.html").read_text())
+    result = read(finished)
+    dense, best = result["dense"], result["best"]
+    for figure in (
+        f"{dense['parameters']:,}",
+        f"{best['parameters']:,}",
+        f"{dense['heldout']['perplexity']:,.3f}",
+        f"{best['heldout']['perplexity']:,.3f}",
+        f"{result['search']['tokens']:,}",
+        result["versions"]["torch"],
+        result["command"],
+        f"split: {result['data']['held-out']['split']}".removeprefix("split: "),
+    ):
+        assert any(figure in text for text in page.text), figure
+    assert all(address.startswith("data:image/png") for address in page.loads)
+    assert page.open.count("svg") == 3 and "script" not in page.open
+    plots = {path.name for path in (finished / "plots").iterdir()}
+    assert plots == {
+        f"{name}.{kind}"
+        for name in ("heads", "sub_models", "generations")
+        for kind in ("png", "svg")
+    }
+
+
+def test_the_command_makes_the_same_again(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sos_deap.run._measure", lambda models, seqlen: [])
+    flags = read(finished)["command"].split()[3:]
+    assert main([*flags, f"--output_dir={tmp_path / 'again'}"]) == 0
+    assert read(tmp_path / "again")["best"] == read(finished)["best"]
+
+
+def test_the_figures_show_what_was_found() -> None:
+    figure: Any = heads_figure([1, 0, 1, 0, 0], [3, 2])
+    [mesh] = figure.axes[0].collections
+    shown = mesh.get_array()
+    assert shown is not None
+    assert shown.tolist() == [[1.0, 0.0, 1.0], [0.0, 0.0, None]]
+    rows = [{"sparsity": "0.25", "kl": "0.5"}, {"sparsity": "0.5", "kl": "inf"}]
+    points: Any = scatter(rows, rows[:1], "kl", {"kl": 0.0})
+    [drawn] = points.axes[0].collections
+    assert [list(point) for point in drawn.get_offsets()] == [[0.25, 0.5]]
+    log = [
+        {"gen": "0", "cache_hits": "0", "fitness_avg": "-5", "fitness_max": "-4"},
+        {"gen": "1", "cache_hits": "2", "fitness_avg": "-1e29", "fitness_max": "-3"},
+    ]
+    progress: Any = by_generation(log)
+    mean, best = progress.axes[0].lines
+    assert list(mean.get_ydata()) == pytest.approx([-5.0, math.nan], nan_ok=True)
+    assert list(best.get_ydata()) == [-4.0, -3.0]
+
+
+def test_runs_are_compared(finished: Path, tmp_path: Path, capsys: Any) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(finished, other)
+    result = read(other)
+    result["best"]["heldout"]["perplexity"] = 2 * result["dense"]["heldout"]["perplexity"]
+    (other / "result.json").write_text(json.dumps(result))
+    (other / "report.html").unlink()
+    assert front_door(["report", str(finished), str(other)]) == 0
+    told = capsys.readouterr().out
+    assert (other / "report.html").is_file()
+    [line] = [line for line in told.splitlines() if line.startswith("other")]
+    assert "sos-repaired" in line and "perplexity, held-out" in line and "+100.0%" in line
+
+
+def test_what_is_in_the_files_stays_text(finished: Path, tmp_path: Path, capsys: Any) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["model"] = "<script>alert(1)</script>"
+    (folder / "config.json").write_text(json.dumps(config))
+    assert front_door(["report", str(folder)]) == 0
+    assert "script" not in Words((folder / "report.html").read_text()).open
+    for name, content, message in (
+        ("result.json", "{", "is damaged: "),
+        ("result.json", "{}", "is damaged: "),
+        ("logbook.csv", "a,b\n1,2\n", "is damaged: "),
+        ("pareto.csv", None, "no folder of a complete run: pareto.csv is missing"),
+    ):
+        path = folder / name
+        before = path.read_text()
+        path.unlink() if content is None else path.write_text(content)
+        capsys.readouterr()
+        assert front_door(["report", str(folder)]) == 2
+        [error] = capsys.readouterr().err.splitlines()
+        assert message in error
+        path.write_text(before)
+    assert front_door(["report", str(tmp_path)]) == 2
