@@ -139,6 +139,11 @@ class RunConfig:
     profile: bool = setting(
         False, "Write trace.json, one generation for the viewers of PyTorch's profiler."
     )
+    quiet: bool = setting(False, "Say nothing but errors.")
+    json_lines: bool = setting(
+        False,
+        "Instead of words write a JSON object a line: the run, each generation, and the result.",
+    )
     output_dir: str | None = setting(
         None, "Run folder; None is runs/<time>-<model>-<algorithm>-<seed>."
     )
@@ -166,7 +171,16 @@ PRESETS: dict[str, dict[str, Any]] = {
 #: What may be given anew where a run goes on: none of it changes what has been computed.
 RESUMABLE = (
     *("generations", "max_evaluations", "max_tokens", "max_seconds"),
-    *("threshold", "stagnation", "enough_sparsity", "reuse_memory", "profile", "resume"),
+    *(
+        "threshold",
+        "stagnation",
+        "enough_sparsity",
+        "reuse_memory",
+        "profile",
+        "resume",
+        "quiet",
+        "json_lines",
+    ),
 )
 
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from sos_deap.evaluator import Evaluator
+    from sos_deap.progress import Console
     from sos_deap.search.algorithms import Algorithm
     from sos_deap.search.drive import Evolution
     from sos_deap.search.limits import Limits
@@ -44,9 +45,11 @@ def run(config: RunConfig, settings: TaskSettings) -> Path:
     from sos_deap.models.prune import check_layout
     from sos_deap.outcome import quality, save_best, size, versions
     from sos_deap.page import write_page
+    from sos_deap.progress import Console
     from sos_deap.report import front_line, inline, measured_table, table
 
     check(config)
+    console = Console(not config.quiet, config.json_lines)
     resumed = config.resume is not None
     folder = _folder(config)
     evaluator = evaluator_of(config, settings)
@@ -62,13 +65,16 @@ def run(config: RunConfig, settings: TaskSettings) -> Path:
     claim(folder, asdict(config) | asdict(settings), anew=not resumed)
     layers = f"in {len(heads.layers)} layers"
     groups = f"; {len(heads)} groups are the genes" if config.unit == "group" else ""
-    print(f"{config.model}: {dense['heads']} attention heads {layers}{groups}")
-    print(f"run folder: {folder}", flush=True)
+    console.say(f"{config.model}: {dense['heads']} attention heads {layers}{groups}")
+    console.say(f"run folder: {folder}")
+    console.event("run", folder=str(folder), dense=dense)
     metric = dense["calibration"][evaluator.task.name]
-    searched, chromosome = _search(config, evaluator, toolbox, folder, metric)
-    print(f"ended after {searched['generations']} generations, stopped by {searched['stopped_by']}")
+    searched, chromosome = _search(config, evaluator, toolbox, folder, metric, console)
+    console.say(
+        f"ended after {searched['generations']} generations, stopped by {searched['stopped_by']}"
+    )
     if "hypervolume" in searched:
-        print(front_line(searched["hypervolume"]))
+        console.say(front_line(searched["hypervolume"]))
     data = {"calibration": evaluator.task.describe(), "held-out": heldout.describe()}
     given = flags(replace(config, output_dir=None), settings)
     command = shlex.join(["python", "-m", "sos_deap.run", *given])
@@ -97,15 +103,16 @@ def run(config: RunConfig, settings: TaskSettings) -> Path:
         "versions": versions(),
     }
     write_json(folder / "result.json", result)
-    print(f"\n{table(result)}\n", flush=True)
+    console.say(f"\n{table(result)}\n")
     if not best["sparsity"]:
-        print("nothing was removed: no smaller sub-model had a better fitness\n")
+        console.say("nothing was removed: no smaller sub-model had a better fitness\n")
     measured = _measure({"dense": evaluator.model, "pruned": pruned}, evaluator.task.seqlen)
     write_json(folder / "measured.json", measured)
-    print(f"{measured_table(measured)}\n")
-    print(f"report:       {write_page(folder)}")
-    print(f"result:       {folder / 'result.json'}")
-    print(f"pruned model: {folder / 'pruned'}  (its README.md tells how to load it)")
+    console.say(f"{measured_table(measured)}\n")
+    console.event("result", **result, measured=measured)
+    console.say(f"report:       {write_page(folder)}")
+    console.say(f"result:       {folder / 'result.json'}")
+    console.say(f"pruned model: {folder / 'pruned'}  (its README.md tells how to load it)")
     return folder
 
 
@@ -261,15 +268,19 @@ def search(
 
 
 def _search(
-    config: RunConfig, evaluator: Evaluator, toolbox: Any, folder: Path, dense: float
+    config: RunConfig,
+    evaluator: Evaluator,
+    toolbox: Any,
+    folder: Path,
+    dense: float,
+    console: Console,
 ) -> tuple[dict[str, Any], Any]:
     """Search; leave the logbook and the evaluations in the folder; return figures and winner.
 
     ``dense`` is the metric of the whole model on calibration data.
     """
+    from sos_deap.progress import Progress, Trace
     from sos_deap.report import (
-        Progress,
-        Trace,
         front_hypervolume,
         winner,
         write_evaluations,
@@ -278,7 +289,7 @@ def _search(
     )
 
     evaluator.open_store(config.store or folder / "store.sqlite")
-    progress = Progress(evaluator, _all_limits(config))
+    progress = Progress(evaluator, _all_limits(config), console)
     trace = Trace(folder / "trace.json") if config.profile else None
 
     def on_generation(generation: int, halloffame: Any) -> None:

