@@ -69,6 +69,10 @@ def test_a_run_leaves_everything_and_a_model_that_loads(
         "measured.json",
         "evaluations.csv",
         "store.sqlite",
+        "journal.jsonl",
+        "pareto.csv",
+        "report.html",
+        "plots",
         "pruned",
     }
     result, printed = read(folder), capsys.readouterr().out

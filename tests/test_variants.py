@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.variants import iohfiles, job, plan, plots, work
+from benchmarks.variants import iohfiles, job, plan, work
 from benchmarks.variants.__main__ import main
 from benchmarks.variants.heldout import completed
 from benchmarks.variants.settings import parse
@@ -48,7 +48,7 @@ def compared(tmp_path_factory: pytest.TempPathFactory, flags: Flags) -> Path:
 @pytest.fixture
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """They take a second."""
-    monkeypatch.setattr(plots, "save", lambda folder, name, draw: "")
+    monkeypatch.setattr("benchmarks.variants.page.save", lambda folder, name, draw: "")
 
 
 def rows(path: Path) -> list[dict[str, str]]:
