@@ -169,18 +169,21 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 #: What may be given anew where a run goes on: none of it changes what has been computed.
-RESUMABLE = (
-    *("generations", "max_evaluations", "max_tokens", "max_seconds"),
-    *(
+RESUMABLE = frozenset(
+    [
+        "generations",
+        "max_evaluations",
+        "max_tokens",
+        "max_seconds",
         "threshold",
         "stagnation",
         "enough_sparsity",
         "reuse_memory",
         "profile",
-        "resume",
         "quiet",
         "json_lines",
-    ),
+        "resume",
+    ]
 )
 
 

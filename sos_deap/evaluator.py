@@ -244,18 +244,19 @@ class Evaluator:
         self.close_store()
         self._store = Store(Path(path), self._scope())
 
-    def open_journal(self, path: str | Path, stop: Callable[[], Any] = lambda: None) -> None:
+    def open_journal(self, path: str | Path) -> Journal:
         """Write all that is computed into a file, and take from it what is there.
 
         With the file of a run that was stopped, the same search goes on where it was, to the bit.
         What the journal holds is accounted as computed, but for layers, operations and seconds.
 
         :param path: the file of a :class:`sos_deap.journal.Journal`, made where there is none.
-        :param stop: called after each chunk has been written; may raise to end the search.
+        :returns: the journal, which no other process can open as long as it is open.
         :raises InputError: for a file that cannot be written, or is another run's.
         """
         self.close_journal()
-        self._scores.journal = Journal(Path(path), self._scope(), stop)
+        self._scores.journal = Journal(Path(path), self._scope())
+        return self._scores.journal
 
     def close_journal(self) -> None:
         """Let go of the file, if there is one."""

@@ -27,17 +27,13 @@ def free_folder(folder: Path) -> Path:
     return folder
 
 
-def claim(folder: Path, settings: dict[str, Any], anew: bool = True) -> None:
+def claim(folder: Path, settings: dict[str, Any]) -> None:
     """Make the run folder and write its ``config.json``; of several runs only one can.
 
-    :param anew: whether there must be none yet; else it is replaced.
     :raises InputError: if that is not possible.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if not anew:
-            write_json(folder / "config.json", settings)
-            return
         with (folder / "config.json").open("x", encoding="utf-8") as file:
             file.write(json.dumps(settings, indent=2) + "\n")
     except OSError as error:

@@ -38,13 +38,14 @@ class Journal:
 
     :param path: the file; made where there is none.
     :param scope: what the sums depend on, as text.
-    :param stop: called after each chunk has been written; may raise to end the run.
     :raises InputError: for a file that another process has open, cannot be written, or is of
         another scope.
     """
 
-    def __init__(self, path: Path, scope: str, stop: Callable[[], Any] = lambda: None) -> None:
-        self.path, self._stop, self._synced = path, stop, 0.0
+    def __init__(self, path: Path, scope: str) -> None:
+        self.path, self._synced = path, 0.0
+        #: Called after each chunk has been written; may raise to end the run.
+        self.stop: Callable[[], Any] = lambda: None
         self._sums: dict[tuple[bytes, int, int], list[float]] = {}
         self._ends: set[tuple[bytes, int]] = set()
         try:
@@ -89,7 +90,7 @@ class Journal:
         for chunk, sums in compute(new, slice(*examples)) if new else ():
             self._write(_line(chunk, sums, examples))
             yield chunk, sums
-            self._stop()
+            self.stop()
 
     def close(self) -> None:
         """Let go of the file."""

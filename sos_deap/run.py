@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from sos_deap.evaluator import Evaluator
+    from sos_deap.journal import Journal
     from sos_deap.progress import Console
     from sos_deap.search.algorithms import Algorithm
     from sos_deap.search.drive import Evolution
@@ -43,10 +44,8 @@ def run(config: RunConfig, settings: TaskSettings) -> Path:
     # Imported here, so that --help does not wait for torch.
     from sos_deap.files import claim, write_json
     from sos_deap.models.prune import check_layout
-    from sos_deap.outcome import quality, save_best, size, versions
-    from sos_deap.page import write_page
+    from sos_deap.outcome import quality, size
     from sos_deap.progress import Console
-    from sos_deap.report import front_line, inline, measured_table, table
 
     check(config)
     console = Console(not config.quiet, config.json_lines)
@@ -62,20 +61,50 @@ def run(config: RunConfig, settings: TaskSettings) -> Path:
         **size(evaluator.model, evaluator.stored_dtype, sum(heads.heads_per_layer)),
     }
     config = replace(config, resume=None)  # from here on both are the same
-    claim(folder, asdict(config) | asdict(settings), anew=not resumed)
+    if not resumed:
+        claim(folder, asdict(config) | asdict(settings))
+    # Held to the end: whoever cannot have it must not touch what is in the folder.
+    journal = evaluator.open_journal(folder / "journal.jsonl")
+    if resumed:
+        shutil.rmtree(folder / "pruned", ignore_errors=True)  # of an end that came to nothing
+        write_json(folder / "config.json", asdict(config) | asdict(settings))
     layers = f"in {len(heads.layers)} layers"
     groups = f"; {len(heads)} groups are the genes" if config.unit == "group" else ""
     console.say(f"{config.model}: {dense['heads']} attention heads {layers}{groups}")
     console.say(f"run folder: {folder}")
     console.event("run", folder=str(folder), dense=dense)
+    try:
+        _search_and_save(config, settings, evaluator, toolbox, folder, dense, console, journal)
+    finally:
+        evaluator.close_journal()
+    return folder
+
+
+def _search_and_save(
+    config: RunConfig,
+    settings: TaskSettings,
+    evaluator: Evaluator,
+    toolbox: Any,
+    folder: Path,
+    dense: dict[str, Any],
+    console: Console,
+    journal: Journal,
+) -> None:
+    """All that a run leaves in its folder, which is its own by now."""
+    from sos_deap.files import write_json
+    from sos_deap.outcome import save_best, versions
+    from sos_deap.page import write_page
+    from sos_deap.report import front_line, inline, measured_table, table
+
     metric = dense["calibration"][evaluator.task.name]
-    searched, chromosome = _search(config, evaluator, toolbox, folder, metric, console)
+    searched, chromosome = _search(config, evaluator, toolbox, folder, metric, console, journal)
     console.say(
         f"ended after {searched['generations']} generations, stopped by {searched['stopped_by']}"
     )
     if "hypervolume" in searched:
         console.say(front_line(searched["hypervolume"]))
-    data = {"calibration": evaluator.task.describe(), "held-out": heldout.describe()}
+    tasks: dict[str, Any] = {"calibration": evaluator.task, "held-out": evaluator.heldout}
+    data = {part: task.describe() for part, task in tasks.items()}
     given = flags(replace(config, output_dir=None), settings)
     command = shlex.join(["python", "-m", "sos_deap.run", *given])
     facts = {
@@ -113,7 +142,6 @@ def run(config: RunConfig, settings: TaskSettings) -> Path:
     console.say(f"report:       {write_page(folder)}")
     console.say(f"result:       {folder / 'result.json'}")
     console.say(f"pruned model: {folder / 'pruned'}  (its README.md tells how to load it)")
-    return folder
 
 
 def evaluator_of(config: RunConfig, settings: TaskSettings) -> Evaluator:
@@ -274,6 +302,7 @@ def _search(
     folder: Path,
     dense: float,
     console: Console,
+    journal: Journal,
 ) -> tuple[dict[str, Any], Any]:
     """Search; leave the logbook and the evaluations in the folder; return figures and winner.
 
@@ -298,8 +327,7 @@ def _search(
             trace(generation, halloffame)
 
     try:
-        with ends_in_time() as stop:
-            evaluator.open_journal(folder / "journal.jsonl", stop)
+        with ends_in_time() as journal.stop:
             evolution = search(config, evaluator, on_generation, toolbox)
     except Interrupted as end:
         end.message = (
@@ -312,7 +340,6 @@ def _search(
         if trace is not None:
             trace.close()
         evaluator.close_store()
-        evaluator.close_journal()
         write_evaluations(folder / "evaluations.csv", evaluator)
     write_logbook(folder / "logbook.csv", evolution.logbook, progress.rows)
     if not evolution.halloffame:
@@ -413,13 +440,12 @@ def _folder(config: RunConfig) -> Path:
 
 
 def _stopped(folder: Path) -> Path:
-    """The folder of a run that can go on, without what it may have written of its end."""
+    """The folder of a run that can go on."""
     if (folder / "result.json").exists():
         raise InputError(
             f"the run in {folder} is complete: for another that takes what it computed, give "
             f"--store {folder / 'store.sqlite'}"
         )
-    shutil.rmtree(folder / "pruned", ignore_errors=True)
     return folder
 
 

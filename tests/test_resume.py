@@ -221,6 +221,21 @@ def test_a_full_disk_loses_nothing(
     assert known(read(folder)) == known(read(whole))
 
 
+def test_whoever_cannot_have_a_run_s_folder_leaves_it_as_it_is(
+    small: list[str], tmp_path: Path, capsys: Any
+) -> None:
+    folder = tmp_path / "run"
+    assert main([*small, f"--output_dir={folder}"]) == 0
+    (folder / "result.json").unlink()  # as in the last seconds of a run, with all else written
+    files = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    scope = json.loads((folder / "journal.jsonl").read_bytes().splitlines()[0][9:])["scope"]
+    with closing(Journal(folder / "journal.jsonl", scope)):
+        assert main([f"--resume={folder}", "--generations=9"]) == 2
+        assert "is in use by another process" in capsys.readouterr().err
+        assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == files
+    assert main([f"--resume={folder}"]) == 0
+
+
 def test_more_generations_are_another_limit_and_no_other_run(
     small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
