@@ -81,15 +81,15 @@ class Sweep(Strategy):
         self._current: list[int] = [1] * len(space)
         self._best: list[list[int]] = []
         self._exchanges: list[list[int]] = []  # to evaluate next; none: flips
-        self._seen: Span = (0, 0)
+        self._seen: Span = next(self._windows)  # what flips are scored on
         self._fruitless = 0
 
     def generate(self) -> list[Any]:
-        """The current sub-model with its flips, or with exchanges in it."""
+        """The prior's choice; the current sub-model with its flips, or with exchanges in it."""
         if self._prior is not None and not self._best:
             self._move(list(self.space.keeping_best(self.space.importance(self._prior))))
+            return self._on(self._seen, ())
         if not self._exchanges:
-            self._seen = next(self._windows)
             flips = (_flipped(self._current, gene) for gene in range(len(self.space)))
             return self._on(self._seen, flips)
         windows = [self._seen] if self._exact else [self._seen, next(self._windows)]
@@ -97,6 +97,9 @@ class Sweep(Strategy):
 
     def update(self, individuals: list[Any]) -> None:
         """Learn what genes cost from flips; take the best exchange if it is better."""
+        if len(individuals) == 1:  # the prior's choice, which is spent with its flips
+            [self.incumbent] = individuals
+            return
         self.spend(individuals)
         if self._exchanges:
             self._fruitless = 0 if self._take_best(individuals) else self._fruitless + 1
@@ -106,6 +109,8 @@ class Sweep(Strategy):
         else:
             self._costs.learn(self._current, individuals)
             self._misjudged(individuals[0])
+        if not self._exchanges:
+            self._seen = next(self._windows)
         needed = len(self._exchanges) + 1 if self._exchanges else self._asks
         self.done = self.left < needed * (self._seen[1] - self._seen[0]) / self.space.examples
 
