@@ -10,7 +10,7 @@ run: .venv/installed
 	$(BIN)/python -m sos_deap.run $(FLAGS)
 
 test: .venv/installed
-	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered
+	$(BIN)/python -m pytest --numprocesses=auto --dist=worksteal --cov --cov-report=term:skip-covered
 
 lint: .venv/installed
 	$(BIN)/ruff check .
