@@ -135,6 +135,17 @@ class RunConfig:
         "float32, bfloat16, float16, or auto: on a CPU bfloat16 if it has that in hardware, else "
         "float32; elsewhere as stored. The pruned weights are not rounded.",
     )
+    engine: str = setting(
+        "serial",
+        "Who evaluates: serial (this process), or workers, each with a model of its own: process "
+        "(on this machine), scoop (on this one or several), ray (the package ray; its cluster).",
+    )
+    workers: int | None = setting(
+        None, "Workers of the engine; None is one for each GPU, or core where there is none."
+    )
+    hostfile: str | None = setting(
+        None, "scoop: file of hosts, one a line, this one first; None is this machine alone."
+    )
     seed: int = setting(0, "Seed of the search and of the choice of calibration examples.")
     profile: bool = setting(
         False, "Write trace.json, one generation for the viewers of PyTorch's profiler."
@@ -179,6 +190,9 @@ RESUMABLE = frozenset(
         "stagnation",
         "enough_sparsity",
         "reuse_memory",
+        "engine",
+        "workers",
+        "hostfile",
         "profile",
         "quiet",
         "json_lines",

@@ -10,6 +10,10 @@ class InputError(ValueError):
     """Bad input from the user; the command line prints it as one line and exits with status 2."""
 
 
+class WorkerLostError(RuntimeError):
+    """A process that was to compute something is gone; the command line exits with status 1."""
+
+
 def first_line(error: BaseException) -> str:
     """What an error of a library says, on one line."""
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(" :")

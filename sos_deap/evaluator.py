@@ -10,6 +10,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,10 @@ import torch
 from transformers import PreTrainedModel
 
 from sos_deap.accounting import Accounting
+from sos_deap.engines import ENGINES, check_engine, default_workers
+from sos_deap.engines.process import Borrowed
+from sos_deap.engines.spread import Spread, random_state_kept
+from sos_deap.engines.worker import evaluator_of, lend
 from sos_deap.errors import InputError, unknown
 from sos_deap.journal import Journal
 from sos_deap.models.density import Sparsity, sparsity_of
@@ -71,13 +76,14 @@ class Evaluator:
 
     # Without an instance dictionary DEAP's Toolbox.register cannot copy the model into a partial.
     __slots__ = (
+        "__weakref__",
         "_cache",
         "_importances",
-        "_passes",
+        "_recipe",
         "_scores",
         "_spans",
+        "_spread",
         "_store",
-        "_worst",
         "accounting",
         "density",
         "fidelity",
@@ -85,6 +91,7 @@ class Evaluator:
         "heldout",
         "model",
         "objective",
+        "passes",
         "sparsity",
         "stored_dtype",
         "task",
@@ -117,13 +124,15 @@ class Evaluator:
         self.accounting = Accounting(tokens=self.task.reference_tokens)
         self.tokenizer: Any = None
         self.stored_dtype: torch.dtype = model.dtype
-        self._passes = Passes(model, self.head_map, self.task, batch_tokens, batching, reuse_memory)
-        self._worst = (WORST_FITNESS,) * len(self.objective(-1.0, 0.0))
-        self._scores = Scores(self._passes, self.task, self.accounting)
+        #: How it goes through the model.
+        self.passes = Passes(model, self.head_map, self.task, batch_tokens, batching, reuse_memory)
+        self._scores = Scores(self.passes, self.task, self.accounting)
         self._cache: dict[bytes, float] = {}  # metrics on all examples
         self._spans: dict[tuple[bytes, Span], float] = {}  # and on some of them
         self._importances: dict[str, list[float]] = {}
         self._store: Store | None = None
+        self._recipe: dict[str, Any] | None = None
+        self._spread: Spread | None = None
 
     @classmethod
     def from_pretrained(
@@ -164,17 +173,32 @@ class Evaluator:
         )
         evaluator = cls(loaded.model, calibration, goal, heldout=heldout, **own)
         evaluator.tokenizer, evaluator.stored_dtype = loaded.tokenizer, loaded.stored_dtype
+        if isinstance(task, str):
+            evaluator._recipe = {
+                "model": model,
+                "dataset": dataset,
+                "task": task,
+                "device": device,
+                "dtype": str(loaded.model.dtype).removeprefix("torch."),
+                "seed": seed,
+                **own,
+                **vars(chosen),
+            }
         return evaluator
 
     @property
     def batching(self) -> str:
         """How sub-models go through the model; what ``"auto"`` chose, once some were computed."""
-        return self._passes.batching
+        return self.passes.batching
 
     @property
     def objectives(self) -> int:
         """How many values the objective gives."""
-        return len(self._worst)
+        return len(self.objective(-1.0, 0.0))
+
+    @property
+    def _worst(self) -> tuple[float, ...]:
+        return (WORST_FITNESS,) * self.objectives
 
     def spent(self) -> dict[str, float]:
         """What a search has had, from the model or from the store, for its limits.
@@ -242,7 +266,7 @@ class Evaluator:
         :raises InputError: for a file that cannot be written, or is of another kind.
         """
         self.close_store()
-        self._store = Store(Path(path), self._scope())
+        self._store = Store(Path(path), self.scope)
 
     def open_journal(self, path: str | Path) -> Journal:
         """Write all that is computed into a file, and take from it what is there.
@@ -255,7 +279,7 @@ class Evaluator:
         :raises InputError: for a file that cannot be written, or is another run's.
         """
         self.close_journal()
-        self._scores.journal = Journal(Path(path), self._scope())
+        self._scores.journal = Journal(Path(path), self.scope)
         return self._scores.journal
 
     def close_journal(self) -> None:
@@ -270,7 +294,55 @@ class Evaluator:
             self._store.close()
             self._store = None
 
-    def _scope(self) -> str:
+    def open_engine(self, engine: str | Executor = "process", workers: int | None = None) -> None:
+        """Let workers compute, each with a model of its own, which it makes once.
+
+        A search has the same result as without, if torch has as many threads: what decides stays
+        here. Meant for evaluations that take longer than a message.
+
+        :param engine: ``"serial"`` for none, ``"process"``, ``"scoop"`` in a program that SCOOP has
+            started, ``"ray"``, or an executor of ``concurrent.futures``, which stays the caller's.
+        :param workers: how many; ``None`` for one for each GPU, or core where there is none.
+        :raises InputError: for an unknown engine, one that is not installed, and an evaluator that
+            no other process could make: only names can travel (see :meth:`from_pretrained`).
+        """
+        self.close_engine()
+        if isinstance(engine, str):
+            check_engine(engine, workers)
+        if engine == "serial":
+            return
+        recipe, count = self.recipe, workers or default_workers()
+        with random_state_kept():
+            made = ENGINES[engine](count) if isinstance(engine, str) else Borrowed(engine, count)
+        lend(recipe, self)  # to what runs in this process
+        self._spread = Spread(made, recipe, self.passes)
+        self._scores.run = self._spread.run
+
+    def close_engine(self, at_once: bool = False) -> None:
+        """Let the workers go, if there are any, after what they are at or at once."""
+        if self._spread is not None:
+            self._spread.close(at_once)
+            self._spread, self._scores.run = None, self.passes.run
+
+    @property
+    def recipe(self) -> str:
+        """What another process makes an equal evaluator of, as JSON.
+
+        :raises InputError: for one that was not made of names by :meth:`from_pretrained`.
+        """
+        if self._recipe is None:
+            raise InputError(
+                "this evaluator is made of a model or a task in memory, which does not travel to "
+                "other processes: make it with Evaluator.from_pretrained, of names"
+            )
+        return json.dumps({**self._recipe, "scope": self.scope})
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Its recipe and objective: so it goes where DEAP's ``toolbox.evaluate`` is sent."""
+        return _remade, (self.recipe, self.objective)
+
+    @property
+    def scope(self) -> str:
         """All that a metric depends on, as text."""
         data = {name: value for name, value in self.task.describe().items() if name != "split"}
         scope = {
@@ -328,7 +400,7 @@ class Evaluator:
             one with a loss, such as perplexity.
         """
         if name not in self._importances:
-            passes, accounting = self._passes, self.accounting
+            passes, accounting = self.passes, self.accounting
             self._importances[name] = passes.importance(name)
             accounting.tokens += self.check_importance(name).passes * self.task.tokens
             accounting.seconds_forward, accounting.flops = passes.seconds, passes.flops
@@ -344,7 +416,7 @@ class Evaluator:
 
     def metrics_of(self, model: PreTrainedModel, task: Task) -> dict[str, float]:
         """All of a task's metrics of a whole model, by name."""
-        return task.metrics(self._passes.whole(model, task))
+        return task.metrics(self.passes.whole(model, task))
 
     def known(self, individual: Sequence[int]) -> float | None:
         """The metric of an individual that was computed before, else ``None``; not accounted."""
@@ -408,6 +480,13 @@ class Evaluator:
     def _remember(self, key: bytes, metric: float) -> None:
         self.accounting.non_finite += not math.isfinite(metric)
         self._cache[key] = metric
+
+
+def _remade(recipe: str, objective: Objective) -> Evaluator:
+    """The evaluator of a recipe, in the process that it has come to."""
+    evaluator = evaluator_of(recipe)
+    evaluator.objective = objective
+    return evaluator
 
 
 def batched_map(function: Callable[..., Any], individuals: Iterable[Sequence[int]]) -> list[Any]:

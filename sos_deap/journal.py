@@ -31,6 +31,7 @@ with suppress(ImportError):
 _log = logging.getLogger(__name__)
 
 Chunk = tuple[Sequence[bytes], Sequence[Sequence[float]]]  # chromosomes, and the sums of each
+Run = Callable[[Sequence[bytes], slice], Iterable[Chunk]]  # computes sums, a chunk at a time
 
 
 class Journal:
@@ -74,7 +75,7 @@ class Journal:
         self,
         keys: Sequence[bytes],
         examples: tuple[int, int],
-        compute: Callable[[Sequence[bytes], slice], Iterable[Chunk]],
+        compute: Run,
     ) -> Iterator[Chunk]:
         """The sums of chromosomes over some examples: what is there, then the others, computed.
 

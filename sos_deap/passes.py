@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -38,6 +38,32 @@ _TOGETHER = 16
 _TRIES = 2
 
 Sums = list[list[float]]  # a task's sums over all its examples, a row for each sub-model
+
+
+class Counts(NamedTuple):
+    """What passes have cost; see :class:`sos_deap.accounting.Accounting`."""
+
+    out_of_memory: int
+    layers_computed: int
+    flops: float | None
+    seconds: float
+
+    def less(self, before: Counts) -> Counts:
+        """What has come since."""
+        return self._with(before, -1, self.seconds - before.seconds)
+
+    def plus(self, more: Counts, seconds: float) -> Counts:
+        """With what others have computed in so many seconds of the one who waited."""
+        return self._with(more, 1, self.seconds + seconds)
+
+    def _with(self, other: Counts, sign: int, seconds: float) -> Counts:
+        known = self.flops is not None and other.flops is not None
+        return Counts(
+            self.out_of_memory + sign * other.out_of_memory,
+            self.layers_computed + sign * other.layers_computed,
+            (self.flops or 0.0) + sign * (other.flops or 0.0) if known else None,
+            seconds,
+        )
 
 
 class Sizes:
@@ -117,6 +143,15 @@ class Passes:
     def layers(self) -> int:
         """Attention layers of the model."""
         return len(self._heads.layers)
+
+    @property
+    def counts(self) -> Counts:
+        """What the passes have cost so far."""
+        return Counts(self.out_of_memory, self.layers_computed, self.flops, self.seconds)
+
+    @counts.setter
+    def counts(self, counts: Counts) -> None:
+        self.out_of_memory, self.layers_computed, self.flops, self.seconds = counts
 
     def run(
         self, pending: Sequence[bytes], part: slice = slice(None)

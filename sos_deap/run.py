@@ -11,17 +11,19 @@ import shlex
 import shutil
 import sys
 import time
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sos_deap.command import Interrupted, answered, ends_in_time, quiet
 from sos_deap.config import RunConfig, flags, parse
-from sos_deap.errors import InputError, unknown
+from sos_deap.engines import check_engine, default_workers
+from sos_deap.errors import InputError, WorkerLostError, unknown
 from sos_deap.tasks.settings import TaskSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from transformers import PreTrainedModel
 
@@ -42,7 +44,6 @@ def run(config: RunConfig, settings: TaskSettings) -> Path:
     :raises InputError: for bad settings, before anything is written.
     """
     # Imported here, so that --help does not wait for torch.
-    from sos_deap.files import claim, write_json
     from sos_deap.models.prune import check_layout
     from sos_deap.outcome import quality, size
     from sos_deap.progress import Console
@@ -61,6 +62,37 @@ def run(config: RunConfig, settings: TaskSettings) -> Path:
         **size(evaluator.model, evaluator.stored_dtype, sum(heads.heads_per_layer)),
     }
     config = replace(config, resume=None)  # from here on both are the same
+    with _engine(evaluator, config):
+        _in_folder(config, settings, evaluator, toolbox, folder, dense, console, resumed)
+    return folder
+
+
+@contextmanager
+def _engine(evaluator: Evaluator, config: RunConfig) -> Iterator[None]:
+    """The workers of a run, which after an error are let go at once."""
+    evaluator.open_engine(config.engine, config.workers)
+    try:
+        yield
+    except BaseException:
+        evaluator.close_engine(at_once=True)
+        raise
+    evaluator.close_engine()
+
+
+def _in_folder(
+    config: RunConfig,
+    settings: TaskSettings,
+    evaluator: Evaluator,
+    toolbox: Any,
+    folder: Path,
+    dense: dict[str, Any],
+    console: Console,
+    resumed: bool,
+) -> None:
+    """All that a run does in its folder, which is its own meanwhile."""
+    from sos_deap.files import claim, write_json
+
+    heads = evaluator.head_map
     if not resumed:
         claim(folder, asdict(config) | asdict(settings))
     # Held to the end: whoever cannot have it must not touch what is in the folder.
@@ -77,7 +109,6 @@ def run(config: RunConfig, settings: TaskSettings) -> Path:
         _search_and_save(config, settings, evaluator, toolbox, folder, dense, console, journal)
     finally:
         evaluator.close_journal()
-    return folder
 
 
 def _search_and_save(
@@ -90,7 +121,7 @@ def _search_and_save(
     console: Console,
     journal: Journal,
 ) -> None:
-    """All that a run leaves in its folder, which is its own by now."""
+    """Search, prune and report, into the folder."""
     from sos_deap.files import write_json
     from sos_deap.outcome import save_best, versions
     from sos_deap.page import write_page
@@ -179,6 +210,7 @@ def check(config: RunConfig) -> None:
     from sos_deap.toolbox import MAX_SPARSITY, check_operators
 
     _limits(config)
+    check_engine(config.engine, config.workers, config.hostfile)
     if not 0 <= config.seed < 2**32:
         raise InputError(f"seed is {config.seed}: give a number from 0 to {2**32 - 1}")
     row = _algorithm(config)
@@ -320,6 +352,7 @@ def _search(
     evaluator.open_store(config.store or folder / "store.sqlite")
     progress = Progress(evaluator, _all_limits(config), console)
     trace = Trace(folder / "trace.json") if config.profile else None
+    go_on = f"to go on: python -m sos_deap.run --resume {folder}"
 
     def on_generation(generation: int, halloffame: Any) -> None:
         progress(generation, halloffame)
@@ -330,10 +363,10 @@ def _search(
         with ends_in_time() as journal.stop:
             evolution = search(config, evaluator, on_generation, toolbox)
     except Interrupted as end:
-        end.message = (
-            f"interrupted, best {progress.best}; to go on: python -m sos_deap.run --resume {folder}"
-        )
+        end.message = f"interrupted, best {progress.best}; {go_on}"
         raise
+    except WorkerLostError as lost:
+        raise WorkerLostError(f"{lost}; {go_on}") from lost
     finally:  # after Ctrl-C too: what was computed is kept
         seconds = progress.seconds
         progress.close()
@@ -451,13 +484,34 @@ def _stopped(folder: Path) -> Path:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit status."""
+    given = sys.argv[1:] if arguments is None else arguments
+    status = 0
 
     def job() -> None:
-        config, settings = parse(sys.argv[1:] if arguments is None else arguments)
+        nonlocal status
+        config, settings = parse(given)
         quiet()
-        run(config, settings)
+        if config.engine == "scoop" and not _under_scoop():
+            check(config)
+            status = _launch(config, given)
+        else:
+            run(config, settings)
 
-    return answered(job)
+    return answered(job) or status
+
+
+def _under_scoop() -> bool:
+    from sos_deap.engines.scoop import running
+
+    return running()
+
+
+def _launch(config: RunConfig, arguments: list[str]) -> int:
+    """The same once more, in the first of SCOOP's workers."""
+    from sos_deap.engines.launch import launch
+
+    workers = config.workers or default_workers()
+    return launch("sos_deap.run:main", arguments, workers, config.hostfile)
 
 
 if __name__ == "__main__":

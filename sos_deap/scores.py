@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 
 from sos_deap.accounting import Accounting
-from sos_deap.journal import Chunk, Journal
+from sos_deap.journal import Chunk, Journal, Run
 from sos_deap.passes import Passes
 from sos_deap.tasks.task import Task
 
@@ -28,6 +28,8 @@ class Scores:
         self._passes, self._task, self._accounting = passes, task, accounting
         #: Where all sums are written, and taken from if they are there.
         self.journal: Journal | None = None
+        #: Who computes sums; this process unless told.
+        self.run: Run = passes.run
         # By chromosome and first example: the example up to which it was scored, and the sums.
         self._sums: dict[tuple[bytes, int], tuple[int, list[float]]] = {}
 
@@ -56,10 +58,10 @@ class Scores:
                 if until < stop and race:
                     keys = race(keys, [self._metric(key, start) for key in keys])
                 begin = until
-        accounting, passes = self._accounting, self._passes
-        accounting.seconds_forward = passes.seconds
-        accounting.out_of_memory = passes.out_of_memory
-        accounting.layers_computed, accounting.flops = passes.layers_computed, passes.flops
+        accounting, counts = self._accounting, self._passes.counts
+        accounting.seconds_forward, accounting.flops = counts.seconds, counts.flops
+        accounting.out_of_memory = counts.out_of_memory
+        accounting.layers_computed = counts.layers_computed
 
     def _by_beginning(self, pending: list[bytes], span: Span | None) -> dict[int, list[bytes]]:
         """Chromosomes by the example up to which they were scored on this span before.
@@ -90,8 +92,8 @@ class Scores:
     def _sums_of(self, keys: list[bytes], examples: Span) -> Iterable[Chunk]:
         """The sums of chromosomes over some examples, a chunk at a time."""
         if self.journal is None:
-            return self._passes.run(keys, slice(*examples))
-        return self.journal.through(keys, examples, self._passes.run)
+            return self.run(keys, slice(*examples))
+        return self.journal.through(keys, examples, self.run)
 
     def _metric(self, key: bytes, start: int) -> float:
         return self._task.metrics(self._sums[key, start][1])[self._task.name]

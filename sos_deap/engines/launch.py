@@ -1,0 +1,184 @@
+"""Run a program under SCOOP, and see to its end: the true exit status, no hang and no orphan."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from sos_deap.engines import scoop_entry
+from sos_deap.errors import InputError
+
+#: Seconds that the workers have to come, and to go.
+_TO_COME, _TO_GO = 300.0, 10.0
+
+
+@dataclass
+class _Line:
+    """What is known of who is at the other end."""
+
+    buffer: bytes = b""
+    role: str = ""
+    host: str = ""
+
+
+class Lost(Exception):  # noqa: N818
+    """A process is gone before the program was done; says which."""
+
+
+def launch(target: str, arguments: list[str], workers: int, hostfile: str | None = None) -> int:
+    """Run a function of command line arguments in the first of some SCOOP workers.
+
+    :param target: ``module:function``, which takes a list of arguments and returns a status.
+    :param arguments: its arguments.
+    :param workers: processes, of which the first runs the function and computes, too.
+    :param hostfile: a host a line, reached by ssh; ``None`` for this machine.
+    :returns: the status that the function returned; 1 if a process was lost.
+    """
+    run = _Run(target, arguments, workers, hostfile)
+    before = {number: signal.signal(number, run.signalled) for number in _SIGNALS}
+    try:
+        return run.watch()
+    except Lost as lost:
+        print(f"error: {lost}", file=sys.stderr)
+        return 1
+    finally:
+        run.end()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class _Run:
+    """SCOOP's processes, and the lines to them."""
+
+    def __init__(
+        self, target: str, arguments: list[str], workers: int, hostfile: str | None
+    ) -> None:
+        self._workers, self._token = workers, secrets.token_hex(16)
+        self._lines: dict[socket.socket, _Line] = {}
+        self._status: int | None = None
+        self._signals: list[int] = []
+        self._selector = selectors.DefaultSelector()
+        self._listener = socket.create_server(("" if hostfile else "127.0.0.1", 0))
+        self._selector.register(self._listener, selectors.EVENT_READ)
+        hosts = _hosts(hostfile)
+        address = f"{hosts[0]}:{self._listener.getsockname()[1]}"
+        together = -(-workers // len(hosts))
+        command = [sys.executable, "-m", "scoop", "--quiet", "-n", str(workers)]
+        if hostfile is not None:
+            command += ["--hostfile", hostfile]
+        command += [scoop_entry.__file__, address, self._token, str(together), target]
+        self._process = subprocess.Popen(
+            [*command, *arguments],
+            start_new_session=True,  # signals are passed on by the line, once
+            stdin=subprocess.DEVNULL,
+        )
+        self._started = time.monotonic()
+
+    def watch(self) -> int:
+        """Wait for the program's end; returns its status."""
+        while self._status is None:
+            for key, _ in self._selector.select(timeout=0.2):
+                if key.fileobj is self._listener:
+                    self._accept()
+                else:
+                    self._hear(key.fileobj)
+            self._check()
+        return self._status
+
+    def signalled(self, number: int, _: Any) -> None:
+        """Pass a first signal on to the program; end at once after a second."""
+        self._signals.append(number)
+        origin = [line for line, known in self._lines.items() if known.role == "origin"]
+        if origin and len(self._signals) == 1:
+            origin[0].sendall(b"signal %d\n" % number)
+        else:
+            self._status = 128 + number
+
+    def end(self) -> None:
+        """Wait a little for SCOOP to end its processes; end what is left."""
+        if self._status is not None and len(self._signals) < 2:
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(_TO_GO)
+        for line in [*self._lines, self._listener]:
+            line.close()  # which ends the workers, on any host
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+    def _accept(self) -> None:
+        line, _ = self._listener.accept()
+        self._lines[line] = _Line()
+        self._selector.register(line, selectors.EVENT_READ)
+
+    def _hear(self, line: Any) -> None:
+        known = self._lines[line]
+        try:
+            heard = line.recv(4096)
+        except OSError:
+            heard = b""
+        if not heard:
+            self._cut(line)
+            return
+        *whole, known.buffer = (known.buffer + heard).split(b"\n")
+        for text in whole:
+            words = text.decode(errors="replace").split()
+            if known.role == "origin" and words[:1] == ["status"]:
+                self._status = int(words[1])
+            elif len(words) == 3 and secrets.compare_digest(words[0], self._token):
+                on_host = Counter(other.host for other in self._lines.values())
+                known.role, known.host = words[1:]
+                line.sendall(b"%d\n" % on_host[known.host])
+            else:
+                self._cut(line)
+
+    def _cut(self, line: Any) -> None:
+        known = self._lines.pop(line)
+        self._selector.unregister(line)
+        line.close()
+        if known.role and self._status is None:
+            raise Lost(
+                f"a process of the engine scoop on {known.host} was lost, out of memory perhaps: "
+                "what was computed before is kept; to go on: python -m sos_deap.run --resume with "
+                "the run folder"
+            )
+
+    def _check(self) -> None:
+        """See that SCOOP goes on, and that all workers have come."""
+        if self._status is not None:
+            return
+        if self._process.poll() is not None:
+            raise Lost(f"SCOOP ended with status {self._process.returncode} before the program")
+        there = sum(bool(known.role) for known in self._lines.values())
+        if there < self._workers and time.monotonic() > self._started + _TO_COME:
+            raise Lost(
+                f"{there} of {self._workers} workers came within {_TO_COME:.0f} s: see that "
+                "ssh reaches each host without a password, and python is at the same place there"
+            )
+
+
+def _hosts(hostfile: str | None) -> list[str]:
+    """The hosts, of which the first is this one, by the name that the others know."""
+    from scoop import utils
+
+    if hostfile is None:
+        return ["127.0.0.1"]
+    hosts = utils.getHosts(hostfile)
+    if not hosts or hosts[0][0] not in utils.localHostnames:
+        raise InputError(
+            f"hostfile {hostfile} begins with {hosts[0][0] if hosts else 'nothing'}, which is not "
+            "this machine: begin it with localhost"
+        )
+    return [utils.externalHostname(hosts), *(name for name, _ in hosts[1:])]

@@ -1,0 +1,43 @@
+"""What SCOOP runs: as the program in the first process, and imported in its workers.
+
+Arguments: the starter's address, its token, workers on a host, ``module:function``, and the
+function's own.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from importlib import import_module
+
+from sos_deap.engines.lifeline import Lifeline
+from sos_deap.engines.worker import begin
+
+
+def hold(role: str) -> Lifeline:
+    """Connect with the starter, and set up this process."""
+    address, token, together = sys.argv[1:4]
+    line = Lifeline(address, token, role)
+    begin(line.number, int(together))
+    return line
+
+
+def main() -> None:
+    """Run the program, and tell its status: SCOOP itself would not."""
+    line = hold("origin")
+    target, *arguments = sys.argv[4:]
+    module, _, function = target.partition(":")
+    status = 1
+    try:
+        status = getattr(import_module(module), function)(arguments)
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+    line.ended(status)
+
+
+if __name__ == "__main__":
+    main()
+elif __name__ == "SCOOP_WORKER":
+    held = hold("worker")

@@ -1,0 +1,396 @@
+"""Workers: the same result as without, whatever becomes of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import BrokenExecutor, Executor, Future
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sos_deap import Evaluator, InputError
+from sos_deap.engines import check_engine, worker
+from sos_deap.engines.spread import _cut
+from sos_deap.errors import WorkerLostError
+from sos_deap.run import main
+from tests.conftest import GENES
+from tests.test_resume import known
+from tests.test_run import read
+
+ROOT = Path(__file__).parents[1]
+
+# A metric that differs between sub-models; and one whose worker dies where a file says so.
+METRICS = """
+import os, pathlib, signal, time, torch
+
+PARENT = int(pathlib.Path("parent").read_text()) if pathlib.Path("parent").exists() else 0
+
+def spread(model, tokenizer, rows):
+    with torch.inference_mode():
+        return float(model(torch.arange(16)[None]).logits.std())
+
+def deadly(model, tokenizer, rows):
+    mark = pathlib.Path("die")
+    if mark.exists() and os.environ.get("ORIGIN") != str(os.getpid()) and not first():
+        mark.unlink()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return spread(model, tokenizer, rows)
+
+def slow(model, tokenizer, rows):
+    time.sleep(0.1)
+    return spread(model, tokenizer, rows)
+
+def first():
+    import scoop
+    return scoop.IS_RUNNING and scoop.IS_ORIGIN
+
+# The timings of a run take seconds, and are not looked at here.
+def run(arguments):
+    import sos_deap.run
+    sos_deap.run._measure = lambda models, seqlen: []
+    return sos_deap.run.main(arguments)
+"""
+
+
+@pytest.fixture
+def flags(
+    model_folder: Path, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> list[str]:
+    """Of a run of a second, in a folder with the metrics above."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ORIGIN", str(os.getpid()))
+    monkeypatch.setattr("sos_deap.run._measure", lambda models, seqlen: [])
+    Path("metrics_of_mine.py").write_text(METRICS)
+    given = {
+        "model": model_folder,
+        "dataset": text_file,
+        "population_size": 6,
+        "generations": 4,
+        "samples": 4,
+        "seqlen": 32,
+        "heldout_samples": 2,
+        "mutation_rate": 0.1,
+        "dtype": "float32",
+    }
+    return [f"--{name}={value}" for name, value in given.items()]
+
+
+def own(task: str) -> list[str]:
+    return [f"--task=metrics_of_mine:{task}", "--objective=metric"]
+
+
+def outcome(folder: Path | str) -> Any:
+    """The result, but for what names the engine."""
+    return {**known(read(Path(folder))), "command": None}
+
+
+def under_scoop(*arguments: str) -> list[str]:
+    """The command that the launcher is in, in a process of its own."""
+    code = (
+        "import sys; from sos_deap.engines.launch import launch; "
+        "sys.exit(launch('metrics_of_mine:run', sys.argv[1:], 2))"
+    )
+    return [sys.executable, "-c", code, "--engine=scoop", *arguments]
+
+
+def alone_with(engine: str, *arguments: str) -> list[str]:
+    """The command of a run, in a process of its own."""
+    code = "import metrics_of_mine as m, sys; sys.exit(m.run(sys.argv[1:]))"
+    return [sys.executable, "-c", code, f"--engine={engine}", "--workers=2", *arguments]
+
+
+def ran(command: list[str], cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """A command that has ended, with what it said."""
+    return subprocess.run(
+        command, timeout=240, capture_output=True, text=True, cwd=cwd, check=False
+    )
+
+
+class Now(Executor):
+    """An executor that does everything at once, in this process."""
+
+    def __init__(self) -> None:
+        self.given: list[Any] = []
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **_: Any) -> Future[Any]:
+        self.given.append(args)
+        random.random()  # as some do
+        future: Future[Any] = Future()
+        try:
+            future.set_result(fn(*args))
+        except BaseException as error:
+            future.set_exception(error)
+        return future
+
+
+@pytest.fixture
+def made(model_folder: Path, text_file: Path) -> Callable[[], Evaluator]:
+    def make() -> Evaluator:
+        return Evaluator.from_pretrained(
+            str(model_folder), dataset=str(text_file), samples=4, seqlen=16, dtype="float32"
+        )
+
+    return make
+
+
+def several(count: int) -> list[list[int]]:
+    draw = random.Random(3)
+    return [[draw.randint(0, 1) for _ in range(GENES)] for _ in range(count)]
+
+
+def test_parts_are_whole_in_order_and_of_one_size() -> None:
+    for count in range(200):
+        for workers in (1, 2, 3, 7):
+            keys = [bytes([i]) for i in range(count)]
+            parts = _cut(keys, workers)
+            assert [key for part in parts for key in part] == keys
+            sizes = [len(part) for part in parts]
+            assert not sizes or max(sizes) <= min(32, -(-count // workers))
+            assert len(sizes) == count or max(sizes, default=0) - min(sizes, default=0) <= 1
+
+
+def test_the_same_from_an_executor_and_counted_once(made: Callable[[], Evaluator]) -> None:
+    alone, spread, executor = made(), made(), Now()
+    spread.open_engine(executor, 3)
+    chromosomes = several(10)
+    state = random.getstate()
+    assert spread.many(chromosomes) == alone.many(chromosomes)
+    assert random.getstate() == state
+    assert [len(given[2]) for given in executor.given] == [3, 4, 3]
+    a, b = alone.accounting, spread.accounting
+    assert (a.forward_evaluations, a.tokens, a.layers) == (
+        b.forward_evaluations,
+        b.tokens,
+        b.layers,
+    )
+    # In parts: layers that sub-models of two parts share are computed twice.
+    assert a.layers_computed <= b.layers_computed <= b.layers
+    assert (a.flops or 0) <= (b.flops or 0) < 3 * (a.flops or 0)
+    spread.many(chromosomes)
+    assert len(executor.given) == 3  # all known
+    spread.close_engine()
+    spread.many(several(12))
+    assert len(executor.given) == 3
+
+
+class Broken(Executor):
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **_: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        future.set_exception(BrokenProcessPool("A process was terminated abruptly"))
+        return future
+
+
+def test_a_lost_worker_is_told(made: Callable[[], Evaluator]) -> None:
+    evaluator = made()
+    evaluator.open_engine(Broken(), 2)
+    with pytest.raises(WorkerLostError, match="a worker was lost, out of memory perhaps"):
+        evaluator.many(several(4))
+    assert issubclass(BrokenProcessPool, BrokenExecutor)
+
+
+def test_what_does_not_travel(evaluator: Evaluator, made: Callable[[], Evaluator]) -> None:
+    with pytest.raises(InputError, match="made of a model or a task in memory"):
+        evaluator.open_engine("process", 2)
+    with pytest.raises(InputError, match="made of a model or a task in memory"):
+        pickle.dumps(evaluator)
+    evaluator.open_engine("serial")
+    with pytest.raises(InputError, match="programs that SCOOP has started"):
+        made().open_engine("scoop", 2)
+
+
+def test_a_worker_with_other_data_is_refused(
+    made: Callable[[], Evaluator], text_file: Path, tmp_path: Path
+) -> None:
+    recipe = json.loads(made().recipe)
+    other = tmp_path / text_file.name
+    other.write_text(text_file.read_text().replace("tree", "list"))
+    recipe["dataset"] = str(other)
+    with pytest.raises(InputError, match="has another model or other data than this process"):
+        worker.evaluator_of(json.dumps(recipe))
+
+
+def test_an_evaluator_travels_as_a_recipe(made: Callable[[], Evaluator]) -> None:
+    evaluator = made()
+    data = pickle.dumps(evaluator)
+    assert len(data) < 2000  # and no weights
+    there = pickle.loads(data)
+    assert there is pickle.loads(data)  # once a process
+    assert there.many(several(3)) == evaluator.many(several(3))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (("proces", None), "unknown engine 'proces': did you mean 'process'?"),
+        (("process", 0), "workers is 0: give at least 1"),
+        (("serial", 3), "workers is 3, and the engine serial is one process"),
+        (("process", 2, "hosts"), "the engine process takes no hostfile"),
+        (("scoop", 2, "nowhere"), "hostfile nowhere does not exist"),
+    ],
+)
+def test_bad_settings(given: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message.replace("?", r"\?")):
+        check_engine(*given)
+
+
+def test_a_hostfile_begins_with_this_machine(flags: list[str], capsys: Any) -> None:
+    Path("hosts").write_text("far.example.org 2\nlocalhost 2\n")
+    assert main([*flags, "--engine=scoop", "--workers=2", "--hostfile=hosts"]) == 2
+    assert "begins with far.example.org, which is not this machine" in capsys.readouterr().err
+
+
+def test_workers_have_the_same_result(flags: list[str]) -> None:
+    assert main([*flags, "--output_dir=alone"]) == 0
+    assert main([*flags, "--output_dir=process", "--engine=process", "--workers=2"]) == 0
+    assert ran(alone_with("ray", *flags, "--output_dir=ray")).returncode == 0
+    assert ran(under_scoop(*flags, "--output_dir=scoop")).returncode == 0
+    for engine in ("process", "ray", "scoop"):
+        assert outcome(engine) == outcome("alone")
+
+
+def test_a_killed_process_ends_the_run_which_goes_on(flags: list[str], capsys: Any) -> None:
+    flags += own("deadly")
+    assert main([*flags, "--output_dir=alone"]) == 0
+    Path("die").touch()
+    assert main([*flags, "--output_dir=run", "--engine=process", "--workers=2"]) == 1
+    [told] = capsys.readouterr().err.splitlines()
+    assert "a worker was lost" in told and "--resume run" in told
+    assert not Path("die").exists()
+    assert main(["--resume=run", "--engine=serial", "--workers=1"]) == 0
+    assert outcome("run") == outcome("alone")
+
+
+def test_a_killed_actor_of_ray_costs_nothing(flags: list[str]) -> None:
+    flags += own("deadly")
+    assert main([*flags, "--output_dir=alone"]) == 0
+    Path("die").touch()
+    assert ran(alone_with("ray", *flags, "--output_dir=run")).returncode == 0
+    assert not Path("die").exists()
+    assert outcome("run") == outcome("alone")
+
+
+def test_a_killed_worker_of_scoop_ends_the_run_which_goes_on(flags: list[str]) -> None:
+    flags += own("deadly")
+    assert main([*flags, "--output_dir=alone"]) == 0
+    Path("die").touch()
+    ended = ran(under_scoop(*flags, "--output_dir=run"))
+    assert ended.returncode == 1
+    assert "a process of the engine scoop" in ended.stderr and "was lost" in ended.stderr
+    assert not Path("die").exists()
+    assert not processes_of(Path.cwd())
+    assert main(["--resume=run", "--engine=serial", "--workers=1"]) == 0
+    assert outcome("run") == outcome("alone")
+
+
+@pytest.fixture
+def started(flags: list[str]) -> Iterator[subprocess.Popen[str]]:
+    """A long run under SCOOP that has begun to compute."""
+    command = under_scoop(*flags, *own("slow"), "--generations=500", "--output_dir=run")
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    journal, until = Path("run/journal.jsonl"), time.monotonic() + 120
+    while not (journal.exists() and journal.read_bytes().count(b"\n") > 3):
+        assert process.poll() is None and time.monotonic() < until
+        time.sleep(0.05)
+    yield process
+    process.kill()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_scoop_ends_in_time_with_the_true_status(
+    started: subprocess.Popen[str], number: signal.Signals
+) -> None:
+    started.send_signal(number)
+    _, told = started.communicate(timeout=60)
+    assert started.returncode == 128 + number
+    assert "to go on: python -m sos_deap.run --resume run" in told
+    assert not processes_of(Path.cwd())
+    assert not Path("run/result.json").exists()
+
+
+def test_a_killed_launcher_leaves_no_orphan(started: subprocess.Popen[str]) -> None:
+    assert processes_of(Path.cwd())
+    started.kill()
+    started.wait()
+    until = time.monotonic() + 30
+    while processes_of(Path.cwd()):
+        assert time.monotonic() < until, processes_of(Path.cwd())
+        time.sleep(0.1)
+
+
+def test_scoop_gives_back_the_status_of_bad_input(flags: list[str]) -> None:
+    ended = ran(under_scoop(*flags, "--seqlen=-1"))
+    assert ended.returncode == 2
+    assert [line for line in ended.stderr.splitlines() if line.startswith("error: seqlen is -1")]
+
+
+def test_a_script_of_deap_under_plain_scoop(
+    model_folder: Path, text_file: Path, tmp_path: Path
+) -> None:
+    # Its map, one individual at a time; the evaluator goes as a recipe.
+    script = tmp_path / "mine.py"
+    script.write_text(f"""
+import random, torch, sos_deap
+from deap import algorithms, base, tools
+from scoop import futures
+
+def main(spread):
+    random.seed(0)
+    evaluate = sos_deap.Evaluator.from_pretrained(
+        {str(model_folder)!r}, dataset={str(text_file)!r}, samples=4, seqlen=16, dtype="float32")
+    toolbox, best = base.Toolbox(), tools.HallOfFame(1)
+    sos_deap.register(toolbox, evaluate)
+    if spread == "map":
+        toolbox.register("map", futures.map)
+    else:
+        evaluate.open_engine(spread)
+    people = toolbox.population(n=6)
+    algorithms.eaSimple(people, toolbox, 0.9, 1.0, 3, halloffame=best, verbose=False)
+    return list(best[0]), best[0].fitness.values
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    found = [main(spread) for spread in ("serial", "map", "scoop")]
+    print("equal", found[0] == found[1] == found[2])
+""")
+    command = [sys.executable, "-m", "scoop", "-q", "-n", "2", str(script)]
+    ended = ran(command)
+    assert "equal True" in ended.stdout, ended.stderr
+
+
+def test_the_example(monkeypatch: pytest.MonkeyPatch) -> None:
+    command = [sys.executable, "-m", "scoop", "-q", "-n", "2", "examples/deap_scoop.py"]
+    ended = ran(command, ROOT)
+    assert "perplexity" in ended.stdout and "of 144 heads" in ended.stdout, ended.stderr
+
+
+def processes_of(folder: Path) -> list[str]:
+    """Command lines of other processes in a folder."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            inside = (process / "cwd").resolve() == folder
+            if inside and int(process.name) != os.getpid():
+                found.append((process / "cmdline").read_text().replace("\0", " "))
+        except OSError:
+            continue
+    return found
+
+
+def test_threads_are_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = torch.get_num_threads()
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    monkeypatch.setattr(worker, "_settled", [])
+    worker.settle(3)
+    assert torch.get_num_threads() == 2 and worker.is_settled()
+    torch.set_num_threads(before)
