@@ -66,6 +66,7 @@ class _Run:
     def __init__(
         self, target: str, arguments: list[str], workers: int, hostfile: str | None
     ) -> None:
+        hosts = _hosts(hostfile)
         self._workers, self._token = workers, secrets.token_hex(16)
         self._lines: dict[socket.socket, _Line] = {}
         self._status: int | None = None
@@ -73,7 +74,6 @@ class _Run:
         self._selector = selectors.DefaultSelector()
         self._listener = socket.create_server(("" if hostfile else "127.0.0.1", 0))
         self._selector.register(self._listener, selectors.EVENT_READ)
-        hosts = _hosts(hostfile)
         address = f"{hosts[0]}:{self._listener.getsockname()[1]}"
         together = -(-workers // len(hosts))
         command = [sys.executable, "-m", "scoop", "--quiet", "-n", str(workers)]
