@@ -6,7 +6,7 @@ import json
 import re
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,14 +41,16 @@ def prose(page: Path) -> str:
     return re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
 
 
-def lines(program: str) -> Iterator[Any]:
-    """Every shell line of the pages that begins with a program, as a test's parameters."""
+def shown(program: str) -> list[Any]:
+    """The shell lines of the pages that begin with a program, as parameters of a test."""
+    found = []
     for page in PAGES:
         for line in "\n".join(blocks(page, "sh")).replace("\\\n", " ").splitlines():
             command, _, comment = line.partition(" #")
             if match := re.match(rf"(?:\S+/)?python -m {re.escape(program)}(?: |$)(.*)", command):
-                bad = "an error" in comment
-                yield pytest.param(shlex.split(match[1]), bad, id=f"{page.name}: {command.strip()}")
+                case = shlex.split(match[1]), "an error" in comment
+                found.append(pytest.param(*case, id=f"{page.name}: {command.strip()}"))
+    return found
 
 
 @pytest.fixture
@@ -83,18 +85,18 @@ def check_names(config: RunConfig) -> None:
 
 
 @pytest.mark.usefixtures("desk")
-@pytest.mark.parametrize(("arguments", "bad"), lines("sos_deap.run"))
+@pytest.mark.parametrize(("arguments", "bad"), shown("sos_deap.run"))
 def test_runs_have_flags_and_names_that_exist(arguments: list[str], bad: bool) -> None:
     if not bad:
         check_names(parse(arguments)[0])
         return
     with pytest.raises(InputError) as raised:
         check_names(parse(arguments)[0])
-    shown = [page.name for page in DOCS if f"error: {raised.value}\n" in page.read_text()]
-    assert shown, f"no page shows this error: {raised.value}"
+    pages = [page.name for page in DOCS if f"error: {raised.value}\n" in page.read_text()]
+    assert pages, f"no page shows this error: {raised.value}"
 
 
-@pytest.mark.parametrize(("arguments", "bad"), lines("sos_deap"))
+@pytest.mark.parametrize(("arguments", "bad"), shown("sos_deap"))
 def test_other_commands_are_read(
     arguments: list[str], bad: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -106,11 +108,15 @@ def test_other_commands_are_read(
 
 
 def test_every_other_command_is_shown() -> None:
-    shown = {case.values[0][0] for case in lines("sos_deap")}  # type: ignore[index]
-    assert shown >= {"prune", "measure", "export", "report"}
+    assert {case.values[0][0] for case in shown("sos_deap")} >= {
+        "prune",
+        "measure",
+        "export",
+        "report",
+    }
 
 
-@pytest.mark.parametrize(("arguments", "bad"), lines("benchmarks.variants"))
+@pytest.mark.parametrize(("arguments", "bad"), shown("benchmarks.variants"))
 def test_comparisons_are_read(arguments: list[str], bad: bool) -> None:
     assert variants.parse(arguments).variants
     assert not bad
@@ -122,7 +128,9 @@ def run_program(page: Path, monkeypatch: pytest.MonkeyPatch, short: bool) -> dic
     assert program, f"{page} has no Python"
     if short:
         less = re.sub(r"\b(ngen|generations)=\d+", r"\1=2", program)
-        less = less.replace('dataset="builtin:pydoc"', 'dataset="builtin:pydoc", heldout_samples=8')
+        less = less.replace(
+            'dataset="builtin:pydoc"', 'dataset="builtin:pydoc", samples=2, heldout_samples=8'
+        )
         assert less != program
         program = less
     names: dict[str, Any] = {}
@@ -209,8 +217,8 @@ def test_links_of_the_readme_lead_somewhere() -> None:
         assert (ROOT / path).exists(), link
         if anchor:
             headings = re.findall(r"^#+ (.*)$", (ROOT / path).read_text(), re.MULTILINE)
-            slug: Callable[[str], str] = lambda text: re.sub(r"\W+", "-", text.lower()).strip("-")
-            assert anchor in map(slug, headings), link
+            slugs = {re.sub(r"\W+", "-", heading.lower()).strip("-") for heading in headings}
+            assert anchor in slugs, link
     assert {f"docs/{page.name}" for page in DOCS} - {"docs/index.md"} <= {
         link.partition("#")[0] for link in links
     }
