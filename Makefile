@@ -18,7 +18,7 @@ lint: .venv/installed
 	$(BIN)/mypy
 
 docs: .venv/installed
-	$(BIN)/sphinx-build -W --keep-going --quiet -b html docs docs/_build/html
+	$(BIN)/sphinx-build -W --keep-going --quiet -E -a -b html docs docs/_build/html
 	@echo docs/_build/html/index.html
 
 check: test lint docs

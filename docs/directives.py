@@ -84,9 +84,15 @@ def found_elsewhere(
     return python.resolve_xref(env, node["refdoc"], app.builder, kind, name, node, content)
 
 
+def skipped(app: Sphinx, what: str, name: str, thing: Any, skip: bool, options: Any) -> bool:
+    """Whether a member is left out: a named tuple's fields are its parameters already."""
+    return skip or type(thing).__name__ == "_tuplegetter"
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Called by Sphinx."""
     app.add_directive("flags", Flags)
     app.add_directive("help", Help)
+    app.connect("autodoc-skip-member", skipped)
     app.connect("missing-reference", found_elsewhere)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -209,9 +209,16 @@ def test_files_that_a_page_names_exist(page: Path) -> None:
     assert not [name for name in named if not (ROOT / name).exists()]
 
 
+def test_every_measured_file_is_told_of() -> None:
+    told = set(re.findall(r"`(\w+\.json)`", prose(ROOT / "docs" / "numbers.md")))
+    assert told == {path.name for path in (ROOT / "benchmarks" / "results").iterdir()}
+
+
 def test_links_of_the_readme_lead_somewhere() -> None:
     """Those of docs/ are checked when the pages are built."""
-    links = [link for link in re.findall(r"\]\(([^)]+)\)", README.read_text()) if ":" not in link]
+    text = README.read_text()
+    found = re.findall(r"\]\(([^)]+)\)|src=\"([^\"]+)\"", text)
+    links = [link or image for link, image in found if ":" not in link]
     for link in links:
         path, _, anchor = link.partition("#")
         assert (ROOT / path).exists(), link
