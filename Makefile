@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: run test lint check clean
+.PHONY: run test lint docs check clean
 
 run: .venv/installed
 	$(BIN)/python -m sos_deap.run $(FLAGS)
@@ -17,7 +17,11 @@ lint: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-check: test lint
+docs: .venv/installed
+	$(BIN)/sphinx-build -W --keep-going --quiet -E -a -b html docs docs/_build/html
+	@echo docs/_build/html/index.html
+
+check: test lint docs
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -25,4 +29,4 @@ check: test lint
 	touch $@
 
 clean:
-	rm -rf .venv
+	rm -rf .venv docs/_build

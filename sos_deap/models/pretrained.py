@@ -29,6 +29,7 @@ from sos_deap.models.folder import pruned_type
 #: Models that come with this package, by the name the user gives.
 BUILTIN = {"builtin:tiny": Path(__file__).resolve().parent.parent / "builtin" / "tiny"}
 
+#: Dtypes by the name the user gives; ``None`` is what suits the device.
 DTYPES = {
     "auto": None,
     "float32": torch.float32,

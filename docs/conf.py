@@ -1,0 +1,36 @@
+"""How Sphinx builds these pages; `make docs` does, with warnings as errors."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE), str(HERE.parent)]  # the directives below, and the package beside them
+
+import sos_deap  # noqa: E402
+
+project = "sos_deap"
+author = "the sos_deap authors"
+version = release = sos_deap.__version__
+
+extensions = ["sphinx.ext.autodoc", "myst_parser", "directives"]
+exclude_patterns = ["_build"]
+
+myst_heading_anchors = 4  # of headings, for links into other pages
+nitpicky = True  # a reference that leads nowhere is a warning, and a warning an error
+# Types of others, whose documentation is not at hand, and private ones.
+nitpick_ignore_regex = [("py:class", ".*"), ("py:exc", ".*")]
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "description"
+autodoc_typehints_description_target = "documented"
+autodoc_preserve_defaults = True
+
+html_theme = "furo"
+html_title = "sos_deap"
+html_static_path = ["static"]
+html_css_files = ["pages.css"]
+html_show_copyright = False
+html_show_sourcelink = False
+html_copy_source = False

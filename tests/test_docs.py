@@ -1,0 +1,231 @@
+"""What README.md and docs/ show: commands, programs, names, files and links are real ones."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import sos_deap
+from benchmarks.variants import settings as variants
+from sos_deap import commands
+from sos_deap.__main__ import main
+from sos_deap.config import RunConfig, parse
+from sos_deap.errors import InputError
+from sos_deap.models.heads import UNITS
+from sos_deap.models.importance import IMPORTANCES
+from sos_deap.models.prune import LAYOUTS
+from sos_deap.run import check, objective_of
+from sos_deap.search.algorithms import ALGORITHMS
+from sos_deap.search.choice import CROSSOVERS, MUTATIONS, SELECTIONS
+from sos_deap.tasks.metrics import TASKS, task_kind
+from sos_deap.tasks.objectives import OBJECTIVES, checked_objective
+
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+DOCS = sorted((ROOT / "docs").glob("*.md"))
+PAGES = [README, ROOT / "CONTRIBUTING.md", *DOCS]
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
+
+
+def prose(page: Path) -> str:
+    return re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+
+
+def shown(program: str) -> list[Any]:
+    """The shell lines of the pages that begin with a program, as parameters of a test."""
+    found = []
+    for page in PAGES:
+        for line in "\n".join(blocks(page, "sh")).replace("\\\n", " ").splitlines():
+            command, _, comment = line.partition(" #")
+            if match := re.match(rf"(?:\S+/)?python -m {re.escape(program)}(?: |$)(.*)", command):
+                case = shlex.split(match[1]), "an error" in comment
+                found.append(pytest.param(*case, id=f"{page.name}: {command.strip()}"))
+    return found
+
+
+@pytest.fixture
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder with the files whose content the pages show, and a run that was stopped."""
+    files = {
+        name: block
+        for page in DOCS
+        for block in blocks(page, "(?:python|yaml)")
+        for name in re.findall(r"^# (\w+\.(?:py|yaml))\n", block)[:1]
+    }
+    assert {"my_operators.py", "my_metrics.py", "settings.yaml"} <= set(files)
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    (tmp_path / "runs" / "long").mkdir(parents=True)
+    (tmp_path / "runs" / "long" / "config.json").write_text(json.dumps({"generations": 20}))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield tmp_path
+    for name in files:
+        sys.modules.pop(Path(name).stem, None)
+
+
+def check_names(config: RunConfig) -> None:
+    """All that a run refuses before it loads the model."""
+    check(config)
+    task_kind(config.task)
+    checked_objective(objective_of(config), config.tradeoff_weight)
+    assert config.layout in LAYOUTS
+    assert config.unit in UNITS
+    assert config.prior is None or config.prior in IMPORTANCES
+
+
+@pytest.mark.usefixtures("desk")
+@pytest.mark.parametrize(("arguments", "bad"), shown("sos_deap.run"))
+def test_runs_have_flags_and_names_that_exist(arguments: list[str], bad: bool) -> None:
+    if not bad:
+        check_names(parse(arguments)[0])
+        return
+    with pytest.raises(InputError) as raised:
+        check_names(parse(arguments)[0])
+    pages = [page.name for page in DOCS if f"error: {raised.value}\n" in page.read_text()]
+    assert pages, f"no page shows this error: {raised.value}"
+
+
+@pytest.mark.parametrize(("arguments", "bad"), shown("sos_deap"))
+def test_other_commands_are_read(
+    arguments: list[str], bad: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = []
+    for name in ("_prune", "_measure", "_export", "_report"):
+        monkeypatch.setattr(commands, name, lambda *given: read.append(given))
+    assert main(arguments) == 0
+    assert read and not bad
+
+
+def test_every_other_command_is_shown() -> None:
+    assert {case.values[0][0] for case in shown("sos_deap")} >= {
+        "prune",
+        "measure",
+        "export",
+        "report",
+    }
+
+
+@pytest.mark.parametrize(("arguments", "bad"), shown("benchmarks.variants"))
+def test_comparisons_are_read(arguments: list[str], bad: bool) -> None:
+    assert variants.parse(arguments).variants
+    assert not bad
+
+
+def run_program(page: Path, monkeypatch: pytest.MonkeyPatch, short: bool) -> dict[str, Any]:
+    """The page's Python, block after block as one program; for a short one less of everything."""
+    program = "\n".join(block for block in blocks(page, "python") if not block.startswith("# my_"))
+    assert program, f"{page} has no Python"
+    if short:
+        less = re.sub(r"\b(ngen|generations)=\d+", r"\1=2", program)
+        less = less.replace(
+            'dataset="builtin:pydoc"', 'dataset="builtin:pydoc", samples=2, heldout_samples=8'
+        )
+        assert less != program
+        program = less
+    names: dict[str, Any] = {}
+    exec(compile(program, str(page), "exec"), names)  # our own page
+    return names
+
+
+@pytest.mark.parametrize("page", [README, ROOT / "docs" / "tutorial.md"], ids=lambda p: p.name)
+def test_the_ten_lines_run(page: Path, desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = run_program(page, monkeypatch, short=True)
+    assert (desk / "pruned" / "model.safetensors").is_file()
+    assert 0 < names["best"][0].sparsity <= 0.31
+    assert names["smaller"].num_parameters() < names["evaluate"].model.num_parameters()
+
+
+@pytest.mark.usefixtures("desk")
+@pytest.mark.parametrize("name", ["load", "architecture", "task", "operator"])
+def test_programs_print_what_the_page_shows(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = ROOT / "docs" / f"{name}.md"
+    run_program(page, monkeypatch, short=False)
+    printed = capsys.readouterr().out
+    if name in ("load", "architecture"):  # others print what depends on the processor
+        assert printed and f"```text\n{printed}```" in page.read_text()
+
+
+def names_in(page: str, head: str, column: int = 0) -> set[str]:
+    """The names in code type in a column of the tables that begin with a heading."""
+    found: set[str] = set()
+    inside = False
+    for line in (ROOT / "docs" / page).read_text().splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        inside = line.startswith("|") and (inside or cells[0] == head)
+        if inside and cells[0] != head:
+            found |= {name.split(",")[0] for name in re.findall(r"`([^`]+)`", cells[column])}
+    return found - {"module:function"}
+
+
+@pytest.mark.parametrize(
+    ("page", "head", "known"),
+    [
+        ("algorithms.md", "`--algorithm`", ALGORITHMS),
+        ("algorithms.md", "importance", IMPORTANCES),
+        ("task.md", "`--task`", TASKS),
+        ("task.md", "`--objective`", OBJECTIVES),
+        ("load.md", "`--layout`", LAYOUTS),
+    ],
+)
+def test_tables_list_what_there_is(page: str, head: str, known: Any) -> None:
+    assert names_in(page, head) == set(known)
+
+
+def test_the_table_of_operators_lists_what_there_is() -> None:
+    text = (ROOT / "docs" / "algorithms.md").read_text()
+    for flag, rows in (
+        ("crossover", CROSSOVERS),
+        ("mutation", MUTATIONS),
+        ("selection", SELECTIONS),
+    ):
+        row = re.search(rf"^\| `--{flag}` \| (.*) \|$", text, re.MULTILINE)
+        assert row
+        assert {name.split(",")[0] for name in re.findall(r"`([^`]+)`", row[1])} == set(rows)
+
+
+def test_every_public_name_is_in_the_reference() -> None:
+    text = (ROOT / "docs" / "reference" / "index.rst").read_text()
+    documented = re.findall(r"^\.\. auto\w+:: sos_deap\.(\w+)$", text, re.MULTILINE)
+    assert sorted(documented) == sos_deap.__all__
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_that_a_page_names_exist(page: Path) -> None:
+    inside = r"`((?:benchmarks|docs|runs|sos_deap|tests)/[\w./-]+)(?: [^`]*)?`"
+    named = set(re.findall(inside, prose(page))) - {"runs/long", "runs/my-run"}
+    assert not [name for name in named if not (ROOT / name).exists()]
+
+
+def test_every_measured_file_is_told_of() -> None:
+    told = set(re.findall(r"`(\w+\.json)`", prose(ROOT / "docs" / "numbers.md")))
+    assert told == {path.name for path in (ROOT / "benchmarks" / "results").iterdir()}
+
+
+def test_links_of_the_readme_lead_somewhere() -> None:
+    """Those of docs/ are checked when the pages are built."""
+    text = README.read_text()
+    found = re.findall(r"\]\(([^)]+)\)|src=\"([^\"]+)\"", text)
+    links = [link or image for link, image in found if ":" not in link]
+    for link in links:
+        path, _, anchor = link.partition("#")
+        assert (ROOT / path).exists(), link
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", (ROOT / path).read_text(), re.MULTILINE)
+            slugs = {re.sub(r"\W+", "-", heading.lower()).strip("-") for heading in headings}
+            assert anchor in slugs, link
+    assert {f"docs/{page.name}" for page in DOCS} - {"docs/index.md"} <= {
+        link.partition("#")[0] for link in links
+    }
