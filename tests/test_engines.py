@@ -234,9 +234,9 @@ def test_bad_settings(given: Any, message: str) -> None:
 
 
 def test_a_hostfile_begins_with_this_machine(flags: list[str], capsys: Any) -> None:
-    Path("hosts").write_text("far.example.org 2\nlocalhost 2\n")
+    Path("hosts").write_text("192.0.2.1 2\nlocalhost 2\n")
     assert main([*flags, "--engine=scoop", "--workers=2", "--hostfile=hosts"]) == 2
-    assert "begins with far.example.org, which is not this machine" in capsys.readouterr().err
+    assert "begins with 192.0.2.1, which is not this machine" in capsys.readouterr().err
 
 
 def test_workers_have_the_same_result(flags: list[str]) -> None:

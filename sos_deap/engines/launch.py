@@ -76,9 +76,10 @@ class _Run:
         self._selector.register(self._listener, selectors.EVENT_READ)
         address = f"{hosts[0]}:{self._listener.getsockname()[1]}"
         together = -(-workers // len(hosts))
-        command = [sys.executable, "-m", "scoop", "--quiet", "-n", str(workers)]
+        command = [sys.executable, "-m", "sos_deap.engines.scoop_start", hosts[0]]
+        command += ["--quiet", "-n", str(workers)]
         if hostfile is not None:
-            command += ["--hostfile", hostfile]
+            command += ["--hostfile", hostfile, "--external-hostname", hosts[0]]
         command += [scoop_entry.__file__, address, self._token, str(together), target]
         self._process = subprocess.Popen(
             [*command, *arguments],
@@ -151,7 +152,7 @@ class _Run:
         if known.role and self._status is None:
             raise Lost(
                 f"a process of the engine scoop on {known.host} was lost, out of memory perhaps: "
-                "what was computed before is kept; to go on: python -m sos_deap.run --resume with "
+                "what was computed before is kept; to go on: python -m sos_deap.run --resume and "
                 "the run folder"
             )
 
@@ -175,10 +176,12 @@ def _hosts(hostfile: str | None) -> list[str]:
 
     if hostfile is None:
         return ["127.0.0.1"]
-    hosts = utils.getHosts(hostfile)
-    if not hosts or hosts[0][0] not in utils.localHostnames:
+    hosts = [name for name, _ in utils.getHosts(hostfile)]
+    try:
+        socket.create_server((hosts[0], 0)).close()  # which only works here
+    except (IndexError, OSError) as error:
         raise InputError(
-            f"hostfile {hostfile} begins with {hosts[0][0] if hosts else 'nothing'}, which is not "
-            "this machine: begin it with localhost"
-        )
-    return [utils.externalHostname(hosts), *(name for name, _ in hosts[1:])]
+            f"hostfile {hostfile} begins with {hosts[0] if hosts else 'nothing'}, which is not "
+            "this machine: begin it with the name or address by which the others reach this one"
+        ) from error
+    return hosts
