@@ -375,6 +375,20 @@ def test_every_generation_is_reported_once() -> None:
     assert seen == list(range(GENERATIONS + 1))
 
 
+def test_a_logbook_of_the_user_s_grows_with_the_search() -> None:
+    for algorithm in ("eaSimple", "umda"):
+        logbook: Any = tools.Logbook()
+        rows: list[Any] = []
+
+        def note(generation: int, _: Any, logbook: Any = logbook, rows: Any = rows) -> None:
+            rows.append((generation, len(logbook), logbook.chapters["fitness"][-1]["max"]))
+
+        evolution = run_driven(algorithm, logbook=logbook, on_generation=note)
+        assert evolution.logbook is logbook
+        best = logbook.chapters["fitness"].select("max")
+        assert rows == [(i, i + 1, most) for i, most in enumerate(best)] and len(rows) > 2
+
+
 def test_individuals_of_the_user_s_own() -> None:
     mine = [Chromosome(random_genes(GENES, 0.2)) for _ in range(4)]
     assert len(evolve(toolbox_for(), population=mine, generations=2).population) == 4
