@@ -15,12 +15,13 @@ from sos_deap.evaluator import Evaluator
 from sos_deap.progress import Progress
 from sos_deap.report import chromosomes, front, generation, generations, number, winner
 
+_FIRST = 3.0  # seconds: a search that ends before has its whole page soon enough
 _PAUSE = 30.0  # seconds between two pages, at least
 _SHARE = 20  # and so many times as long as a page takes: less than 5 % of the time
 
 
 class LivePage:
-    """Writes the page of a run after the first generation, and then now and then.
+    """Writes the page of a run after the first generation and now and then, at little cost.
 
     :param folder: the run folder.
     :param evaluator: the search's.
@@ -43,7 +44,7 @@ class LivePage:
     ) -> None:
         self._folder, self._evaluator, self._progress = folder, evaluator, progress
         self._logbook, self._model, self._known = logbook, model, known
-        self._clock, self._due = clock, -math.inf
+        self._clock, self._due = clock, clock() + _FIRST
 
     def __call__(self, _: int, halloffame: Any) -> None:
         """Write the page, if it is time; for :func:`sos_deap.evolve`'s ``on_generation``."""

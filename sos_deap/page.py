@@ -208,7 +208,8 @@ def scatter(
 
 def by_generation(logbook: Sequence[Row]) -> Figure:
     """Fitness, sparsity (Figure 4 of the paper), diversity and known chromosomes, by generation."""
-    figure = Figure(figsize=(9, 5), layout="constrained")
+    figure = Figure(figsize=(8, 5.2), layout="constrained")
+    figure.get_layout_engine().set(h_pad=0.12)
     fitness, sparsity, diversity, hits = figure.subplots(2, 2).flat
 
     def column(name: str) -> list[float]:
@@ -218,8 +219,12 @@ def by_generation(logbook: Sequence[Row]) -> Figure:
         # A marker, so that the first generation, which is no line yet, is seen.
         mark = "o" if len(logbook) == 1 else None
         axis.plot(numbers, column(name), color=colour, linewidth=1.3, marker=mark, markersize=4)
+        axis.set_xlabel("generation")
+        axis.set_xlim(-0.04 * last, 1.04 * last)
+        axis.xaxis.get_major_locator().set_params(integer=True)
 
     numbers = [int(row["gen"]) for row in logbook]
+    last = max(1, *numbers)
     line(fitness, "fitness_avg")
     # The worst of a generation may be far off, and would hide all others.
     line(fitness, "fitness_max", COLOURS[1])
@@ -229,13 +234,12 @@ def by_generation(logbook: Sequence[Row]) -> Figure:
     sparsity.fill_between(numbers, least, most, color=COLOURS[0], alpha=0.2, linewidth=0)
     sparsity.set_title("sparsity: mean and range")
     line(diversity, "diversity_hamming")
-    diversity.set_ylim(bottom=0)
-    diversity.set_title("diversity: mean Hamming distance of a pair, share of genes")
+    diversity.set_ylim(0, 1.1 * max(0.01, *column("diversity_hamming")))
+    diversity.set_title("diversity: share of genes that two differ in")
     line(hits, "cache_hits")
-    hits.set_title("evaluations saved by the cache")
-    for axis in (fitness, sparsity, diversity, hits):
-        axis.set_xlabel("generation")
-        axis.xaxis.get_major_locator().set_params(integer=True)
+    hits.set_title("evaluations saved by the cache so far")
+    hits.set_ylim(0, 1.1 * max(1, *column("cache_hits")))
+    hits.yaxis.get_major_locator().set_params(integer=True)
     return figure
 
 

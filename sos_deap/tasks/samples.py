@@ -60,9 +60,9 @@ class _Luck(LogitsProcessor):
 
 
 def _continued(ids: Tensor, models: Mapping[str, Any], tokenizer: Any, most: int) -> list[Sample]:
-    """Sequences, (samples, seqlen), of which the models read what comes before the last ones."""
+    """Sequences, (samples, seqlen), of which the models read what comes before the new tokens."""
     new = min(most, ids.shape[1] // 2)
-    before = min(most, ids.shape[1] - new)
+    before = min(2 * most, ids.shape[1] - new)
     prompts = ids[:, :before]
     found = {"prompt": prompts, "text": ids[:, before : before + new]}
     for name, model in models.items():
