@@ -109,9 +109,9 @@ class TensorBoard:
         for name, value in (
             (f"best/{self._metric}", row["best_metric"]),
             ("best/sparsity", row["best_sparsity"]),
-            ("population/fitness", row["fitness_avg"]),
-            ("population/sparsity", row["sparsity_avg"]),
-            ("population/diversity", row["diversity_hamming"]),
+            ("population/fitness", row.get("fitness_avg")),
+            ("population/sparsity", row.get("sparsity_avg")),
+            ("population/diversity", row.get("diversity_hamming")),
             ("search/evaluations", row["evaluations"]),
             ("search/cache_hits", row["cache_hits"]),
             ("search/tokens_per_second", self._progress.rate),
