@@ -15,6 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib import colormaps
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from sos_deap.errors import InputError, first_line
 from sos_deap.figures import COLOURS, INK, on_page, save
@@ -208,8 +209,7 @@ def scatter(
 
 def by_generation(logbook: Sequence[Row]) -> Figure:
     """Fitness, sparsity (Figure 4 of the paper), diversity and known chromosomes, by generation."""
-    figure = Figure(figsize=(8, 5.2), layout="constrained")
-    figure.get_layout_engine().set(h_pad=0.12)
+    figure = Figure(figsize=(8, 5.2), layout=ConstrainedLayoutEngine(h_pad=0.12))
     fitness, sparsity, diversity, hits = figure.subplots(2, 2).flat
 
     def column(name: str) -> list[float]:
