@@ -150,6 +150,11 @@ class RunConfig:
     profile: bool = setting(
         False, "Write trace.json, one generation for the viewers of PyTorch's profiler."
     )
+    tensorboard: bool = setting(
+        False,
+        "Write TensorBoard's event files into tensorboard/ in the run folder: each generation's "
+        "figures, and the heads that stay.",
+    )
     quiet: bool = setting(False, "Say nothing but errors.")
     json_lines: bool = setting(
         False,
@@ -194,6 +199,7 @@ RESUMABLE = frozenset(
         "workers",
         "hostfile",
         "profile",
+        "tensorboard",
         "quiet",
         "json_lines",
         "resume",

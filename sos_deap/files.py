@@ -73,7 +73,13 @@ def write_csv(path: Path, header: list[str], rows: Iterable[list[Any]]) -> None:
 def write_json(path: Path, content: Any) -> None:
     """The same for JSON; NaN and infinity, which JSON lacks, are an error."""
     text = json.dumps(content, indent=2, allow_nan=False) + "\n"
-    text = re.sub(r"\[[\d,\s]+\]", lambda genes: re.sub(r"\s+", "", genes[0]), text)  # on one line
+    # Numbers on one line. A line break stands between them only, never in a string.
+    text = re.sub(r"\[\n[\d,\s]+\]", lambda genes: re.sub(r"\s+", "", genes[0]), text)
+    write_text(path, text)
+
+
+def write_text(path: Path, text: str) -> None:
+    """The same for text."""
     beside = path.with_name(path.name + ".part")
     beside.write_text(text, encoding="utf-8")
     os.replace(beside, path)

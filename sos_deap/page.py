@@ -5,8 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import math
-import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +15,18 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib import colormaps
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from sos_deap.errors import InputError, first_line
-from sos_deap.figures import COLOURS, INK, save
-from sos_deap.report import cells, inline, measured_cells
-from sos_deap.search.chromosome import WORST_FITNESS
+from sos_deap.figures import COLOURS, INK, on_page, save
+from sos_deap.files import write_text
+from sos_deap.report import cells, inline, measured_cells, number
 
 TEMPLATES = Path(__file__).parent
 
-Row = dict[str, str]
+Row = dict[str, Any]  # of a table: as text from a file, as it is from memory
+
+Draw = Callable[[str, Callable[[], Figure]], str]  # a figure by its name; returns its SVG
 
 
 def write_page(folder: Path) -> Path:
@@ -35,10 +38,23 @@ def write_page(folder: Path) -> Path:
     """
     try:
         result, config = (_json(folder / name) for name in ("result.json", "config.json"))
-        measured = _json(folder / "measured.json") if (folder / "measured.json").exists() else []
-        evaluations, logbook = (_rows(folder / name) for name in ("evaluations.csv", "logbook.csv"))
-        front = _rows(folder / "pareto.csv")
-        text = _rendered(folder, result, config, measured, evaluations, logbook, front)
+        measured, samples = (
+            _json(folder / name) if (folder / name).exists() else []
+            for name in ("measured.json", "samples.json")
+        )
+        evaluations, logbook, front = (
+            _rows(folder / f"{name}.csv") for name in ("evaluations", "logbook", "pareto")
+        )
+        text = _rendered(
+            config["model"],
+            result,
+            evaluations,
+            logbook,
+            front,
+            partial(save, folder / "plots"),
+            measured=measured,
+            samples=samples,
+        )
     except FileNotFoundError as error:
         raise InputError(
             f"{folder} is no folder of a complete run: {Path(error.filename).name} is missing"
@@ -50,24 +66,54 @@ def write_page(folder: Path) -> Path:
             f"a file of the run in {folder} is damaged: {first_line(error)}"
         ) from error
     path = folder / "report.html"
-    beside = path.with_name(path.name + ".part")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, path)
+    write_text(path, text)
     return path
 
 
-def _rendered(
+def write_unfinished(
     folder: Path,
-    result: Any,
-    config: Any,
-    measured: Any,
+    model: str,
+    result: dict[str, Any],
     evaluations: Sequence[Row],
     logbook: Sequence[Row],
     front: Sequence[Row],
+    going_on: Sequence[str],
+) -> None:
+    """Write ``report.html`` of a search that goes on, alone and at once.
+
+    :param folder: the run folder.
+    :param model: its name.
+    :param result: what is known so far of a ``result.json``; ``best`` may be empty.
+    :param evaluations: as in ``evaluations.csv``.
+    :param logbook: as in ``logbook.csv``.
+    :param front: as in ``pareto.csv``.
+    :param going_on: sentences on where the search is.
+    """
+    text = _rendered(model, result, evaluations, logbook, front, on_page, going_on=going_on)
+    write_text(folder / "report.html", text)
+
+
+def _rendered(
+    model: str,
+    result: Any,
+    evaluations: Sequence[Row],
+    logbook: Sequence[Row],
+    front: Sequence[Row],
+    draw: Draw,
+    *,
+    measured: Any = (),
+    samples: Any = (),
+    going_on: Sequence[str] = (),
 ) -> str:
     dense, best, search = result["dense"], result["best"], result["search"]
     metric = next(iter(dense["calibration"]))
-    plots = folder / "plots"
+    shown: dict[str, Callable[[], Figure]] = {
+        "sub_models": lambda: scatter(evaluations, front, metric, dense["calibration"]),
+        "generations": lambda: by_generation(logbook),
+    }
+    if best:
+        genes_per_layer = search["genes_per_layer"]
+        shown["heads"] = lambda: heads_figure(best["chromosome"], genes_per_layer)
     pages = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -75,20 +121,16 @@ def _rendered(
         trim_blocks=True,
     )
     return pages.get_template("page.html").render(
-        model=config["model"],
+        model=model,
+        going_on=going_on,
         heads=dense["heads"],
-        removed=dense["heads"] - best["heads"],
+        removed=dense["heads"] - best["heads"] if best else 0,
         algorithm=search["algorithm"],
         metric=metric,
-        rows=cells(result),
+        rows=cells(result) if best else (),
         speeds=[measured_cells(row) for row in measured],
-        heads_figure=save(
-            plots, "heads", lambda: heads_figure(best["chromosome"], search["genes_per_layer"])
-        ),
-        scatter=save(
-            plots, "sub_models", lambda: scatter(evaluations, front, metric, dense["calibration"])
-        ),
-        generations=save(plots, "generations", lambda: by_generation(logbook)),
+        samples=samples,
+        figures={name: draw(name, figure) for name, figure in shown.items()},
         accounts=[
             (name.replace("_", " "), _told(value))
             for name, value in search.items()
@@ -166,26 +208,38 @@ def scatter(
 
 
 def by_generation(logbook: Sequence[Row]) -> Figure:
-    """Fitness, sparsity (Figure 4 of the paper) and known chromosomes, by generation."""
-    figure = Figure(figsize=(9, 2.9), layout="constrained")
-    fitness, sparsity, hits = figure.subplots(1, 3)
-    numbers = [int(row["gen"]) for row in logbook]
-    for axis, name in ((fitness, "fitness"), (sparsity, "sparsity")):
-        least, mean, most = (
-            [_number(row.get(f"{name}_{which}")) for row in logbook]
-            for which in ("min", "avg", "max")
-        )
-        axis.plot(numbers, mean, color=COLOURS[0], linewidth=1.3)
-        if name == "sparsity":
-            axis.fill_between(numbers, least, most, color=COLOURS[0], alpha=0.2, linewidth=0)
-        else:  # the worst of a generation may be far off, and would hide all others
-            axis.plot(numbers, most, color=COLOURS[1], linewidth=1.3)
-        axis.set_title(f"{name}: mean and " + ("range" if name == "sparsity" else "best"))
-    known = [int(row["cache_hits"]) for row in logbook]
-    hits.plot(numbers, known, color=COLOURS[0], linewidth=1.3)
-    hits.set_title("evaluations saved by the cache")
-    for axis in (fitness, sparsity, hits):
+    """Fitness, sparsity (Figure 4 of the paper), diversity and known chromosomes, by generation."""
+    figure = Figure(figsize=(8, 5.2), layout=ConstrainedLayoutEngine(h_pad=0.12))
+    fitness, sparsity, diversity, hits = figure.subplots(2, 2).flat
+
+    def column(name: str) -> list[float]:
+        return [number(row.get(name)) for row in logbook]
+
+    def line(axis: Any, name: str, colour: str = COLOURS[0]) -> None:
+        # A marker, so that the first generation, which is no line yet, is seen.
+        mark = "o" if len(logbook) == 1 else None
+        axis.plot(numbers, column(name), color=colour, linewidth=1.3, marker=mark, markersize=4)
         axis.set_xlabel("generation")
+        axis.set_xlim(-0.04 * last, 1.04 * last)
+        axis.xaxis.get_major_locator().set_params(integer=True)
+
+    numbers = [int(row["gen"]) for row in logbook]
+    last = max(1, *numbers)
+    line(fitness, "fitness_avg")
+    # The worst of a generation may be far off, and would hide all others.
+    line(fitness, "fitness_max", COLOURS[1])
+    fitness.set_title("fitness: mean and best")
+    line(sparsity, "sparsity_avg")
+    least, most = column("sparsity_min"), column("sparsity_max")
+    sparsity.fill_between(numbers, least, most, color=COLOURS[0], alpha=0.2, linewidth=0)
+    sparsity.set_title("sparsity: mean and range")
+    line(diversity, "diversity_hamming")
+    diversity.set_ylim(0, 1.1 * max(0.01, *column("diversity_hamming")))
+    diversity.set_title("diversity: share of genes that two differ in")
+    line(hits, "cache_hits")
+    hits.set_title("evaluations saved by the cache so far")
+    hits.set_ylim(0, 1.1 * max(1, *column("cache_hits")))
+    hits.yaxis.get_major_locator().set_params(integer=True)
     return figure
 
 
@@ -196,12 +250,6 @@ def _json(path: Path) -> Any:
 def _rows(path: Path) -> list[Row]:
     with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
-
-
-def _number(text: str | None) -> float:
-    """A figure of the logbook; what was not finite, or the worst fitness, is no point."""
-    value = float(text) if text else math.nan
-    return value if value > WORST_FITNESS / 1e6 else math.nan  # the mean with one is as bad
 
 
 def _told(value: Any) -> str:

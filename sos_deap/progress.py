@@ -113,20 +113,39 @@ class Progress:
             return f"not evaluated yet, {at}"
         return f"fitness {best.fitness.values[0]:.4g} on part of the data, {at}"
 
+    @property
+    def rate(self) -> float:
+        """Tokens a second, from the beginning to the last generation."""
+        row = self.rows[-1]
+        return float(row["tokens"] / max(row["seconds"], 1e-3))
+
+    def where(self) -> list[str]:
+        """In sentences, where the search is after the last generation."""
+        most, left = self._limits.generations, self._left()
+        return [
+            f"The search is going on: generation {len(self.rows) - 1}"
+            + ("." if most is None else f" of {most}."),
+            f"{self.rows[-1]['seconds']:.0f} s so far"
+            + ("." if left is None else f", about {left:.0f} s to go."),
+            f"The best: {self.best}.",
+        ]
+
+    def _left(self) -> float | None:
+        """The seconds that the search still takes, if that can be told."""
+        seconds, counts = self.rows[-1]["seconds"], self._evaluator.spent()
+        spent = Spent(len(self.rows) - 1, counts["evaluations"], counts["tokens"], seconds)
+        share = self._limits.share(spent)
+        return seconds / share - seconds if share else None
+
     def _line(self, generation: int) -> str:
-        row, limits = self.rows[-1], self._limits
-        counts = self._evaluator.spent()
-        share = limits.share(
-            Spent(generation, counts["evaluations"], counts["tokens"], row["seconds"])
-        )
-        left = f", ETA {row['seconds'] / share - row['seconds']:.0f} s" if share else ""
-        rate = row["tokens"] / max(row["seconds"], 1e-3)
+        row, limits, left = self.rows[-1], self._limits, self._left()
         most = "" if limits.generations is None else f"/{limits.generations}"
+        eta = "" if left is None else f", ETA {left:.0f} s"
         return (
             f"generation {generation:{max(1, len(most) - 1)}d}{most}  "
-            f"{row['seconds']:.0f} s{left}  best {self.best}  "
+            f"{row['seconds']:.0f} s{eta}  best {self.best}  "
             f"{row['forward_evaluations']} forward evaluations, {row['cache_hits']} cache hits, "
-            f"{rate:,.0f} tokens/s"
+            f"{self.rate:,.0f} tokens/s"
         )
 
 

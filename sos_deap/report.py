@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import moocore
 
 from sos_deap.evaluator import Evaluator
 from sos_deap.files import write_csv
+from sos_deap.search.chromosome import WORST_FITNESS
 from sos_deap.tasks.objectives import OBJECTIVES
 from sos_deap.tasks.task import Task
 
@@ -31,27 +32,46 @@ def winner(halloffame: Any, metric: str = "") -> Any:
 
 
 def write_logbook(path: Path, logbook: Any, rows: Iterable[dict[str, Any]]) -> None:
-    """DEAP's logbook, its chapters flattened (``fitness_max``), beside the evaluator's accounts."""
-    table = []
-    for i, (entry, row) in enumerate(zip(logbook, rows, strict=True)):
-        chapters = {
-            f"{name}_{key}": value
-            for name, chapter in logbook.chapters.items()
-            for key, value in chapter[i].items()
-            if key not in ("gen", "nevals")
-        }
-        table.append({**entry, **chapters, **row})
+    """Write what :func:`generations` gives."""
+    table = generations(logbook, rows)
     write_csv(path, list(table[0]), (list(row.values()) for row in table))
+
+
+def generations(logbook: Any, rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What :func:`generation` gives, of each."""
+    return [generation(logbook, i, row) for i, row in enumerate(rows)]
+
+
+def generation(logbook: Any, number: int, row: dict[str, Any]) -> dict[str, Any]:
+    """A row of DEAP's logbook, its chapters flattened (``fitness_max``), and the accounts' beside.
+
+    :param logbook: with that row.
+    :param number: of the generation.
+    :param row: its figures from :class:`sos_deap.progress.Progress`.
+    """
+    chapters = {
+        f"{name}_{key}": value
+        for name, chapter in logbook.chapters.items()
+        for key, value in chapter[number].items()
+        if key not in ("gen", "nevals")
+    }
+    return {**logbook[number], **chapters, **row}
+
+
+def number(given: str | float | None) -> float:
+    """A figure of such a row; NaN for none, and for the worst fitness or a mean with one."""
+    value = math.nan if given in (None, "") else float(given)
+    return value if value > WORST_FITNESS / 1e6 else math.nan
 
 
 def write_evaluations(path: Path, evaluator: Evaluator) -> None:
     """Every chromosome computed, in order, with its metric and sparsity."""
-    _write_chromosomes(path, evaluator, evaluator.evaluated())
+    _write_chromosomes(path, evaluator, chromosomes(evaluator, evaluator.evaluated()))
 
 
 def write_front(path: Path, evaluator: Evaluator) -> None:
     """The archive: of all chromosomes computed those that none beats in metric and sparsity."""
-    _write_chromosomes(path, evaluator, front(evaluator))
+    _write_chromosomes(path, evaluator, chromosomes(evaluator, front(evaluator)))
 
 
 def front(evaluator: Evaluator) -> list[tuple[list[int], float]]:
@@ -91,13 +111,21 @@ def front_line(hypervolume: dict[str, Any]) -> str:
     return f"hypervolume of the Pareto front {hypervolume['value']:.5g}, from {at}"
 
 
-def _write_chromosomes(
-    path: Path, evaluator: Evaluator, evaluated: Iterable[tuple[list[int], Any]]
-) -> None:
-    rows = (
-        ["".join(map(str, genes)), metric, evaluator.sparsity(genes)] for genes, metric in evaluated
-    )
-    write_csv(path, ["chromosome", evaluator.task.name, "sparsity"], rows)
+def chromosomes(
+    evaluator: Evaluator, evaluated: Iterable[tuple[list[int], float]]
+) -> Iterator[dict[str, Any]]:
+    """Chromosomes as a table: genes, metric and sparsity by name."""
+    for genes, metric in evaluated:
+        yield {
+            "chromosome": "".join(map(str, genes)),
+            evaluator.task.name: metric,
+            "sparsity": evaluator.sparsity(genes),
+        }
+
+
+def _write_chromosomes(path: Path, evaluator: Evaluator, rows: Iterator[dict[str, Any]]) -> None:
+    header = ["chromosome", evaluator.task.name, "sparsity"]
+    write_csv(path, header, (list(row.values()) for row in rows))
 
 
 def table(result: dict[str, Any]) -> str:
@@ -112,7 +140,10 @@ def table(result: dict[str, Any]) -> str:
 
 
 def cells(result: dict[str, Any]) -> list[tuple[str, str, str, str]]:
-    """The rows of that table: what, dense, pruned, and the change."""
+    """The rows of that table: what, dense, pruned, and the change.
+
+    What is not known of the best yet, while a search goes on, has no row.
+    """
     dense, best = result["dense"], result["best"]
     rows = [
         _row(label, dense[key], best[key], ",d")
@@ -121,10 +152,12 @@ def cells(result: dict[str, Any]) -> list[tuple[str, str, str, str]]:
             ("parameters", "parameters"),
             ("bytes of weights", "bytes"),
         )
+        if key in best
     ]
     for part, label in (("calibration", "calibration"), ("heldout", "held-out")):
         for name, value in dense[part].items():
-            rows.append(_row(f"{name}, {label}", value, best[part][name], ",.3f"))
+            if name in best.get(part, ()):
+                rows.append(_row(f"{name}, {label}", value, best[part][name], ",.3f"))
     return rows
 
 

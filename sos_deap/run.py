@@ -123,25 +123,23 @@ def _search_and_save(
 ) -> None:
     """Search, prune and report, into the folder."""
     from sos_deap.files import write_json
-    from sos_deap.outcome import save_best, versions
-    from sos_deap.page import write_page
+    from sos_deap.live import add_heads
+    from sos_deap.outcome import save_best
     from sos_deap.report import front_line, inline, measured_table, table
 
-    metric = dense["calibration"][evaluator.task.name]
-    searched, chromosome = _search(config, evaluator, toolbox, folder, metric, console, journal)
+    known = _known(config, settings, evaluator, dense)
+    searched, chromosome = _search(config, evaluator, toolbox, folder, known, console, journal)
+    from sos_deap.page import write_page  # not before: matplotlib takes its time
+
     console.say(
         f"ended after {searched['generations']} generations, stopped by {searched['stopped_by']}"
     )
     if "hypervolume" in searched:
         console.say(front_line(searched["hypervolume"]))
-    tasks: dict[str, Any] = {"calibration": evaluator.task, "held-out": evaluator.heldout}
-    data = {part: task.describe() for part, task in tasks.items()}
-    given = flags(replace(config, output_dir=None), settings)
-    command = shlex.join(["python", "-m", "sos_deap.run", *given])
     facts = {
-        "command": f"`{command}`",
+        "command": f"`{known['command']}`",
         "seed": config.seed,
-        **{f"{part} data": inline(described) for part, described in data.items()},
+        **{f"{part} data": inline(described) for part, described in known["data"].items()},
     }
     best, pruned = save_best(
         folder,
@@ -153,26 +151,57 @@ def _search_and_save(
         dense=dense,
         facts=facts,
     )
-    result = {
-        "dense": dense,
-        "best": best,
-        "search": searched,
-        "data": data,
-        "dtype": str(evaluator.model.dtype).removeprefix("torch."),
-        "command": command,
-        "versions": versions(),
-    }
+    result = {**known, "best": best, "search": searched}
     write_json(folder / "result.json", result)
     console.say(f"\n{table(result)}\n")
     if not best["sparsity"]:
         console.say("nothing was removed: no smaller sub-model had a better fitness\n")
-    measured = _measure({"dense": evaluator.model, "pruned": pruned}, evaluator.task.seqlen)
+    models = {"dense": evaluator.model, "pruned": pruned}
+    measured = _measure(models, evaluator.task.seqlen)
     write_json(folder / "measured.json", measured)
     console.say(f"{measured_table(measured)}\n")
+    _write_samples(folder / "samples.json", evaluator, models)
     console.event("result", **result, measured=measured)
     console.say(f"report:       {write_page(folder)}")
+    if config.tensorboard:
+        add_heads(folder, searched["generations"])
     console.say(f"result:       {folder / 'result.json'}")
     console.say(f"pruned model: {folder / 'pruned'}  (its README.md tells how to load it)")
+
+
+def _known(
+    config: RunConfig, settings: TaskSettings, evaluator: Evaluator, dense: dict[str, Any]
+) -> dict[str, Any]:
+    """A ``result.json`` before the search, its parts in their order."""
+    from sos_deap.outcome import versions
+
+    tasks: dict[str, Any] = {"calibration": evaluator.task, "held-out": evaluator.heldout}
+    given = flags(replace(config, output_dir=None), settings)
+    return {
+        "dense": dense,
+        "best": {},
+        "search": {
+            "algorithm": config.algorithm,
+            "objective": objective_of(config),
+            "density": config.density,
+            "genes_per_layer": list(evaluator.head_map.genes_per_layer),
+            "seed": config.seed,
+        },
+        "data": {part: task.describe() for part, task in tasks.items()},
+        "dtype": str(evaluator.model.dtype).removeprefix("torch."),
+        "command": shlex.join(["python", "-m", "sos_deap.run", *given]),
+        "versions": versions(),
+    }
+
+
+def _write_samples(path: Path, evaluator: Evaluator, models: dict[str, Any]) -> None:
+    """What the models write, where they write."""
+    from sos_deap.files import write_json
+    from sos_deap.tasks.samples import samples
+
+    assert evaluator.heldout is not None
+    if found := samples(evaluator.heldout, models, evaluator.tokenizer):
+        write_json(path, found)
 
 
 def evaluator_of(config: RunConfig, settings: TaskSettings) -> Evaluator:
@@ -211,6 +240,10 @@ def check(config: RunConfig) -> None:
 
     _limits(config)
     check_engine(config.engine, config.workers, config.hostfile)
+    if config.tensorboard:
+        from sos_deap.live import check_tensorboard
+
+        check_tensorboard()
     if not 0 <= config.seed < 2**32:
         raise InputError(f"seed is {config.seed}: give a number from 0 to {2**32 - 1}")
     row = _algorithm(config)
@@ -297,6 +330,7 @@ def search(
     evaluator: Evaluator,
     on_generation: Callable[[int, Any], None] | None = None,
     toolbox: Any = None,
+    logbook: Any = None,
 ) -> Evolution:
     """The search of a run alone, seeded.
 
@@ -304,6 +338,7 @@ def search(
     :param evaluator: what :func:`evaluator_of` gives for them.
     :param on_generation: see :func:`sos_deap.evolve`.
     :param toolbox: the run's, if it has been filled before.
+    :param logbook: see :func:`sos_deap.evolve`.
     :raises InputError: for operators and parameters that do not fit.
     """
     import numpy
@@ -323,6 +358,7 @@ def search(
         max_sparsity=_max_sparsity(config),
         limits=_all_limits(config),
         stats=statistics(evaluator.sparsity),
+        logbook=logbook,
         on_generation=on_generation,
     )
 
@@ -332,14 +368,17 @@ def _search(
     evaluator: Evaluator,
     toolbox: Any,
     folder: Path,
-    dense: float,
+    known: dict[str, Any],
     console: Console,
     journal: Journal,
 ) -> tuple[dict[str, Any], Any]:
     """Search; leave the logbook and the evaluations in the folder; return figures and winner.
 
-    ``dense`` is the metric of the whole model on calibration data.
+    ``known`` is what :func:`_known` gives.
     """
+    from deap.tools import Logbook
+
+    from sos_deap.live import LivePage, TensorBoard
     from sos_deap.progress import Progress, Trace
     from sos_deap.report import (
         front_hypervolume,
@@ -350,18 +389,22 @@ def _search(
     )
 
     evaluator.open_store(config.store or folder / "store.sqlite")
-    progress = Progress(evaluator, _all_limits(config), console)
-    trace = Trace(folder / "trace.json") if config.profile else None
+    progress, logbook = Progress(evaluator, _all_limits(config), console), Logbook()
+    watchers: list[Any] = [progress]
+    if config.profile:
+        watchers.append(Trace(folder / "trace.json"))
+    if config.tensorboard:
+        watchers.append(TensorBoard(folder, evaluator.task.name, progress, logbook))
+    page = LivePage(folder, evaluator, progress, logbook, config.model, known)
     go_on = f"to go on: python -m sos_deap.run --resume {folder}"
 
     def on_generation(generation: int, halloffame: Any) -> None:
-        progress(generation, halloffame)
-        if trace is not None:
-            trace(generation, halloffame)
+        for watch in (*watchers, page):
+            watch(generation, halloffame)
 
     try:
         with ends_in_time() as journal.stop:
-            evolution = search(config, evaluator, on_generation, toolbox)
+            evolution = search(config, evaluator, on_generation, toolbox, logbook)
     except Interrupted as end:
         end.message = f"interrupted, best {progress.best}; {go_on}"
         raise
@@ -369,12 +412,11 @@ def _search(
         raise WorkerLostError(f"{lost}; {go_on}") from lost
     finally:  # after Ctrl-C too: what was computed is kept
         seconds = progress.seconds
-        progress.close()
-        if trace is not None:
-            trace.close()
+        for watch in watchers:
+            watch.close()
         evaluator.close_store()
         write_evaluations(folder / "evaluations.csv", evaluator)
-    write_logbook(folder / "logbook.csv", evolution.logbook, progress.rows)
+    write_logbook(folder / "logbook.csv", logbook, progress.rows)
     if not evolution.halloffame:
         raise InputError(
             f"no sub-model had a finite {evaluator.task.name}: try another dtype or other data"
@@ -382,14 +424,11 @@ def _search(
     write_front(folder / "pareto.csv", evaluator)
     area = {}
     if evaluator.objectives > 1:
+        dense = known["dense"]["calibration"][evaluator.task.name]
         area["hypervolume"] = front_hypervolume(evaluator.task, evolution.halloffame, dense)
     return {
-        "algorithm": config.algorithm,
-        "objective": objective_of(config),
-        "density": config.density,
-        "genes_per_layer": list(evaluator.head_map.genes_per_layer),
-        "seed": config.seed,
-        "generations": len(evolution.logbook) - 1,
+        **known["search"],
+        "generations": len(logbook) - 1,
         **evaluator.accounting.asdict(),
         "seconds": seconds,
         "stopped_by": evolution.stopped_by,

@@ -17,6 +17,7 @@ from sos_deap.search.chromosome import (
     Chromosome,
     Fitness,
     ParetoFitness,
+    diversity,
     random_genes,
     sparsity,
     within,
@@ -222,6 +223,8 @@ def _even_out(evaluator: Evaluator, max_sparsity: float, counts: Sequence[int]) 
 def statistics(measure: Callable[[Sequence[int]], float] = sparsity) -> Any:
     """DEAP's statistics of a population: mean, minimum and maximum of fitness and sparsity.
 
+    And its diversity, the mean Hamming distance of two chromosomes as a share of the genes.
+
     :param measure: from genes to the share that they remove, such as an evaluator's ``sparsity``.
     """
     each = tools.MultiStatistics(
@@ -231,6 +234,8 @@ def statistics(measure: Callable[[Sequence[int]], float] = sparsity) -> Any:
     each.register("avg", lambda values: sum(values) / len(values))
     each.register("min", min)
     each.register("max", max)
+    whole = each["diversity"] = tools.Statistics()  # of all chromosomes together
+    whole.register("hamming", diversity)
     return each
 
 

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from itertools import combinations
+from statistics import mean
+
 import pytest
 from deap import base, creator, tools
 from hypothesis import given
@@ -8,6 +11,7 @@ from hypothesis import strategies as st
 from sos_deap import Chromosome
 from sos_deap.search.chromosome import (
     WORST_FITNESS,
+    diversity,
     is_worst,
     random_genes,
     sparsity,
@@ -72,3 +76,25 @@ def test_the_worst_fitness_loses_every_comparison_that_nan_would_win(worst_first
     hall = tools.HallOfFame(1)
     hall.update([bad, good] if worst_first else [good, bad])
     assert hall[0] == good
+
+
+POPULATIONS = st.integers(1, 30).flatmap(
+    lambda length: st.lists(
+        st.lists(st.integers(0, 1), min_size=length, max_size=length), min_size=2, max_size=12
+    )
+)
+
+
+@given(POPULATIONS)
+def test_diversity_is_the_mean_over_all_pairs(population: list[list[int]]) -> None:
+    distances = [
+        mean(a != b for a, b in zip(one, other, strict=True))
+        for one, other in combinations(population, 2)
+    ]
+    assert diversity(population) == pytest.approx(mean(distances))
+
+
+def test_the_ends_of_diversity() -> None:
+    assert diversity([[1, 0, 1]] * 5) == 0.0 == diversity([[1, 0]]) == diversity([])
+    assert diversity([[1, 0], [0, 1]]) == 1.0
+    assert diversity([[0] * 7] * 3 + [[1] * 7] * 3) == pytest.approx(6 / (2 * 5))

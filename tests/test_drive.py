@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 import random
+from itertools import combinations
 from typing import Any
 
 import numpy
@@ -373,6 +375,24 @@ def test_every_generation_is_reported_once() -> None:
     seen: list[int] = []
     run_driven("eaSimple", on_generation=lambda generation, hall: seen.append(generation))
     assert seen == list(range(GENERATIONS + 1))
+
+
+def test_a_logbook_of_the_user_s_grows_with_the_search() -> None:
+    for algorithm in ("eaSimple", "umda"):
+        logbook: Any = tools.Logbook()
+        rows: list[Any] = []
+
+        def note(generation: int, _: Any, logbook: Any = logbook, rows: Any = rows) -> None:
+            rows.append((generation, len(logbook), logbook.chapters["fitness"][-1]["max"]))
+
+        evolution = run_driven(algorithm, logbook=logbook, on_generation=note)
+        assert evolution.logbook is logbook
+        best = logbook.chapters["fitness"].select("max")
+        last = evolution.population
+        pairs = [sum(map(operator.ne, a, b)) / GENES for a, b in combinations(last, 2)]
+        found = logbook.chapters["diversity"][-1]["hamming"]
+        assert found == pytest.approx(sum(pairs) / len(pairs))
+        assert rows == [(i, i + 1, most) for i, most in enumerate(best)] and len(rows) > 2
 
 
 def test_individuals_of_the_user_s_own() -> None:

@@ -72,6 +72,9 @@ def test_the_page_tells_all_and_loads_nothing(finished: Path) -> None:
         f"split: {result['data']['held-out']['split']}".removeprefix("split: "),
     ):
         assert any(figure in text for text in page.text), figure
+    written = json.loads((finished / "samples.json").read_text())
+    assert len(written) == 2 and set(written[0]) == {"prompt", "text", "dense", "pruned"}
+    assert all(text.strip() in page.text for one in written for text in one.values())
     assert all(address.startswith("data:image/png") for address in page.loads)
     assert page.open.count("svg") == 3 and "script" not in page.open
     plots = {path.name for path in (finished / "plots").iterdir()}
@@ -105,10 +108,21 @@ def test_the_figures_show_what_was_found() -> None:
         {"gen": "0", "cache_hits": "0", "fitness_avg": "-5", "fitness_max": "-4"},
         {"gen": "1", "cache_hits": "2", "fitness_avg": "-1e29", "fitness_max": "-3"},
     ]
+    log = [row | {"diversity_hamming": "0.5"} for row in log]
     progress: Any = by_generation(log)
     mean, best = progress.axes[0].lines
     assert list(mean.get_ydata()) == pytest.approx([-5.0, math.nan], nan_ok=True)
     assert list(best.get_ydata()) == [-4.0, -3.0]
+    titles = [axis.get_title() for axis in progress.axes]
+    assert [title.split()[0] for title in titles] == [
+        "fitness:",
+        "sparsity:",
+        "diversity:",
+        "evaluations",
+    ]
+    for axis, values in ((progress.axes[2], [0.5, 0.5]), (progress.axes[3], [0.0, 2.0])):
+        [line] = axis.lines
+        assert list(line.get_ydata()) == values
 
 
 def test_runs_are_compared(finished: Path, tmp_path: Path, capsys: Any) -> None:

@@ -85,6 +85,8 @@ def test_only_one_of_two_runs_gets_a_folder(tmp_path: Path) -> None:
 
 
 def test_files_are_whole_or_not_there(tmp_path: Path) -> None:
+    write_json(tmp_path / "c.json", ["[1, 2]"])
+    assert json.loads((tmp_path / "c.json").read_text()) == ["[1, 2]"]
     write_json(tmp_path / "a.json", {"genes": [1, 0, 1], "nested": {"x": 0.5}})
     text = (tmp_path / "a.json").read_text()
     assert '"genes": [1,0,1]' in text  # on one line

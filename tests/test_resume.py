@@ -21,7 +21,7 @@ from sos_deap import Evaluator, InputError
 from sos_deap.journal import Journal
 from sos_deap.run import main
 from tests.conftest import GENES
-from tests.test_run import read
+from tests.test_run import read, rows
 
 #: What a run that went on has less of, as it did less work.
 WORK = ("layers_computed", "flops", "out_of_memory")
@@ -40,6 +40,11 @@ def known(result: Any) -> Any:
         if not name.startswith("seconds") and name not in WORK
     }
     return {**result, "search": search}
+
+
+def timeless(folder: Path) -> list[dict[str, str]]:
+    """The logbook without times."""
+    return [row | {"seconds": ""} for row in rows(folder / "logbook.csv")]
 
 
 def computed(chunks: dict[bytes, list[float]]) -> Any:
@@ -184,8 +189,9 @@ def test_killed_at_any_write_a_run_goes_on_to_the_same_end(
         assert not (folder / "result.json").exists()
         assert main([f"--resume={folder}"]) == 0
         assert known(read(folder)) == known(read(whole))
-        for file in ("evaluations.csv", "pareto.csv"):
+        for file in ("evaluations.csv", "pareto.csv", "samples.json"):
             assert (folder / file).read_bytes() == (whole / file).read_bytes()
+        assert timeless(folder) == timeless(whole)
         assert (folder / "journal.jsonl").read_bytes() == written
 
 

@@ -71,6 +71,7 @@ def test_a_run_leaves_everything_and_a_model_that_loads(
         "store.sqlite",
         "journal.jsonl",
         "pareto.csv",
+        "samples.json",
         "report.html",
         "plots",
         "pruned",
@@ -113,6 +114,7 @@ def test_a_run_leaves_everything_and_a_model_that_loads(
     logbook = rows(folder / "logbook.csv")
     assert [int(row["gen"]) for row in logbook] == list(range(6))
     assert sum(int(row["nevals"]) for row in logbook) == 36
+    assert all(0 <= float(row["diversity_hamming"]) <= 1 for row in logbook)
     assert float(logbook[-1]["best_metric"]) == pytest.approx(
         best["calibration"]["perplexity"], rel=1e-5
     )

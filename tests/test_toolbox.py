@@ -72,6 +72,7 @@ def test_statistics_by_hand(evaluator: Evaluator) -> None:
     assert record == {
         "fitness": {"avg": -3.0, "min": -4.0, "max": -2.0},
         "sparsity": {"avg": 0.375, "min": 0.25, "max": 0.5},
+        "diversity": {"hamming": 0.25},  # 3 of 12 genes
     }
     assert isinstance(statistics(), tools.MultiStatistics)
 

@@ -57,8 +57,9 @@ _RUN = {field.name for field in fields(RunConfig)}
 _TASK = {field.name for field in fields(TaskSettings)}
 
 #: What the benchmark says itself.
-_OWN = {"model", "dataset", "seed", "output_dir", "store", "profile", "layout"} | {
-    f"max_{what}" for what in ("sparsity", "evaluations", "tokens")
+_OWN = {
+    *("model", "dataset", "seed", "output_dir", "store", "profile", "tensorboard", "layout"),
+    *(f"max_{what}" for what in ("sparsity", "evaluations", "tokens")),
 }
 
 #: What all variants share, so that they are given the same problem on the same examples.

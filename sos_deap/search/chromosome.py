@@ -60,6 +60,25 @@ def sparsity(genes: Sequence[int]) -> float:
     return (len(genes) - sum(genes)) / len(genes) if len(genes) else 0.0
 
 
+def diversity(population: Sequence[Sequence[int]]) -> float:
+    """The mean Hamming distance between two chromosomes of a population, as a share of the genes.
+
+    Of n chromosomes of which z lack a gene, z (n - z) pairs differ in it: so the sum over all pairs
+    takes no more than counting (Wineberg and Oppacher, 2003, "The Underlying Similarity of
+    Diversity Measures Used in Evolutionary Computation").
+
+    :param population: chromosomes of one length.
+    :returns: from 0, for copies of one and for less than two, to n / (2 (n - 1)), where each gene
+        is missing in half of an even number.
+    """
+    size = len(population)
+    if size < 2 or not population[0]:
+        return 0.0
+    kept = map(sum, zip(*population, strict=True))
+    different = sum(count * (size - count) for count in kept)
+    return different / (len(population[0]) * (size * (size - 1) // 2))
+
+
 def within(sparsity: float, max_sparsity: float) -> bool:
     """Whether a sparsity does not exceed a bound, but for rounding."""
     return sparsity <= max_sparsity + 1e-9

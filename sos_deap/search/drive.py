@@ -52,6 +52,7 @@ def evolve(
     limits: Limits | None = None,
     stats: Any = None,
     halloffame: Any = None,
+    logbook: Any = None,
     on_generation: Callable[[int, Any], None] | None = None,
     **parameters: Any,
 ) -> Evolution:
@@ -79,6 +80,8 @@ def evolve(
     :param stats: a DEAP ``Statistics`` or ``MultiStatistics``.
     :param halloffame: a DEAP ``HallOfFame`` to fill; ``None`` makes one of size 1, or a
         ``ParetoFront`` where a fitness has several values.
+    :param logbook: a DEAP ``Logbook`` to fill, an empty one, to look at while the search goes on;
+        ``None`` makes one.
     :param on_generation: called after each generation, the initial population's (0) first, with its
         number and the hall of fame; of a strategy with a list of its incumbent.
     :param parameters: more keyword arguments of the algorithm, such as ``mutpb``.
@@ -103,6 +106,7 @@ def evolve(
         getattr(toolbox, "sparsity", sparsity),
         max_sparsity,
         stats,
+        tools.Logbook() if logbook is None else logbook,
         on_generation,
     )
     limits = all_limits(row, limits or Limits(), size, generations)
@@ -185,11 +189,12 @@ class _Run:
         measure: Callable[[Any], float],
         max_sparsity: float | None,
         stats: Any,
+        logbook: Any,
         on_generation: Callable[[int, Any], None] | None,
     ) -> None:
         self._toolbox, self._hall, self._measure = toolbox, hall, measure
         self._max_sparsity, self._stats, self._on_generation = max_sparsity, stats, on_generation
-        self._logbook = tools.Logbook()
+        self._logbook = logbook
         self._logbook.header = ["gen", "nevals", *(stats.fields if stats else [])]
         self._spent: Callable[[], Mapping[str, float]] = getattr(toolbox, "spent", self._count_rows)
         self._started = time.perf_counter()

@@ -89,27 +89,35 @@ class Summarization:
     def summaries(self, model: Any, examples: slice, sub_models: int = 1) -> list[str]:
         """The summaries of some examples, a block for each sub-model."""
         batch = self.prompts.batch(examples, sub_models)
-        written = model.generate(**batch, generation_config=self._settings(model))
+        settings = greedy(model, self._tokenizer, self._new_tokens, self._num_beams)
+        written = model.generate(**batch, generation_config=settings)
         if not model.config.is_encoder_decoder:
             written = written[:, batch["input_ids"].shape[1] :]
         texts: list[str] = self._tokenizer.batch_decode(written, skip_special_tokens=True)
         return [text.strip() for text in texts]
 
-    def _settings(self, model: Any) -> Any:
-        """The model's own generation settings, but without chance and of the length asked for."""
-        settings = copy.deepcopy(model.generation_config)
-        settings.update(
-            do_sample=False,
-            num_beams=self._num_beams,
-            max_new_tokens=self._new_tokens,
-            max_length=None,
-            **dict.fromkeys(("temperature", "top_k", "top_p", "min_p", "typical_p")),
-        )
-        if self._num_beams == 1:
-            settings.update(early_stopping=None, length_penalty=None)
-        if settings.pad_token_id is None:
-            settings.pad_token_id = self._tokenizer.pad_token_id or settings.eos_token_id
-        return settings
+
+def greedy(model: Any, tokenizer: Any, new_tokens: int, num_beams: int = 1) -> Any:
+    """The model's own generation settings, but without chance and of the length asked for.
+
+    :param model: that is to write.
+    :param tokenizer: whose padding fills texts that have ended, where the model has none.
+    :param new_tokens: most tokens to write.
+    :param num_beams: beams of the search; 1 is greedy.
+    """
+    settings = copy.deepcopy(model.generation_config)
+    settings.update(
+        do_sample=False,
+        num_beams=num_beams,
+        max_new_tokens=new_tokens,
+        max_length=None,
+        **dict.fromkeys(("temperature", "top_k", "top_p", "min_p", "typical_p")),
+    )
+    if num_beams == 1:
+        settings.update(early_stopping=None, length_penalty=None)
+    if settings.pad_token_id is None:
+        settings.pad_token_id = tokenizer.pad_token_id or settings.eos_token_id
+    return settings
 
 
 def make_summarization(

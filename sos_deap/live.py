@@ -1,0 +1,147 @@
+"""What shows a search while it goes on: a page, and TensorBoard's event files."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from sos_deap.errors import InputError
+from sos_deap.evaluator import Evaluator
+from sos_deap.progress import Progress
+from sos_deap.report import chromosomes, front, generation, generations, number, winner
+
+_FIRST = 3.0  # seconds: a search that ends before has its whole page soon enough
+_PAUSE = 30.0  # seconds between two pages, at least
+_SHARE = 20  # and so many times as long as a page takes: less than 5 % of the time
+
+
+class LivePage:
+    """Writes the page of a run after the first generation and now and then, at little cost.
+
+    :param folder: the run folder.
+    :param evaluator: the search's.
+    :param progress: has seen each generation before.
+    :param logbook: that of the search, which grows.
+    :param model: its name.
+    :param known: what there is of a ``result.json`` before the search.
+    :param clock: tells the seconds.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        evaluator: Evaluator,
+        progress: Progress,
+        logbook: Any,
+        model: str,
+        known: dict[str, Any],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._folder, self._evaluator, self._progress = folder, evaluator, progress
+        self._logbook, self._model, self._known = logbook, model, known
+        self._clock, self._due = clock, clock() + _FIRST
+
+    def __call__(self, _: int, halloffame: Any) -> None:
+        """Write the page, if it is time; for :func:`sos_deap.evolve`'s ``on_generation``."""
+        started = self._clock()
+        if started >= self._due:
+            self._write(winner(halloffame, self._evaluator.task.name))
+            ended = self._clock()
+            self._due = ended + max(_PAUSE, _SHARE * (ended - started))
+
+    def _write(self, best: Any) -> None:
+        from sos_deap.page import write_unfinished
+
+        evaluator, rows = self._evaluator, self._progress.rows
+        search = {
+            **self._known["search"],
+            "generations": len(rows) - 1,
+            **evaluator.accounting.asdict(),
+            "seconds": rows[-1]["seconds"],
+        }
+        now = time.strftime("%Y-%m-%d %H:%M:%S")
+        write_unfinished(
+            self._folder,
+            self._model,
+            {**self._known, "best": self._described(best), "search": search},
+            list(chromosomes(evaluator, evaluator.evaluated())),
+            generations(self._logbook, rows),
+            list(chromosomes(evaluator, front(evaluator))),
+            [*self._progress.where(), f"Written on {now}; the page loads itself anew."],
+        )
+
+    def _described(self, best: Any) -> dict[str, Any]:
+        """What is known of the best so far."""
+        if best is None:
+            return {}
+        evaluator = self._evaluator
+        metric = evaluator.known(best)
+        return {
+            "heads": sum(map(len, evaluator.head_map.kept_heads(best))),
+            "chromosome": list(best),
+            "calibration": {} if metric is None else {evaluator.task.name: metric},
+        }
+
+
+class TensorBoard:
+    """Writes what each generation came to as TensorBoard's event files.
+
+    :param folder: the run folder; ``tensorboard`` in it is begun anew, since a search that goes on
+        goes through all its generations again.
+    :param metric: the name of the metric.
+    :param progress: has seen each generation before.
+    :param logbook: that of the search, which grows.
+    """
+
+    def __init__(self, folder: Path, metric: str, progress: Progress, logbook: Any) -> None:
+        shutil.rmtree(folder / "tensorboard", ignore_errors=True)
+        self._writer = _writer(folder)
+        self._metric, self._progress, self._logbook = metric, progress, logbook
+
+    def __call__(self, step: int, _: Any) -> None:
+        """Write the scalars of a generation, those that are finite."""
+        row = generation(self._logbook, step, self._progress.rows[step])
+        for name, value in (
+            (f"best/{self._metric}", row["best_metric"]),
+            ("best/sparsity", row["best_sparsity"]),
+            ("population/fitness", row.get("fitness_avg")),
+            ("population/sparsity", row.get("sparsity_avg")),
+            ("population/diversity", row.get("diversity_hamming")),
+            ("search/evaluations", row["evaluations"]),
+            ("search/cache_hits", row["cache_hits"]),
+            ("search/tokens_per_second", self._progress.rate),
+        ):
+            if math.isfinite(number(value)):
+                self._writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Write what is left."""
+        self._writer.close()
+
+
+def add_heads(folder: Path, step: int) -> None:
+    """Add the picture of the heads that stay, from the plots of a complete run."""
+    from matplotlib.image import imread
+
+    writer = _writer(folder)
+    writer.add_image("heads", imread(folder / "plots" / "heads.png"), step, dataformats="HWC")
+    writer.close()
+
+
+def check_tensorboard() -> Any:
+    """The module that writes event files; raises :class:`InputError` where it cannot."""
+    try:
+        return import_module("torch.utils.tensorboard")
+    except ImportError as error:
+        raise InputError(
+            "--tensorboard needs the package tensorboard: pip install 'sos_deap[tensorboard]'"
+        ) from error
+
+
+def _writer(folder: Path) -> Any:
+    return check_tensorboard().SummaryWriter(str(folder / "tensorboard"), flush_secs=10)
