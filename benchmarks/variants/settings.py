@@ -45,10 +45,7 @@ FLAGS: dict[str, dict[str, Any]] = {
     "heldout_metric": {"help": "metric that is compared (perplexity, else the task's own)"},
     "reference": {"help": "variant that sets the target (the first)"},
     "target": {"type": float, "help": "held-out metric to reach (the reference's median)"},
-    "comparisons": {
-        "choices": ["all", "reference"],
-        "help": "test all pairs of variants, or each against the reference (all)",
-    },
+    "control": {"help": "variant that each other is tested against (all pairs are tested)"},
     "ioh": {"action": "store_true", "help": "write files for IOHanalyzer too"},
     "output_dir": {"help": "folder of the results; one that holds some is gone on with"},
 }
@@ -59,6 +56,7 @@ _TASK = {field.name for field in fields(TaskSettings)}
 #: What the benchmark says itself.
 _OWN = {
     *("model", "dataset", "seed", "output_dir", "store", "profile", "tensorboard", "layout"),
+    *("engine", "workers", "hostfile"),
     *(f"max_{what}" for what in ("sparsity", "evaluations", "tokens")),
 }
 
@@ -88,7 +86,7 @@ class Settings:
     heldout_metric: str | None
     reference: str
     target: float | None
-    comparisons: str
+    control: str | None
     ioh: bool
     workers: int
     store: Path
@@ -215,8 +213,9 @@ def _settings(values: Mapping[str, Any], common: dict[str, str]) -> Settings:
     folder = Path(values["output_dir"])
     first, seeds = values.get("first_seed", 0), values.get("seeds", 15)
     reference = values.get("reference", next(iter(variants)))
-    if reference not in variants:
-        raise unknown("reference", reference, variants)
+    for role, name in (("reference", reference), ("control", values.get("control", reference))):
+        if name not in variants:
+            raise unknown(role, name, variants)
     tasks = {name: (common | flags).get("task", "perplexity") for name, flags in variants.items()}
     settings = Settings(
         models=_distinct(values.get("model", ["builtin:tiny"])),
@@ -231,7 +230,7 @@ def _settings(values: Mapping[str, Any], common: dict[str, str]) -> Settings:
         heldout_metric=values.get("heldout_metric"),
         reference=reference,
         target=values.get("target"),
-        comparisons=values.get("comparisons", "all"),
+        control=values.get("control"),
         ioh=values.get("ioh", False),
         workers=values.get("workers", 1),
         store=Path(values.get("store", folder / "store.sqlite")),

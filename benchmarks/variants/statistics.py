@@ -118,11 +118,11 @@ def corrected(family: Sequence[Comparison]) -> list[Comparison]:
     return found
 
 
-def pairs_of(variants: Sequence[str], reference: str | None) -> list[tuple[str, str]]:
-    """All pairs of variants, or each with the reference."""
-    if reference is None:
+def pairs_of(variants: Sequence[str], control: str | None) -> list[tuple[str, str]]:
+    """All pairs of variants, or each with a control, which needs less correction (Demsar, 2006)."""
+    if control is None:
         return list(combinations(variants, 2))
-    return [(name, reference) for name in variants if name != reference]
+    return [(name, control) for name in variants if name != control]
 
 
 @dataclass(frozen=True)

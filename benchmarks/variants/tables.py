@@ -111,12 +111,11 @@ class Tested:
 
 def tested(settings: Settings, found: list[Group]) -> list[Tested]:
     """All tests, on the winners' held-out metric at equal sparsity."""
-    against = settings.reference if settings.comparisons == "reference" else None
     families: dict[Any, list[tuple[Group, st.Comparison]]] = {}
     for group in found:
         problem, costs = group.problem, group.costs()
         family = families.setdefault((problem.model, problem.dataset, problem.sparsity), [])
-        for a, b in st.pairs_of(list(settings.variants), against):
+        for a, b in st.pairs_of(list(settings.variants), settings.control):
             family.append((group, st.compare(a, b, costs)))
     by_group: dict[int, list[st.Comparison]] = {}
     for family in families.values():
