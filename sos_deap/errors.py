@@ -10,6 +10,11 @@ class InputError(ValueError):
     """Bad input from the user; the command line prints it as one line and exits with status 2."""
 
 
+def one_line(text: str) -> str:
+    """A text without line breaks and what else would move a terminal's cursor."""
+    return "".join(character if character.isprintable() else " " for character in text)
+
+
 def first_line(error: BaseException) -> str:
     """What an error of a library says, on one line."""
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(" :")

@@ -16,9 +16,8 @@ from matplotlib import colormaps
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
-from sos_deap.errors import InputError, first_line
 from sos_deap.figures import COLOURS, INK, save
-from sos_deap.report import cells, inline, measured_cells
+from sos_deap.report import cells, damage_told, inline, measured_cells
 from sos_deap.search.chromosome import WORST_FITNESS
 
 TEMPLATES = Path(__file__).parent
@@ -33,22 +32,12 @@ def write_page(folder: Path) -> Path:
     :returns: the path of the page.
     :raises InputError: for a folder without a run's result, or whose files cannot be read.
     """
-    try:
+    with damage_told(folder):
         result, config = (_json(folder / name) for name in ("result.json", "config.json"))
         measured = _json(folder / "measured.json") if (folder / "measured.json").exists() else []
         evaluations, logbook = (_rows(folder / name) for name in ("evaluations.csv", "logbook.csv"))
         front = _rows(folder / "pareto.csv")
         text = _rendered(folder, result, config, measured, evaluations, logbook, front)
-    except FileNotFoundError as error:
-        raise InputError(
-            f"{folder} is no folder of a complete run: {Path(error.filename).name} is missing"
-        ) from error
-    except KeyError as error:
-        raise InputError(f"a file of the run in {folder} is damaged: it has no {error}") from error
-    except (ValueError, TypeError) as error:
-        raise InputError(
-            f"a file of the run in {folder} is damaged: {first_line(error)}"
-        ) from error
     path = folder / "report.html"
     beside = path.with_name(path.name + ".part")
     beside.write_text(text, encoding="utf-8")

@@ -5,6 +5,7 @@ This is the only file that sees the configuration; everything it calls takes pla
 
 from __future__ import annotations
 
+import math
 import random
 import re
 import shlex
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from sos_deap.command import Interrupted, answered, ends_in_time, quiet
 from sos_deap.config import RunConfig, flags, parse
-from sos_deap.errors import InputError, unknown
+from sos_deap.errors import InputError, first_line, unknown
 from sos_deap.tasks.settings import TaskSettings
 
 if TYPE_CHECKING:
@@ -33,6 +34,10 @@ if TYPE_CHECKING:
     from sos_deap.search.limits import Limits
 
 
+#: What a run writes at its end, in this order: with the last of them it is complete.
+_END = ("result.json", "measured.json", "report.html")
+
+
 def run(config: RunConfig, settings: TaskSettings) -> Path:
     """Search, prune, save and report.
 
@@ -42,7 +47,7 @@ def run(config: RunConfig, settings: TaskSettings) -> Path:
     :raises InputError: for bad settings, before anything is written.
     """
     # Imported here, so that --help does not wait for torch.
-    from sos_deap.files import claim, write_json
+    from sos_deap.files import JOURNAL, claim, make_folder
     from sos_deap.models.prune import check_layout
     from sos_deap.outcome import quality, size
     from sos_deap.progress import Console
@@ -61,23 +66,48 @@ def run(config: RunConfig, settings: TaskSettings) -> Path:
         **size(evaluator.model, evaluator.stored_dtype, sum(heads.heads_per_layer)),
     }
     config = replace(config, resume=None)  # from here on both are the same
-    if not resumed:
-        claim(folder, asdict(config) | asdict(settings))
+    written = _written(config, settings)
+    make_folder(folder)
     # Held to the end: whoever cannot have it must not touch what is in the folder.
-    journal = evaluator.open_journal(folder / "journal.jsonl")
-    if resumed:
-        shutil.rmtree(folder / "pruned", ignore_errors=True)  # of an end that came to nothing
-        write_json(folder / "config.json", asdict(config) | asdict(settings))
+    journal = evaluator.open_journal(
+        folder / JOURNAL, lambda: _stopped(folder) if resumed else claim(folder, written)
+    )
     layers = f"in {len(heads.layers)} layers"
     groups = f"; {len(heads)} groups are the genes" if config.unit == "group" else ""
-    console.say(f"{config.model}: {dense['heads']} attention heads {layers}{groups}")
-    console.say(f"run folder: {folder}")
-    console.event("run", folder=str(folder), dense=dense)
     try:
+        if resumed:
+            _begin_again(folder, written)
+        console.say(f"{config.model}: {dense['heads']} attention heads {layers}{groups}")
+        console.say(f"run folder: {folder}")
+        console.event("run", folder=str(folder), dense=dense)
         _search_and_save(config, settings, evaluator, toolbox, folder, dense, console, journal)
+    except OSError as error:  # such as a full disk
+        raise OSError(f"{first_line(error)}; {_to_go_on(folder)}") from error
     finally:
         evaluator.close_journal()
     return folder
+
+
+def _to_go_on(folder: Path) -> str:
+    return f"to go on: python -m sos_deap.run --resume {folder}"
+
+
+def _written(config: RunConfig, settings: TaskSettings) -> dict[str, Any]:
+    """The content of ``config.json``; JSON has no infinity, and the flags read the word."""
+    return {
+        name: str(value) if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in (asdict(config) | asdict(settings)).items()
+    }
+
+
+def _begin_again(folder: Path, written: dict[str, Any]) -> None:
+    """Take out of a run's folder what its end had written, which came to nothing."""
+    from sos_deap.files import write_json
+
+    for name in _END:
+        (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / "pruned", ignore_errors=True)
+    write_json(folder / "config.json", written)
 
 
 def _search_and_save(
@@ -330,9 +360,7 @@ def _search(
         with ends_in_time() as journal.stop:
             evolution = search(config, evaluator, on_generation, toolbox)
     except Interrupted as end:
-        end.message = (
-            f"interrupted, best {progress.best}; to go on: python -m sos_deap.run --resume {folder}"
-        )
+        end.message = f"interrupted, best {progress.best}; {_to_go_on(folder)}"
         raise
     finally:  # after Ctrl-C too: what was computed is kept
         seconds = progress.seconds
@@ -425,23 +453,23 @@ def _original(config: RunConfig, evaluator: Evaluator) -> PreTrainedModel:
 
 def _folder(config: RunConfig) -> Path:
     """The run folder: an empty one, or that of a run that was stopped."""
-    from sos_deap.files import free_folder
+    from sos_deap.files import free_run_folder
 
     if config.resume is not None:
         return _stopped(Path(config.resume))
     if config.output_dir is not None:
-        return free_folder(Path(config.output_dir))
+        return free_run_folder(Path(config.output_dir))
     model, algorithm = (
         re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-.")
         for name in (config.model, config.algorithm)
     )
     now = time.strftime("%Y%m%d-%H%M%S")
-    return free_folder(Path("runs", f"{now}-{model}-{algorithm}-{config.seed}"))
+    return free_run_folder(Path("runs", f"{now}-{model}-{algorithm}-{config.seed}"))
 
 
 def _stopped(folder: Path) -> Path:
     """The folder of a run that can go on."""
-    if (folder / "result.json").exists():
+    if all((folder / name).exists() for name in _END):
         raise InputError(
             f"the run in {folder} is complete: for another that takes what it computed, give "
             f"--store {folder / 'store.sqlite'}"
