@@ -17,7 +17,6 @@ from sos_deap.files import write_csv
 from sos_deap.tasks.objectives import OBJECTIVES
 from sos_deap.tasks.task import Task
 
-
 #: What reading a file raises, with a key error, that says other things than it should.
 _DAMAGE = (
     ArithmeticError,
