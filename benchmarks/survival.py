@@ -1,12 +1,13 @@
 """Does a run survive SIGKILL at any moment? Killed at random, resumed, and compared.
 
-    python -m benchmarks.survival [--runs 15] [--seed 0]    # some 8 minutes, into results/
+    python -m benchmarks.survival [--kills 20] [--seed 0]    # some 8 minutes, into results/
 
-Each run is killed at a moment drawn uniformly from the whole duration of one that nobody disturbs,
-from the start of the process to its end; every third one again while it goes on, and every sixth
-a third time. Where a kill left no run in the folder, the next process starts anew, else it
-resumes. What is there at last is compared with what the undisturbed run left: `result.json` but for
-seconds and counts of work, chromosome, evaluations, front and weights to the byte.
+Each process is killed at a moment drawn uniformly from the duration of the last one that nobody
+disturbed, from its start to its end: loading, writing and pruning too. Every third run is killed
+again while it goes on, and every sixth a third time. Where a kill left no run in the folder, the
+next process starts anew, else it resumes. What is there at last is compared with what the
+undisturbed run left: `result.json` but for seconds and counts of work, chromosome, evaluations,
+front and weights to the byte.
 
 Writes results/survival.json: the moments, what the folder held then, the outcome of each, and how
 many evaluations were taken over from the journal instead of being computed again.
@@ -109,26 +110,37 @@ def outcome(folder: Path) -> dict[str, Any]:
     return {**result, "search": search, "files": files}
 
 
-def one_run(folder: Path, moments: list[float], whole: float) -> dict[str, Any]:
-    """Start a run, kill it at these moments, and let it end."""
+def undisturbed(folder: Path) -> tuple[float, int]:
+    """Let a process go on to its end; its seconds and exit status."""
+    begun = time.perf_counter()
+    status = started(folder).wait()
+    return time.perf_counter() - begun, status
+
+
+def one_run(folder: Path, shares: list[float], whole: float) -> dict[str, Any]:
+    """Start a run, kill it at these shares of a whole run's seconds, and let it end."""
     kills = []
-    for moment in moments:
+    for share in shares:
+        moment = share * whole
         if not killed(folder, moment):
-            break  # it was faster than the undisturbed one, and has ended
+            break  # it was faster than the one before, and has ended
         kept = evaluations(folder)
         kills.append(
             {
                 "seconds": moment,
-                "share": moment / whole,
+                "share": share,
                 "stage": stage(folder),
                 "evaluations_kept": len(kept),
             }
         )
-    status = 0 if stage(folder) == "complete" else started(folder).wait()
+        if kills[-1]["stage"] == "complete":
+            break
+    seconds, status = (None, 0) if stage(folder) == "complete" else undisturbed(folder)
     computed = Counter(evaluations(folder))
     return {
         "kills": kills,
         "status": status,
+        "seconds_of_the_last_process": seconds,
         "evaluations": len(computed),
         "evaluations_computed_twice": sum(computed.values()) - len(computed),
     }
@@ -137,20 +149,22 @@ def one_run(folder: Path, moments: list[float], whole: float) -> dict[str, Any]:
 def main() -> None:
     """Kill as many runs as asked, and write the result."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=int, default=15)
+    parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    rng, runs = random.Random(arguments.seed), []
+    rng = random.Random(arguments.seed)
+    runs: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as scratch:
-        undisturbed = Path(scratch) / "whole"
-        begun = time.perf_counter()
-        assert started(undisturbed).wait() == 0
-        whole = time.perf_counter() - begun
-        expected = outcome(undisturbed)
-        for number in range(arguments.runs):
+        first = Path(scratch) / "whole"
+        whole, status = undisturbed(first)
+        assert status == 0
+        expected = outcome(first)
+        while sum(len(run["kills"]) for run in runs) < arguments.kills:
+            number = len(runs)
             kills = 1 + (number % 3 == 0) + (number % 6 == 0)
             folder = Path(scratch) / str(number)
-            run = one_run(folder, [rng.uniform(0, whole) for _ in range(kills)], whole)
+            run = one_run(folder, [rng.random() for _ in range(kills)], whole)
+            whole = run["seconds_of_the_last_process"] or whole  # others use the machine too
             run["same"] = run["status"] == 0 and outcome(folder) == expected
             runs.append(run)
             print(json.dumps(run), flush=True)
@@ -158,7 +172,6 @@ def main() -> None:
     summary = {
         "flags": FLAGS,
         "seed": arguments.seed,
-        "seconds_undisturbed": whole,
         "runs": len(runs),
         "kills": len(kills_of),
         "kills_by_stage": dict(Counter(kill["stage"] for kill in kills_of)),

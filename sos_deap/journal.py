@@ -144,7 +144,7 @@ class Journal:
         try:
             (start, stop), rows = _span(content["examples"]), _rows(content["sums"])
             widths = set(map(len, rows.values()))
-            if len(widths | ({self._width} - {None})) != 1:
+            if len(widths) != 1 or self._width not in {None, *widths}:
                 return False
             for row in rows.values():
                 self._metrics(row)
