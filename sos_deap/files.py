@@ -101,6 +101,11 @@ def write_json(path: Path, content: Any) -> None:
     """The same for JSON; NaN and infinity, which JSON lacks, are an error."""
     text = json.dumps(content, indent=2, allow_nan=False) + "\n"
     text = re.sub(r"\[[\d,\s]+\]", lambda genes: re.sub(r"\s+", "", genes[0]), text)  # on one line
+    write_text(path, text)
+
+
+def write_text(path: Path, text: str) -> None:
+    """The same for any text."""
     beside = _beside(path)
     beside.write_text(text, encoding="utf-8")
     os.replace(beside, path)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
 from sos_deap.figures import COLOURS, INK, save
+from sos_deap.files import write_text
 from sos_deap.report import cells, damage_told, inline, measured_cells
 from sos_deap.search.chromosome import WORST_FITNESS
 
@@ -39,9 +39,7 @@ def write_page(folder: Path) -> Path:
         front = _rows(folder / "pareto.csv")
         text = _rendered(folder, result, config, measured, evaluations, logbook, front)
     path = folder / "report.html"
-    beside = path.with_name(path.name + ".part")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, path)
+    write_text(path, text)
     return path
 
 
