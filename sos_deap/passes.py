@@ -286,13 +286,13 @@ class Passes:
         self._states.clear()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        self.out_of_memory += 1
 
     def _shrink(self, error: RuntimeError, sub_models: int, examples: int) -> None:
         """After running out of memory, allow half as much in a pass; else raise on."""
         if not is_out_of_memory(error):
             raise error
         self._free()
+        self.out_of_memory += 1
         if self.batching == "shared" and sub_models > 1:
             self._together = sub_models // 2
             return
