@@ -1,10 +1,11 @@
 """Does a run survive SIGKILL at any moment? Killed at random, resumed, and compared.
 
-    python -m benchmarks.survival [--kills 20] [--seed 0]    # some 8 minutes, into results/
+    python -m benchmarks.survival [--kills 20] [--seed 0]    # 12 busy minutes, into results/
 
 Each process is killed at a moment drawn uniformly from the duration of the last one that nobody
 disturbed, from its start to its end: loading, writing and pruning too. Every third run is killed
-again while it goes on, and every sixth a third time. Where a kill left no run in the folder, the
+again while it goes on, and every sixth a third time; a process that has ended before its moment is
+not killed, so a run may come without. Where a kill left no run in the folder, the
 next process starts anew, else it resumes. What is there at last is compared with what the
 undisturbed run left: `result.json` but for seconds and counts of work, chromosome, evaluations,
 front and weights to the byte.

@@ -18,7 +18,7 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
-from sos_deap import files
+from sos_deap import files, load
 from sos_deap.evaluator import Evaluator
 from sos_deap.journal import Journal
 from sos_deap.run import evaluator_of, main
@@ -167,11 +167,18 @@ def failed(status: int, capsys: Any, reason: str, folder: Path) -> None:
     assert error.endswith(f"to go on: python -m sos_deap.run --resume {folder}")
 
 
+def never_written(place: Path) -> Path:
+    """A link to the device that is always full: what renames it moves the link alone."""
+    full = place / "full"
+    full.symlink_to("/dev/full")
+    return full
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
 def test_a_disk_that_is_full_for_any_file(
     small: list[str], whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    beside = files._beside
+    beside, full = files._beside, never_written(tmp_path)
     for name in (
         "evaluations.csv",
         "logbook.csv",
@@ -185,7 +192,7 @@ def test_a_disk_that_is_full_for_any_file(
         monkeypatch.setattr(
             files,
             "_beside",
-            lambda path, name=name: Path("/dev/full") if path.name == name else beside(path),
+            lambda path, name=name: full if path.name == name else beside(path),
         )
         capsys.readouterr()
         status = main([*small, f"--output_dir={folder}"])
@@ -201,9 +208,9 @@ def test_a_disk_that_is_full_for_any_file(
 def test_a_disk_that_is_full_at_once(
     small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    folder = tmp_path / "run"
+    folder, full = tmp_path / "run", never_written(tmp_path)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(files, "_beside", lambda path: Path("/dev/full"))
+        patch.setattr(files, "_beside", lambda path: full)
         assert main([*small, f"--output_dir={folder}"]) == 2
     assert "cannot write to output folder" in capsys.readouterr().err
     assert main([*small, f"--output_dir={folder}"]) == 0  # nothing was begun
@@ -387,14 +394,18 @@ def test_a_run_that_ends_while_another_process_comes_to_resume_it_stays_as_it_is
     assert tree(folder) == left[0]
 
 
-@pytest.mark.parametrize("name", ["measured.json", "report.html"])
-def test_killed_after_its_result_but_before_its_end(
-    whole: Path, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("reached", ["pruning", "result.json", "measured.json"])
+def test_killed_between_its_search_and_its_end(whole: Path, reached: str) -> None:
     result = read(whole)
-    for later in {"measured.json": ("measured.json", "report.html")}.get(name, (name,)):
+    end = ("result.json", "measured.json", "report.html")
+    for later in end[end.index(reached) + 1 :] if reached in end else end:
         (whole / later).unlink()
+    if reached == "pruning":
+        (whole / "pruned").rename(whole / "pruned.part")
+        (whole / "pruned.part" / "model.safetensors").write_bytes(b"half")
     assert main([f"--resume={whole}"]) == 0
+    assert load(whole / "pruned").num_parameters() == result["best"]["parameters"]
+    assert not list(whole.glob("*.part"))
     assert known(read(whole)) == known(result) and (whole / "report.html").exists()
 
 

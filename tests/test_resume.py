@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from sos_deap import Evaluator, InputError
+from sos_deap.files import write_text
 from sos_deap.journal import Journal
 from sos_deap.run import main
 from tests.conftest import GENES
@@ -123,6 +124,12 @@ def test_an_evaluator_computes_nothing_twice(evaluator: Evaluator, tmp_path: Pat
     evaluator.close_journal()
 
 
+def no_page(folder: Path) -> Path:
+    """In place of the page, which `test_page.py` looks at: the file that says a run is complete."""
+    write_text(folder / "report.html", "a page\n")
+    return folder / "report.html"
+
+
 @pytest.fixture
 def small(
     model_folder: Path, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -130,6 +137,7 @@ def small(
     """Flags of a run of a second."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sos_deap.run._measure", lambda models, seqlen: [])  # seconds of timing
+    monkeypatch.setattr("sos_deap.page.write_page", no_page)  # and as many of drawing
     flags = {
         "model": model_folder,
         "dataset": text_file,
