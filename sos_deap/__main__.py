@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
-from sos_deap.errors import unknown
+from sos_deap.errors import one_line, unknown
 
 #: Commands: the module and function that run it, and what it does.
 COMMANDS = {
@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"  {name:10}{purpose}")
         return 0
     if command not in COMMANDS:
-        print(f"error: {unknown('command', command, COMMANDS)}", file=sys.stderr)
+        print(f"error: {one_line(str(unknown('command', command, COMMANDS)))}", file=sys.stderr)
         return 2
     module, function, _ = COMMANDS[command]
     status: int = getattr(import_module(module), function)(rest)

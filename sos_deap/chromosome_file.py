@@ -28,7 +28,7 @@ def read_chromosome(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise InputError(f"chromosome file {path} does not exist") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"chromosome file {path} cannot be read: {first_line(error)}") from error
     if isinstance(content, list):
         content = {"chromosome": content}
@@ -38,4 +38,7 @@ def read_chromosome(path: Path) -> dict[str, Any]:
             f"chromosome file {path} holds no chromosome: give the chromosome.json of a run, or a "
             "JSON list of 0 and 1"
         )
+    for name in ("model", "fingerprint", "unit"):
+        if not isinstance(content.get(name, ""), str):
+            raise InputError(f"chromosome file {path} is damaged: its {name} is no text")
     return dict(content)

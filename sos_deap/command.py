@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
-from sos_deap.errors import InputError, WorkerLostError, first_line
+from sos_deap.errors import InputError, WorkerLostError, first_line, one_line
 
 
 class Parser(argparse.ArgumentParser):
@@ -68,13 +68,10 @@ def answered(job: Callable[[], Any]) -> int:
     try:
         job()
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(str(error))}", file=sys.stderr)
         return 2
-    except OSError as error:  # a full disk, say; what was written before is whole
-        print(f"error: {first_line(error)}", file=sys.stderr)
-        return 1
-    except WorkerLostError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (OSError, WorkerLostError) as error:  # a full disk, say; what was written is whole
+        print(f"error: {one_line(first_line(error))}", file=sys.stderr)
         return 1
     except Interrupted as end:
         print(end.message, file=sys.stderr)

@@ -292,21 +292,23 @@ def _settings(name: str) -> list[str]:
 
 
 def _from_file(path: Path) -> dict[str, Any]:
-    import yaml
+    from sos_deap.plain import plain
 
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))  # reads JSON too
+        content = plain(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise InputError(f"configuration file {path} does not exist") from error
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError) as error:
         raise InputError(
             f"configuration file {path} cannot be read: {first_line(error)}"
         ) from error
     if not isinstance(content, dict):
         raise InputError(f"configuration file {path} holds no settings: write lines of name: value")
-    for key in content:
+    for key, value in content.items():
         if key not in _NAMES:
             raise unknown(f"setting in {path}", str(key), _NAMES)
+        if isinstance(value, dict | list | set | tuple | bytes) or "\0" in str(value):
+            raise InputError(f"{key} in {path} is not one value: write a number or a text")
     return content
 
 

@@ -14,6 +14,11 @@ class WorkerLostError(RuntimeError):
     """A process that was to compute something is gone; the command line exits with status 1."""
 
 
+def one_line(text: str) -> str:
+    """A text without line breaks and what else would move a terminal's cursor."""
+    return "".join(character if character.isprintable() else " " for character in text)
+
+
 def first_line(error: BaseException) -> str:
     """What an error of a library says, on one line."""
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(" :")

@@ -262,24 +262,26 @@ class Evaluator:
         """Keep every evaluation in a file, and take from it what other runs have computed.
 
         :param path: an SQLite file (see :class:`sos_deap.store.Store`), made where there is none.
-            It may hold evaluations of other models, tasks and data, and be in use by others.
+            It may hold evaluations of other models, tasks and data, and be in use by others. One
+            that fails later is done without, with a warning.
         :raises InputError: for a file that cannot be written, or is of another kind.
         """
         self.close_store()
         self._store = Store(Path(path), self.scope)
 
-    def open_journal(self, path: str | Path) -> Journal:
+    def open_journal(self, path: str | Path, claim: Callable[[], Any] = lambda: None) -> Journal:
         """Write all that is computed into a file, and take from it what is there.
 
         With the file of a run that was stopped, the same search goes on where it was, to the bit.
         What the journal holds is accounted as computed, but for layers, operations and seconds.
 
         :param path: the file of a :class:`sos_deap.journal.Journal`, made where there is none.
+        :param claim: called once no other process can have it, before it is read or written.
         :returns: the journal, which no other process can open as long as it is open.
         :raises InputError: for a file that cannot be written, or is another run's.
         """
         self.close_journal()
-        self._scores.journal = Journal(Path(path), self.scope)
+        self._scores.journal = Journal(Path(path), self.scope, self.task.metrics, claim)
         return self._scores.journal
 
     def close_journal(self) -> None:

@@ -7,37 +7,59 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from sos_deap.errors import InputError
 
+#: The file in a run folder that a run holds locked, and that it makes before any other.
+JOURNAL = "journal.jsonl"
 
-def free_folder(folder: Path) -> Path:
+_CONFIG = "config.json"
+
+
+def free_folder(folder: Path, besides: Collection[str] = ()) -> Path:
     """Return an output folder's path.
 
+    :param besides: names of files that may be there.
     :raises InputError: if there is anything in it already.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        run = (folder / "config.json").is_file()
+    if folder.exists() and (
+        not folder.is_dir() or any(path.name not in besides for path in folder.iterdir())
+    ):
+        run = (folder / _CONFIG).is_file()
         what = "holds a run already" if run else "is not an empty folder"
         raise InputError(f"output folder {folder} {what}: give another --output_dir")
     return folder
 
 
-def claim(folder: Path, settings: dict[str, Any]) -> None:
-    """Make the run folder and write its ``config.json``; of several runs only one can.
+def free_run_folder(folder: Path) -> Path:
+    """The same for a run, which may begin where another was killed before it had begun."""
+    journal = folder / JOURNAL
+    begun = journal.is_file() and journal.stat().st_size
+    return free_folder(folder, () if begun else (JOURNAL, _beside(folder / _CONFIG).name))
 
-    :raises InputError: if that is not possible.
+
+def claim(folder: Path, settings: dict[str, Any]) -> None:
+    """Write the ``config.json`` of a run that begins, whose journal is locked and still empty.
+
+    :raises InputError: if another run has it already, or that is not possible.
     """
+    free_run_folder(folder)
+    try:
+        write_json(folder / _CONFIG, settings)
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder where there is none; raises :class:`InputError` if that is not possible."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / "config.json").open("x", encoding="utf-8") as file:
-            file.write(json.dumps(settings, indent=2) + "\n")
     except OSError as error:
-        raise InputError(f"cannot write to output folder {folder}: {error.strerror}") from error
+        raise _unwritable(folder, error) from error
 
 
 @contextmanager
@@ -47,22 +69,27 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     :raises InputError: if there is anything at its place, or nothing can be written beside it.
     """
     free_folder(folder)
-    beside = folder.with_name(folder.name + ".part")
+    beside = _beside(folder)
     shutil.rmtree(beside, ignore_errors=True)  # left by a process that was killed
     try:
         beside.mkdir(parents=True)
     except OSError as error:
-        raise InputError(f"cannot write to output folder {folder}: {error.strerror}") from error
+        raise _unwritable(folder, error) from error
     try:
         yield beside
         os.replace(beside, folder)
+    except Exception as error:
+        # Libraries written in Rust have errors of their own for a full disk.
+        if number := re.search(r"\(os error (\d+)\)", str(error)):
+            raise OSError(int(number[1]), os.strerror(int(number[1])), str(folder)) from error
+        raise
     finally:
         shutil.rmtree(beside, ignore_errors=True)
 
 
 def write_csv(path: Path, header: list[str], rows: Iterable[list[Any]]) -> None:
     """Write a table beside its place and rename it there, so that it is whole or not there."""
-    beside = path.with_name(path.name + ".part")
+    beside = _beside(path)
     with beside.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header)
@@ -79,7 +106,16 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """The same for text."""
-    beside = path.with_name(path.name + ".part")
+    """The same for any text."""
+    beside = _beside(path)
     beside.write_text(text, encoding="utf-8")
     os.replace(beside, path)
+
+
+def _beside(path: Path) -> Path:
+    """Where a file or folder is written until it is whole."""
+    return path.with_name(path.name + ".part")
+
+
+def _unwritable(folder: Path, error: OSError) -> InputError:
+    return InputError(f"cannot write to output folder {folder}: {error.strerror}")

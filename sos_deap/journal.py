@@ -6,7 +6,7 @@ decision as before, without a forward pass, until it comes to what was not compu
 other checkpoint, and none that an algorithm of the user's would have to write.
 
 The file is JSON lines, each with a checksum. What a process that was killed left of its last line
-is dropped, and so is all from a damaged line on.
+is dropped, and so is all from a line on that is damaged or makes no sense.
 """
 
 from __future__ import annotations
@@ -39,12 +39,21 @@ class Journal:
 
     :param path: the file; made where there is none.
     :param scope: what the sums depend on, as text.
+    :param metrics: raises for sums that make no sense, such as a task's ``metrics``.
+    :param claim: called once no other process can have the file, before it is read or written.
     :raises InputError: for a file that another process has open, cannot be written, or is of
         another scope.
     """
 
-    def __init__(self, path: Path, scope: str) -> None:
-        self.path, self._synced = path, 0.0
+    def __init__(
+        self,
+        path: Path,
+        scope: str,
+        metrics: Callable[[list[float]], Any] = list,
+        claim: Callable[[], Any] = lambda: None,
+    ) -> None:
+        self.path, self._synced, self._metrics = path, 0.0, metrics
+        self._width: int | None = None  # how many sums a chromosome has
         #: Called after each chunk has been written; may raise to end the run.
         self.stop: Callable[[], Any] = lambda: None
         self._sums: dict[tuple[bytes, int, int], list[float]] = {}
@@ -55,6 +64,7 @@ class Journal:
             raise InputError(f"journal {path} cannot be opened: {error.strerror}") from error
         try:
             self._lock()
+            claim()
             self._read(scope)
         except BaseException:
             self._file.close()
@@ -89,6 +99,7 @@ class Journal:
             yield known, [self._sums[key, *examples] for key in known]
         new = [key for key in keys if (key, *examples) not in self._sums]
         for chunk, sums in compute(new, slice(*examples)) if new else ():
+            self._check(sums)
             self._write(_line(chunk, sums, examples))
             yield chunk, sums
             self.stop()
@@ -102,11 +113,13 @@ class Journal:
             return
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             raise InputError(
                 f"run folder {self.path.parent} is in use by another process: wait for it, or give "
                 "another --output_dir"
             ) from error
+        except OSError as error:  # a file system without locks
+            _log.warning("%s cannot be locked (%s)", self.path, error.strerror)
 
     def _read(self, scope: str) -> None:
         """Take in the sound lines, and cut off what follows them."""
@@ -114,27 +127,44 @@ class Journal:
         whole = 0
         for number, line in enumerate(self._file):
             content = _content(line)
-            if content is None:
-                _log.warning("journal %s is damaged from line %d on", self.path, number + 1)
-                break
-            whole += len(line)
-            if number:
-                self._take(content)
-            elif content.get("scope") != scope:
+            if number == 0 and content is not None and content.get("scope") != scope:
                 raise InputError(
                     f"journal {self.path} is of another model, task or other data: restore them as "
                     "they were, or begin anew with another --output_dir"
                 )
+            if content is None or (number and not self._take(content)):
+                _log.warning("journal %s is damaged from line %d on", self.path, number + 1)
+                break
+            whole += len(line)
         self._file.truncate(whole)
         if not whole:
             self._write({"scope": scope})
 
-    def _take(self, content: dict[str, Any]) -> None:
-        start, stop = content["examples"]
-        for genes, sums in content["sums"].items():
-            key = bytes(map(int, genes))
-            self._sums[key, start, stop] = sums
+    def _take(self, content: dict[str, Any]) -> bool:
+        """Take in what a line says; whether it makes sense."""
+        try:
+            (start, stop), rows = _span(content["examples"]), _rows(content["sums"])
+            widths = set(map(len, rows.values()))
+            if len(widths) != 1 or self._width not in {None, *widths}:
+                return False
+            for row in rows.values():
+                self._metrics(row)
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+            return False
+        (self._width,) = widths
+        for key, row in rows.items():
+            self._sums[key, start, stop] = row
             self._ends.add((key, stop))
+        return True
+
+    def _check(self, sums: Sequence[Sequence[float]]) -> None:
+        """Refuse to go on where what is computed is of another kind than what was read."""
+        self._width = self._width or len(sums[0])
+        if len(sums[0]) != self._width:
+            raise InputError(
+                f"journal {self.path} has {self._width} sums for each sub-model, and this task "
+                f"{len(sums[0])}: begin anew with another --output_dir"
+            )
 
     def _write(self, content: dict[str, Any]) -> None:
         text = json.dumps(content).encode()
@@ -155,6 +185,23 @@ def _line(chunk: Sequence[bytes], sums: Any, examples: tuple[int, int]) -> dict[
     }
 
 
+def _span(examples: Any) -> tuple[int, int]:
+    start, stop = examples
+    if type(start) is not int or type(stop) is not int or not 0 <= start < stop:
+        raise ValueError(examples)
+    return start, stop
+
+
+def _rows(sums: dict[str, list[float]]) -> dict[bytes, list[float]]:
+    """The sums by chromosome; raises for what is none."""
+    rows = {}
+    for genes, numbers in sums.items():
+        if not genes or set(genes) - {"0", "1"} or {*map(type, numbers)} != {float}:
+            raise ValueError(genes)
+        rows[bytes(map(int, genes))] = numbers
+    return rows
+
+
 def _content(line: bytes) -> dict[str, Any] | None:
     """What a line says; ``None`` if it is not whole and sound."""
     checksum, _, text = line.rstrip(b"\n").partition(b" ")
@@ -162,6 +209,6 @@ def _content(line: bytes) -> dict[str, Any] | None:
         if not line.endswith(b"\n") or int(checksum, 16) != zlib.crc32(text):
             return None
         content: Any = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return content if isinstance(content, dict) else None

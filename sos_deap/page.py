@@ -17,10 +17,9 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from sos_deap.errors import InputError, first_line
 from sos_deap.figures import COLOURS, INK, on_page, save
 from sos_deap.files import write_text
-from sos_deap.report import cells, inline, measured_cells, number
+from sos_deap.report import cells, damage_told, inline, measured_cells, number
 
 TEMPLATES = Path(__file__).parent
 
@@ -36,7 +35,7 @@ def write_page(folder: Path) -> Path:
     :returns: the path of the page.
     :raises InputError: for a folder without a run's result, or whose files cannot be read.
     """
-    try:
+    with damage_told(folder):
         result, config = (_json(folder / name) for name in ("result.json", "config.json"))
         measured, samples = (
             _json(folder / name) if (folder / name).exists() else []
@@ -55,16 +54,6 @@ def write_page(folder: Path) -> Path:
             measured=measured,
             samples=samples,
         )
-    except FileNotFoundError as error:
-        raise InputError(
-            f"{folder} is no folder of a complete run: {Path(error.filename).name} is missing"
-        ) from error
-    except KeyError as error:
-        raise InputError(f"a file of the run in {folder} is damaged: it has no {error}") from error
-    except (ValueError, TypeError) as error:
-        raise InputError(
-            f"a file of the run in {folder} is damaged: {first_line(error)}"
-        ) from error
     path = folder / "report.html"
     write_text(path, text)
     return path

@@ -17,7 +17,7 @@ from sos_deap.models.flops import Flops
 from sos_deap.models.heads import HeadMap, masked
 from sos_deap.models.importance import checked_importance, importance
 from sos_deap.models.rotary import fast_rotary, rotations
-from sos_deap.models.sharing import States, blocks_of, shared, shares
+from sos_deap.models.sharing import States, blocks_of, is_out_of_memory, shared, shares
 from sos_deap.tasks.task import Task
 
 #: Tokens in a forward pass unless the user says otherwise, by type of device.
@@ -205,7 +205,7 @@ class Passes:
         try:
             found = importance(name, self._model, self._heads, self._task)
         except RuntimeError as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             raise InputError(
                 f"one example of {self._task.seqlen} tokens does not fit in memory for the "
@@ -228,12 +228,26 @@ class Passes:
                 self._counted = self._count_dense()
             except RuntimeError:  # out of memory, say: the passes themselves tell
                 self.flops = None
-        if self.batching != "masked" and not shares(self._model, self._heads, lambda: self._one(2)):
+        if self.batching != "masked" and not self._shares():
             self.batching = "masked"
         if self.batching == "auto":
             # On a CPU large batches gain nothing, and the choice must not depend on the weather.
             on_cpu = self._model.device.type == "cpu"
             self.batching = "shared" if on_cpu or not self._masked_is_faster() else "masked"
+
+    def _shares(self) -> bool:
+        """Whether layers can be shared; asked again if memory ran out, which may have passed.
+
+        The two ways differ in the last digits, and a run must not change over for a moment's want.
+        """
+        for _ in range(2):
+            try:
+                return shares(self._model, self._heads, lambda: self._one(2))
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                self._free()
+        return False
 
     def _one(self, sub_models: int) -> Tensor:
         with torch.inference_mode():
@@ -302,13 +316,17 @@ class Passes:
             with masked(model, chunk, heads):
                 return _sums(model, task, self._slices(examples, len(chunk)), len(chunk))
 
-    def _shrink(self, error: RuntimeError, sub_models: int, examples: int) -> None:
-        """After running out of memory, allow half as much in a pass; else raise on."""
-        if not _is_out_of_memory(error):
-            raise error
+    def _free(self) -> None:
+        """After running out of memory, give back what can be had again."""
         self._states.clear()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+    def _shrink(self, error: RuntimeError, sub_models: int, examples: int) -> None:
+        """After running out of memory, allow half as much in a pass; else raise on."""
+        if not is_out_of_memory(error):
+            raise error
+        self._free()
         self.out_of_memory += 1
         if self.batching == "shared" and sub_models > 1:
             self._together = sub_models // 2
@@ -337,8 +355,3 @@ def _sums(
                 total = total + task.score(model, examples, sub_models)
     rows: Sums = total.tolist()
     return rows
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    # On a CPU torch raises a plain RuntimeError from its allocator.
-    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)

@@ -5,16 +5,29 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import moocore
 
+from sos_deap.errors import InputError, first_line
 from sos_deap.evaluator import Evaluator
 from sos_deap.files import write_csv
 from sos_deap.search.chromosome import WORST_FITNESS
 from sos_deap.tasks.objectives import OBJECTIVES
 from sos_deap.tasks.task import Task
+
+#: What reading a file raises, with a key error, that says other things than it should.
+_DAMAGE = (
+    ArithmeticError,
+    AttributeError,
+    IndexError,
+    RecursionError,
+    StopIteration,
+    TypeError,
+    ValueError,
+)
 
 
 def winner(halloffame: Any, metric: str = "") -> Any:
@@ -170,20 +183,42 @@ def _row(
     return label, before, after, change
 
 
+@contextmanager
+def damage_told(folder: Path) -> Iterator[None]:
+    """Raise :class:`InputError` where a run's files are missing, or not as a run writes them."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise InputError(
+            f"{folder} is no folder of a complete run: {Path(error.filename).name} is missing"
+        ) from error
+    except KeyError as error:
+        raise InputError(f"a file of the run in {folder} is damaged: it has no {error}") from error
+    except _DAMAGE as error:
+        raise InputError(
+            f"a file of the run in {folder} is damaged: {first_line(error)}"
+        ) from error
+
+
 def comparison(folders: Iterable[Path]) -> str:
     """Complete runs beside each other, a line each."""
-    rows = [("run", "algorithm", "heads removed", "metric", "dense", "pruned", "change", "seconds")]
+    titles = "run", "algorithm", "heads removed", "metric", "dense", "pruned", "change", "seconds"
+    rows: list[tuple[str, ...]] = [titles]
     for folder in folders:
-        result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-        dense, best, search = result["dense"], result["best"], result["search"]
-        gone = f"{dense['heads'] - best['heads']} of {dense['heads']}"
-        for name, value in dense["heldout"].items():
-            metric, *figures = _row(f"{name}, held-out", value, best["heldout"][name], ",.3f")
-            seconds = f"{search['seconds']:.0f}"
-            rows.append((folder.name, search["algorithm"], gone, metric, *figures, seconds))
+        with damage_told(folder):
+            result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+            rows += _compared(folder.name, result["dense"], result["best"], result["search"])
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     shapes = [f"{side}{width}" for side, width in zip("<<><>>>>", widths, strict=True)]
     return "\n".join("  ".join(map(format, row, shapes)) for row in rows)
+
+
+def _compared(run: str, dense: Any, best: Any, search: Any) -> Iterator[tuple[str, ...]]:
+    """The lines of a run, one for each metric."""
+    gone = f"{dense['heads'] - best['heads']} of {dense['heads']}"
+    for name, value in dense["heldout"].items():
+        metric, *figures = _row(f"{name}, held-out", value, best["heldout"][name], ",.3f")
+        yield run, str(search["algorithm"]), gone, metric, *figures, f"{search['seconds']:.0f}"
 
 
 def inline(described: dict[str, Any]) -> str:

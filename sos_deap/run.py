@@ -5,6 +5,7 @@ This is the only file that sees the configuration; everything it calls takes pla
 
 from __future__ import annotations
 
+import math
 import random
 import re
 import shlex
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from sos_deap.command import Interrupted, answered, ends_in_time, quiet
 from sos_deap.config import RunConfig, flags, parse
 from sos_deap.engines import check_engine, default_workers
-from sos_deap.errors import InputError, WorkerLostError, unknown
+from sos_deap.errors import InputError, WorkerLostError, first_line, unknown
 from sos_deap.tasks.settings import TaskSettings
 
 if TYPE_CHECKING:
@@ -33,6 +34,10 @@ if TYPE_CHECKING:
     from sos_deap.search.algorithms import Algorithm
     from sos_deap.search.drive import Evolution
     from sos_deap.search.limits import Limits
+
+
+#: What a run writes at its end, in this order: with the last of them it is complete.
+_END = ("result.json", "measured.json", "report.html")
 
 
 def run(config: RunConfig, settings: TaskSettings) -> Path:
@@ -90,25 +95,49 @@ def _in_folder(
     resumed: bool,
 ) -> None:
     """All that a run does in its folder, which is its own meanwhile."""
-    from sos_deap.files import claim, write_json
+    from sos_deap.files import JOURNAL, claim, make_folder
 
-    heads = evaluator.head_map
-    if not resumed:
-        claim(folder, asdict(config) | asdict(settings))
+    heads, written = evaluator.head_map, _written(config, settings)
+    make_folder(folder)
     # Held to the end: whoever cannot have it must not touch what is in the folder.
-    journal = evaluator.open_journal(folder / "journal.jsonl")
-    if resumed:
-        shutil.rmtree(folder / "pruned", ignore_errors=True)  # of an end that came to nothing
-        write_json(folder / "config.json", asdict(config) | asdict(settings))
+    journal = evaluator.open_journal(
+        folder / JOURNAL, lambda: _stopped(folder) if resumed else claim(folder, written)
+    )
     layers = f"in {len(heads.layers)} layers"
     groups = f"; {len(heads)} groups are the genes" if config.unit == "group" else ""
-    console.say(f"{config.model}: {dense['heads']} attention heads {layers}{groups}")
-    console.say(f"run folder: {folder}")
-    console.event("run", folder=str(folder), dense=dense)
     try:
+        if resumed:
+            _begin_again(folder, written)
+        console.say(f"{config.model}: {dense['heads']} attention heads {layers}{groups}")
+        console.say(f"run folder: {folder}")
+        console.event("run", folder=str(folder), dense=dense)
         _search_and_save(config, settings, evaluator, toolbox, folder, dense, console, journal)
+    except OSError as error:  # such as a full disk
+        raise OSError(f"{first_line(error)}; {_to_go_on(folder)}") from error
     finally:
         evaluator.close_journal()
+
+
+def _to_go_on(folder: Path) -> str:
+    return f"to go on: python -m sos_deap.run --resume {folder}"
+
+
+def _written(config: RunConfig, settings: TaskSettings) -> dict[str, Any]:
+    """The content of ``config.json``; JSON has no infinity, and the flags read the word."""
+    return {
+        name: str(value) if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in (asdict(config) | asdict(settings)).items()
+    }
+
+
+def _begin_again(folder: Path, written: dict[str, Any]) -> None:
+    """Take out of a run's folder what its end had written, which came to nothing."""
+    from sos_deap.files import write_json
+
+    for name in _END:
+        (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / "pruned", ignore_errors=True)
+    write_json(folder / "config.json", written)
 
 
 def _search_and_save(
@@ -396,7 +425,6 @@ def _search(
     if config.tensorboard:
         watchers.append(TensorBoard(folder, evaluator.task.name, progress, logbook))
     page = LivePage(folder, evaluator, progress, logbook, config.model, known)
-    go_on = f"to go on: python -m sos_deap.run --resume {folder}"
 
     def on_generation(generation: int, halloffame: Any) -> None:
         for watch in (*watchers, page):
@@ -406,10 +434,10 @@ def _search(
         with ends_in_time() as journal.stop:
             evolution = search(config, evaluator, on_generation, toolbox, logbook)
     except Interrupted as end:
-        end.message = f"interrupted, best {progress.best}; {go_on}"
+        end.message = f"interrupted, best {progress.best}; {_to_go_on(folder)}"
         raise
     except WorkerLostError as lost:
-        raise WorkerLostError(f"{lost}; {go_on}") from lost
+        raise WorkerLostError(f"{lost}; {_to_go_on(folder)}") from lost
     finally:  # after Ctrl-C too: what was computed is kept
         seconds = progress.seconds
         for watch in watchers:
@@ -497,23 +525,23 @@ def _original(config: RunConfig, evaluator: Evaluator) -> PreTrainedModel:
 
 def _folder(config: RunConfig) -> Path:
     """The run folder: an empty one, or that of a run that was stopped."""
-    from sos_deap.files import free_folder
+    from sos_deap.files import free_run_folder
 
     if config.resume is not None:
         return _stopped(Path(config.resume))
     if config.output_dir is not None:
-        return free_folder(Path(config.output_dir))
+        return free_run_folder(Path(config.output_dir))
     model, algorithm = (
         re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-.")
         for name in (config.model, config.algorithm)
     )
     now = time.strftime("%Y%m%d-%H%M%S")
-    return free_folder(Path("runs", f"{now}-{model}-{algorithm}-{config.seed}"))
+    return free_run_folder(Path("runs", f"{now}-{model}-{algorithm}-{config.seed}"))
 
 
 def _stopped(folder: Path) -> Path:
     """The folder of a run that can go on."""
-    if (folder / "result.json").exists():
+    if all((folder / name).exists() for name in _END):
         raise InputError(
             f"the run in {folder} is complete: for another that takes what it computed, give "
             f"--store {folder / 'store.sqlite'}"

@@ -11,9 +11,10 @@ import os
 import sqlite3
 import struct
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 from sos_deap.errors import InputError
 
@@ -36,7 +37,11 @@ class Store:
     :param path: the file; made where there is none. One that is damaged is renamed and replaced,
         with a warning.
     :param scope: what the metrics depend on, as text.
-    :raises InputError: for a path that cannot be written, or a file of another kind.
+    :raises InputError: for a path that cannot be written, a file of another kind, or one that
+        another process keeps locked.
+
+    A store saves time and is nobody's only copy. So when it fails later, locked or damaged or on a
+    full disk, it warns once and is done without.
     """
 
     def __init__(self, path: Path, scope: str) -> None:
@@ -47,39 +52,40 @@ class Store:
                 connection.execute("INSERT OR IGNORE INTO scopes (scope) VALUES (?)", (scope,))
             found = self._connection.execute("SELECT number FROM scopes WHERE scope = ?", (scope,))
             self._scope: int = found.fetchone()[0]
+            self._given_up = False
         except (sqlite3.Error, OSError) as error:
-            raise InputError(f"store {path} cannot be opened: {error}") from error
+            locked = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY
+            hint = ": another process has it, end that or give another --store" if locked else ""
+            raise InputError(f"store {path} cannot be opened: {error}{hint}") from error
 
     def get(self, chromosome: bytes) -> float | None:
         """The metric of a chromosome, bit for bit; ``None`` if it is not there, or damaged.
 
         Sees what other processes have written in the meantime.
         """
-        row = self._connection.execute(
-            "SELECT metric, checksum FROM evaluations WHERE scope = ? AND chromosome = ?",
-            (self._scope, chromosome),
-        ).fetchone()
+        row = self._tried(
+            lambda connection: connection.execute(
+                "SELECT metric, checksum FROM evaluations WHERE scope = ? AND chromosome = ?",
+                (self._scope, chromosome),
+            ).fetchone()
+        )
         if row is None:
             return None
         metric, checksum = row
-        if checksum != _checksum(chromosome, metric):
+        sound = isinstance(metric, bytes) and len(metric) == _METRIC.size
+        if not sound or checksum != _checksum(chromosome, metric):
             _log.warning("store %s has a damaged row: it is computed again", self.path)
             return None
         value: float = _METRIC.unpack(metric)[0]
         return value
 
     def put(self, metrics: Mapping[bytes, float]) -> None:
-        """Write metrics by chromosome, all or none of them.
-
-        :raises OSError: if that is not possible, such as on a full disk.
-        """
-        try:
-            with self._connection as connection:
-                connection.executemany(
-                    "INSERT OR REPLACE INTO evaluations VALUES (?, ?, ?, ?)", self._rows(metrics)
-                )
-        except sqlite3.Error as error:
-            raise OSError(f"store {self.path} cannot be written: {error}") from error
+        """Write metrics by chromosome, all or none of them."""
+        self._tried(
+            lambda connection: connection.executemany(
+                "INSERT OR REPLACE INTO evaluations VALUES (?, ?, ?, ?)", self._rows(metrics)
+            )
+        )
 
     def __len__(self) -> int:
         count = self._connection.execute(
@@ -91,6 +97,18 @@ class Store:
     def close(self) -> None:
         """Put everything into the one file, and let go of it."""
         self._connection.close()
+
+    def _tried(self, job: Callable[[sqlite3.Connection], Any]) -> Any:
+        """What a job in a transaction returns; ``None`` once one has failed."""
+        if self._given_up:
+            return None
+        try:
+            with self._connection as connection:
+                return job(connection)
+        except sqlite3.Error as error:
+            self._given_up = True
+            _log.warning("store %s fails (%s): going on without it", self.path, error)
+            return None
 
     def _rows(self, metrics: Mapping[bytes, float]) -> Iterable[tuple[int, bytes, bytes, int]]:
         for chromosome, value in metrics.items():

@@ -14,7 +14,7 @@ import pytest
 from deap import tools
 
 from sos_deap import Evaluator, InputError
-from sos_deap.files import claim, free_folder, write_csv, write_json
+from sos_deap.files import claim, free_folder, make_folder, write_csv, write_json
 from sos_deap.progress import Progress
 from sos_deap.report import front, front_hypervolume, front_line, table, winner
 from sos_deap.search.chromosome import Chromosome, ParetoFitness, random_genes
@@ -78,8 +78,9 @@ def test_progress_without_a_generation_closes_quietly(evaluator: Evaluator, caps
 
 def test_only_one_of_two_runs_gets_a_folder(tmp_path: Path) -> None:
     first, second = free_folder(tmp_path / "run"), free_folder(tmp_path / "run")
+    make_folder(first)
     claim(first, {"seed": 1})
-    with pytest.raises(InputError, match="cannot write to output folder .*exists"):
+    with pytest.raises(InputError, match="holds a run already"):
         claim(second, {"seed": 2})
     assert json.loads((first / "config.json").read_text()) == {"seed": 1}
 

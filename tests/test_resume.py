@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from sos_deap import Evaluator, InputError
+from sos_deap.files import write_text
 from sos_deap.journal import Journal
 from sos_deap.run import main
 from tests.conftest import GENES
@@ -66,7 +67,7 @@ def test_a_journal_gives_back_every_bit(tmp_path: Path) -> None:
     assert math.copysign(1, next(iter(again.through([A], (0, 4), computed({}))))[1][0][2]) == -1
     assert (A, 0, 4) in again and (A, 0, 2) not in again and len(again) == 2
     assert again.reached(A, 4) and not again.reached(A, 2)
-    other = list(again.through([A, B], (4, 6), computed({A: [1.0], B: [math.nan]})))
+    other = list(again.through([A, B], (4, 6), computed({A: [1.0] * 3, B: [math.nan] * 3})))
     assert len(other) == 2
     again.close()
     with closing(Journal(tmp_path / "j", "x")) as last:
@@ -128,6 +129,12 @@ def test_an_evaluator_computes_nothing_twice(evaluator: Evaluator, tmp_path: Pat
     evaluator.close_journal()
 
 
+def no_page(folder: Path) -> Path:
+    """In place of the page, which `test_page.py` looks at: the file that says a run is complete."""
+    write_text(folder / "report.html", "a page\n")
+    return folder / "report.html"
+
+
 @pytest.fixture
 def small(
     model_folder: Path, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -135,6 +142,7 @@ def small(
     """Flags of a run of a second."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sos_deap.run._measure", lambda models, seqlen: [])  # seconds of timing
+    monkeypatch.setattr("sos_deap.page.write_page", no_page)  # and as many of drawing
     flags = {
         "model": model_folder,
         "dataset": text_file,

@@ -24,6 +24,7 @@ from transformers import (
 from transformers.utils import logging
 
 from sos_deap.errors import InputError, first_line, unknown
+from sos_deap.models.families import FAMILIES
 from sos_deap.models.folder import pruned_type
 
 #: Models that come with this package, by the name the user gives.
@@ -150,6 +151,8 @@ def read_config(name: str) -> Any:
 def _read_weights(name: str, config: Any, stock: Any, dtype: str | torch.dtype) -> PreTrainedModel:
     """Read a model, and raise :class:`InputError` rather than make weights up."""
     pruned = getattr(config, "kept_heads", None) is not None
+    if pruned and stock.config_class.model_type not in FAMILIES:
+        raise unknown(f"architecture of the pruned {name}", config.model_type, FAMILIES)
     kind: Any = pruned_type(stock) if pruned else stock
     try:
         with _silent():

@@ -122,6 +122,12 @@ def shared(
         yield model
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error says that memory ran out."""
+    # On a CPU torch raises a plain RuntimeError from its allocator.
+    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)
+
+
 def shares(model: Any, heads: HeadMap, run: Callable[[], Any]) -> bool:
     """Whether :func:`shared` computes for this model what masking does.
 
@@ -130,6 +136,7 @@ def shares(model: Any, heads: HeadMap, run: Callable[[], Any]) -> bool:
     :param model: the model.
     :param heads: its head map.
     :param run: a forward pass of two sub-models' rows.
+    :raises RuntimeError: if memory runs out, which is no answer.
     """
     blocks = blocks_of(model, heads)
     if blocks is None:
@@ -143,7 +150,9 @@ def shares(model: Any, heads: HeadMap, run: Callable[[], Any]) -> bool:
         for context in (masked(model, two, heads), shared(model, two, heads, States(0), None)):
             with context:
                 run()
-    except Exception:  # whatever its code makes of it, the answer is no
+    except Exception as error:  # whatever its code makes of it, the answer is no
+        if is_out_of_memory(error):
+            raise
         return False
     finally:
         hook.remove()

@@ -12,9 +12,8 @@ from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Any, NamedTuple, TypeVar, get_type_hints
 
-import yaml
-
-from sos_deap.errors import InputError, first_line, unknown
+from sos_deap.errors import InputError, unknown
+from sos_deap.plain import plain
 from sos_deap.user import user_function
 
 Row = TypeVar("Row")
@@ -135,8 +134,6 @@ def _value(value: str, text: str) -> Any:
     if _EXPONENT.fullmatch(value):
         return float(value)
     try:
-        return yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise InputError(
-            f"cannot read the value {value!r} in {text!r}: {first_line(error)}"
-        ) from error
+        return plain(value)
+    except ValueError as error:
+        raise InputError(f"cannot read the value {value!r} in {text!r}: {error}") from error
