@@ -72,8 +72,6 @@ def check_engine(name: str, workers: int | None, hostfile: str | None = None) ->
         )
     if hostfile is not None and name != "scoop":
         raise InputError(f"the engine {name} takes no hostfile: give --engine scoop, or leave it")
-    if hostfile is not None and not os.path.isfile(hostfile):
-        raise InputError(f"hostfile {hostfile} does not exist: give a file of a host a line")
 
 
 def default_workers() -> int:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sos_deap.engines import scoop_entry
-from sos_deap.errors import InputError
+from sos_deap.errors import InputError, first_line
 
 #: Seconds that the workers have to come, and to go.
 _TO_COME, _TO_GO = 300.0, 10.0
@@ -176,7 +176,12 @@ def _hosts(hostfile: str | None) -> list[str]:
 
     if hostfile is None:
         return ["127.0.0.1"]
-    hosts = [name for name, _ in utils.getHosts(hostfile)]
+    try:
+        hosts = [name for name, _ in utils.getHosts(hostfile)]
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"hostfile {hostfile} cannot be read ({first_line(error)}): give a file of a host a line"
+        ) from error
     try:
         socket.create_server((hosts[0], 0)).close()  # which only works here
     except (IndexError, OSError) as error:
