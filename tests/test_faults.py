@@ -83,7 +83,7 @@ def test_out_of_memory_then_killed_then_resumed(
     with out_of_memory_at(set()) as count:
         assert main([*small, f"--output_dir={whole}"]) == 0
     lines = (whole / "journal.jsonl").read_bytes().count(b"\n")
-    # Once: the 2 held-out examples can be halved no further, and then memory is said to be too small.
+    # Once: the 2 held-out examples cannot be halved twice, which is an error.
     some = {rng.randrange(1, count[0] // 2)}
     with (
         out_of_memory_at(some),

@@ -180,7 +180,7 @@ def _hosts(hostfile: str | None) -> list[str]:
         hosts = [name for name, _ in utils.getHosts(hostfile)]
     except (OSError, ValueError) as error:
         raise InputError(
-            f"hostfile {hostfile} cannot be read ({first_line(error)}): give a file of a host a line"
+            f"hostfile {hostfile} cannot be read ({first_line(error)}): give lines of hosts"
         ) from error
     try:
         socket.create_server((hosts[0], 0)).close()  # which only works here
