@@ -70,7 +70,7 @@ class _Run:
         self._workers, self._token = workers, secrets.token_hex(16)
         self._lines: dict[socket.socket, _Line] = {}
         self._status: int | None = None
-        self._signals: list[int] = []
+        self._signals, self._at_once = 0, False
         self._selector = selectors.DefaultSelector()
         self._listener = socket.create_server(("" if hostfile else "127.0.0.1", 0))
         self._selector.register(self._listener, selectors.EVENT_READ)
@@ -101,16 +101,16 @@ class _Run:
 
     def signalled(self, number: int, _: Any) -> None:
         """Pass a first signal on to the program; end at once after a second."""
-        self._signals.append(number)
+        self._signals += 1
         origin = [line for line, known in self._lines.items() if known.role == "origin"]
-        if origin and len(self._signals) == 1:
+        if origin and self._signals == 1:
             origin[0].sendall(b"signal %d\n" % number)
         else:
-            self._status = 128 + number
+            self._status, self._at_once = 128 + number, True
 
     def end(self) -> None:
         """Wait a little for SCOOP to end its processes; end what is left."""
-        if self._status is not None and len(self._signals) < 2:
+        if self._status is not None and not self._at_once:
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(_TO_GO)
         for line in [*self._lines, self._listener]:
