@@ -303,6 +303,7 @@ def test_other_settings_are_refused_and_more_of_the_same_are_not(
         ({"budget_tokens": 99}, "both given"),
         ({"budget": "many"}, "invalid int value: 'many'"),
         ({"reference": "sos"}, "unknown reference 'sos'"),
+        ({"control": "sos"}, "unknown control 'sos'"),
         ({"heldout_metric": "kll"}, "unknown heldout_metric 'kll': did you mean 'kl'?"),
         ({"model": "no/such"}, "no/such"),
         ({"dataset": "no.txt"}, "no.txt"),
@@ -398,7 +399,7 @@ def test_a_process_that_dies_is_told(
         def shutdown(self, **_: Any) -> None:
             pass
 
-    monkeypatch.setattr(work, "ProcessPoolExecutor", Pool)
+    monkeypatch.setattr("sos_deap.engines.process.ProcessPoolExecutor", Pool)
     said: list[str] = []
     failed = work.work(tmp_path, planned, 2, said.append)
     assert len(failed) == len(said) == 2

@@ -124,3 +124,8 @@ def test_hypervolume_by_hand() -> None:
     """Two rectangles to (3, 3): 2 x 1 of (1, 2) and 1 x 2 of (2, 1), which share 1 x 1."""
     assert st.hypervolume([(1, 2), (2, 1), (4, 0)], (3, 3)) == 3
     assert st.hypervolume([], (3, 3)) == 0
+
+
+def test_a_control_is_tested_against_each_other_variant_alone() -> None:
+    assert st.pairs_of(["a", "b", "c"], "b") == [("a", "b"), ("c", "b")]
+    assert st.pairs_of(["a", "b", "c"], None) == [("a", "b"), ("a", "c"), ("b", "c")]

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import threading
+import gc
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context, parent_process
+from concurrent.futures import Future, as_completed
 from pathlib import Path
 from typing import Any
 
 from benchmarks.variants.plan import Job
+from sos_deap.engines.process import Processes
 from sos_deap.errors import first_line
 from sos_deap.files import write_json
 
@@ -65,37 +63,18 @@ def _outcomes(folder: Path, left: list[Job], workers: int) -> Iterator[tuple[Job
         for job in left:
             yield job, do(folder, job)
         return
-    threads = max(1, (os.cpu_count() or 1) // workers)
-    # Spawned: a forked process would inherit torch's threads in whatever state they are.
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), _begin, (threads,))
+    engine = Processes(workers)
     try:
-        futures: dict[Future[str], Job] = {pool.submit(do, folder, job): job for job in left}
+        futures: dict[Future[str], Job] = {engine.submit(do, folder, job): job for job in left}
         for future in as_completed(futures):
             try:
                 yield futures[future], future.result()
-            except BrokenProcessPool:
+            except engine.lost:
                 yield futures[future], "a process died, out of memory perhaps: start again"
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _begin(threads: int) -> None:
-    """Set up a process; it ends with the one that started it, however that ends."""
-    import torch
-
-    from sos_deap.command import quiet
-
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    torch.set_num_threads(threads)
-    quiet()
-
-
-def _end_with_parent() -> None:
-    """What is killed cannot tell its workers, and they would wait for work for ever."""
-    parent = parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
+    except BaseException:
+        engine.close(at_once=True)
+        raise
+    engine.close()
 
 
 def do(folder: Path, job: Job) -> str:
@@ -108,5 +87,7 @@ def do(folder: Path, job: Job) -> str:
     except Exception as error:  # one job must not take the others with it
         _error_path(folder, job).write_text(traceback.format_exc(), encoding="utf-8")
         return f"{type(error).__name__}: {first_line(error)}"
+    finally:
+        gc.collect()  # the states that a search kept are gigabytes, and held in a circle
     _error_path(folder, job).unlink(missing_ok=True)
     return ""
