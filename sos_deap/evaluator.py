@@ -314,6 +314,11 @@ class Evaluator:
         if engine == "serial":
             return
         recipe, count = self.recipe, workers or default_workers()
+        if isinstance(engine, str) and self._recipe and ":" in self._recipe["device"]:
+            raise InputError(
+                f"device is {self._recipe['device']}, and each worker of the engine {engine} has a "
+                "GPU of its own: give --device cuda"
+            )
         with random_state_kept():
             made = ENGINES[engine](count) if isinstance(engine, str) else Borrowed(engine, count)
         lend(recipe, self)  # to what runs in this process

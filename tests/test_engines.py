@@ -213,7 +213,9 @@ def test_an_evaluator_travels_as_a_recipe(made: Callable[[], Evaluator]) -> None
     evaluator = made()
     data = pickle.dumps(evaluator)
     assert len(data) < 2000  # and no weights
+    threads = torch.get_num_threads()
     there = pickle.loads(data)
+    assert torch.get_num_threads() == threads  # the process is its owner's
     assert there is pickle.loads(data)  # once a process
     assert there.many(several(3)) == evaluator.many(several(3))
 

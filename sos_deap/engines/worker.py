@@ -40,7 +40,7 @@ def evaluator_of(recipe: str, together: int = 1) -> Evaluator:
         return here
     from sos_deap.evaluator import Evaluator
 
-    if not is_settled():
+    if together > 1 and not is_settled():
         settle(together)
     _made.clear()  # before the next one takes memory
     content: dict[str, Any] = json.loads(recipe)
