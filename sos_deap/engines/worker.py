@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import signal
 import threading
 from collections.abc import Sequence
@@ -48,7 +49,7 @@ def evaluator_of(recipe: str, together: int = 1) -> Evaluator:
     made = Evaluator.from_pretrained(**content)
     if made.scope != scope:
         raise InputError(
-            f"a worker on {os.uname().nodename} has another model or other data than this process: "
+            f"a worker on {platform.node()} has another model or other data than this process: "
             "make them the same, with the same versions, on all hosts"
         )
     _made[recipe] = made
