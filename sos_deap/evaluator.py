@@ -342,7 +342,9 @@ class Evaluator:
                 "this evaluator is made of a model or a task in memory, which does not travel to "
                 "other processes: make it with Evaluator.from_pretrained, of names"
             )
-        return json.dumps({**self._recipe, "scope": self.scope})
+        if "scope" not in self._recipe:  # once: under DEAP's own maps each individual asks
+            self._recipe["scope"] = self.scope
+        return json.dumps(self._recipe)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Its recipe and objective: so it goes where DEAP's ``toolbox.evaluate`` is sent."""

@@ -7,6 +7,7 @@ import os
 import pickle
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -21,6 +22,7 @@ import torch
 
 from sos_deap import Evaluator, InputError
 from sos_deap.engines import check_engine, worker
+from sos_deap.engines.launch import _Run
 from sos_deap.engines.spread import _cut
 from sos_deap.errors import WorkerLostError
 from sos_deap.run import main
@@ -320,6 +322,28 @@ def test_a_killed_launcher_leaves_no_orphan(started: subprocess.Popen[str]) -> N
     while processes_of(Path.cwd()):
         assert time.monotonic() < until, processes_of(Path.cwd())
         time.sleep(0.1)
+
+
+@pytest.mark.parametrize(
+    "said", [b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"\xff\xfe origin x\nstatus 0\n"]
+)
+def test_a_stranger_on_the_line_is_let_go(said: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Idle(subprocess.Popen[bytes]):
+        def __init__(self, *_: Any, **__: Any) -> None:
+            super().__init__(["sleep", "60"], start_new_session=True)
+
+    monkeypatch.setattr("sos_deap.engines.launch.subprocess.Popen", Idle)
+    run = _Run("nothing:here", [], 2, None)
+    try:
+        with socket.create_connection(run._listener.getsockname()) as stranger:
+            stranger.sendall(said)
+            run._accept()
+            [line] = run._lines
+            run._hear(line)
+            assert not run._lines and run._status is None
+            assert stranger.recv(1) == b""
+    finally:
+        run.end()
 
 
 def test_scoop_gives_back_the_status_of_bad_input(flags: list[str]) -> None:

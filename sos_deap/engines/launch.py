@@ -104,7 +104,8 @@ class _Run:
         self._signals += 1
         origin = [line for line, known in self._lines.items() if known.role == "origin"]
         if origin and self._signals == 1:
-            origin[0].sendall(b"signal %d\n" % number)
+            with suppress(OSError):  # it is gone, which is noticed where it is heard
+                origin[0].sendall(b"signal %d\n" % number)
         else:
             self._status, self._at_once = 128 + number, True
 
@@ -135,15 +136,16 @@ class _Run:
             return
         *whole, known.buffer = (known.buffer + heard).split(b"\n")
         for text in whole:
-            words = text.decode(errors="replace").split()
-            if known.role == "origin" and words[:1] == ["status"]:
+            words = text.split()
+            if known.role == "origin" and words[:1] == [b"status"]:
                 self._status = int(words[1])
-            elif len(words) == 3 and secrets.compare_digest(words[0], self._token):
+            elif len(words) == 3 and secrets.compare_digest(words[0], self._token.encode()):
                 on_host = Counter(other.host for other in self._lines.values())
-                known.role, known.host = words[1:]
+                known.role, known.host = (word.decode() for word in words[1:])
                 line.sendall(b"%d\n" % on_host[known.host])
-            else:
+            else:  # a stranger, who may say more
                 self._cut(line)
+                return
 
     def _cut(self, line: Any) -> None:
         known = self._lines.pop(line)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
 from multiprocessing import active_children, get_context
 from typing import Any
 
@@ -17,7 +16,7 @@ class Processes:
     :param workers: how many.
     """
 
-    lost: tuple[type[BaseException], ...] = (BrokenProcessPool,)
+    lost: tuple[type[BaseException], ...] = (BrokenExecutor,)
 
     def __init__(self, workers: int) -> None:
         self.workers = workers
@@ -48,7 +47,7 @@ class Borrowed:
     :param workers: how many it has.
     """
 
-    lost: tuple[type[BaseException], ...] = (BrokenProcessPool,)
+    lost: tuple[type[BaseException], ...] = (BrokenExecutor,)
 
     def __init__(self, executor: Executor, workers: int) -> None:
         self.workers, self.submit = workers, executor.submit
