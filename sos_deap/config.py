@@ -92,6 +92,9 @@ class RunConfig:
         "What becomes of the removed heads: sliced (cut out), uniform (cut out, as many in every "
         "layer: a stock model), zeroed (kept, with zeros for weights).",
     )
+    elite: int = setting(
+        10, "Chromosomes, the best of the search, that --validation_samples choose the winner from."
+    )
     store: str | None = setting(
         None,
         "SQLite file of all evaluations, which other runs may share: what is in it is not computed "

@@ -58,6 +58,8 @@ class Evaluator:
     :param batch_tokens: most tokens in a forward pass, over all sub-models in it; ``None`` for
         4,096 on a CPU and 32,768 elsewhere, and in masked batches as much of that as is fastest.
     :param heldout: the same task on text that the search must not see, if there is any.
+    :param validation: the same task on text to choose the winner by, if there is any; see
+        :meth:`validate`.
     :param unit: what a gene stands for: ``"head"``, or ``"group"`` for a key/value head with all
         its query heads.
     :param density: what sparsity is a share of: ``"heads"``, or ``"parameters"`` of the model.
@@ -96,6 +98,7 @@ class Evaluator:
         "stored_dtype",
         "task",
         "tokenizer",
+        "validation",
     )
 
     def __init__(
@@ -110,6 +113,7 @@ class Evaluator:
         batching: str = "auto",
         reuse_memory: float | None = None,
         fidelity: str = "full",
+        validation: Task | None = None,
     ) -> None:
         self.model: PreTrainedModel = model.eval()
         self.task: Task = CallableTask(task) if callable(task) else task
@@ -124,6 +128,12 @@ class Evaluator:
         self.accounting = Accounting(tokens=self.task.reference_tokens)
         self.tokenizer: Any = None
         self.stored_dtype: torch.dtype = model.dtype
+        #: The same on the examples that choose the winner; nothing is kept for later.
+        self.validation: Evaluator | None = None
+        if validation is not None:
+            self.validation = Evaluator(
+                model, validation, self.objective, batch_tokens, None, unit, density, batching, 0.0
+            )
         #: How it goes through the model.
         self.passes = Passes(model, self.head_map, self.task, batch_tokens, batching, reuse_memory)
         self._scores = Scores(self.passes, self.task, self.accounting)
@@ -168,10 +178,17 @@ class Evaluator:
         chosen = task_settings(settings)
         task_kind(task)  # the cheap checks first: a large model takes its time
         goal = checked_objective(objective) if isinstance(objective, str) else objective
-        loaded, (calibration, heldout) = make_tasks(
+        loaded, tasks = make_tasks(
             task, dataset, chosen, seed, partial(load_pretrained, model, device=device, dtype=dtype)
         )
-        evaluator = cls(loaded.model, calibration, goal, heldout=heldout, **own)
+        evaluator = cls(
+            loaded.model,
+            tasks.calibration,
+            goal,
+            heldout=tasks.heldout,
+            validation=tasks.validation,
+            **own,
+        )
         evaluator.tokenizer, evaluator.stored_dtype = loaded.tokenizer, loaded.stored_dtype
         if isinstance(task, str):
             evaluator._recipe = {
@@ -183,6 +200,7 @@ class Evaluator:
                 "seed": seed,
                 **own,
                 **vars(chosen),
+                "validation_samples": None,  # is for the searching process
             }
         return evaluator
 
@@ -246,6 +264,21 @@ class Evaluator:
         infeasible = len(keys) - sum(map(len, by_span.values()))
         self.accounting.evaluations += infeasible
         self.accounting.infeasible += infeasible
+        return fitnesses
+
+    def validate(self, individuals: Iterable[Sequence[int]]) -> list[tuple[float, ...]]:
+        """The fitness values of several individuals on the validation examples, in order.
+
+        It counts as so many more tokens of the search.
+
+        :raises InputError: if there are no such examples, or a chromosome does not fit the model.
+        """
+        if self.validation is None:
+            raise InputError("there is nothing to validate on: give the evaluator such examples")
+        counted = self.validation.accounting
+        before = counted.tokens if counted.evaluations else 0  # the dense model's, the first time
+        fitnesses = self.validation.many(individuals)
+        self.accounting.tokens += counted.tokens - before
         return fitnesses
 
     def metric(self, individual: Sequence[int]) -> float:

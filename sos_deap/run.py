@@ -163,6 +163,8 @@ def _search_and_save(
     console.say(
         f"ended after {searched['generations']} generations, stopped by {searched['stopped_by']}"
     )
+    if "validated" in searched:
+        console.say(f"the winner is the best of {searched['validated']} on the validation examples")
     if "hypervolume" in searched:
         console.say(front_line(searched["hypervolume"]))
     facts = {
@@ -205,6 +207,8 @@ def _known(
     from sos_deap.outcome import versions
 
     tasks: dict[str, Any] = {"calibration": evaluator.task, "held-out": evaluator.heldout}
+    if evaluator.validation is not None:
+        tasks["validation"] = evaluator.validation.task
     given = flags(replace(config, output_dir=None), settings)
     return {
         "dense": dense,
@@ -450,17 +454,19 @@ def _search(
             f"no sub-model had a finite {evaluator.task.name}: try another dtype or other data"
         )
     write_front(folder / "pareto.csv", evaluator)
-    area = {}
+    more: dict[str, Any] = {}
+    if evaluator.validation is not None:
+        more["validated"] = len(evolution.halloffame)
     if evaluator.objectives > 1:
         dense = known["dense"]["calibration"][evaluator.task.name]
-        area["hypervolume"] = front_hypervolume(evaluator.task, evolution.halloffame, dense)
+        more["hypervolume"] = front_hypervolume(evaluator.task, evolution.halloffame, dense)
     return {
         **known["search"],
         "generations": len(logbook) - 1,
         **evaluator.accounting.asdict(),
         "seconds": seconds,
         "stopped_by": evolution.stopped_by,
-        **area,
+        **more,
     }, winner(evolution.halloffame, evaluator.task.name)
 
 
@@ -489,7 +495,7 @@ def toolbox_of(config: RunConfig, evaluator: Evaluator) -> Any:
     from deap import base
 
     from sos_deap.models.prune import uniform_counts
-    from sos_deap.search.drive import strategy_of
+    from sos_deap.search.drive import beside_validation, strategy_of
     from sos_deap.toolbox import register
 
     uniform = config.layout == "uniform"
@@ -503,11 +509,12 @@ def toolbox_of(config: RunConfig, evaluator: Evaluator) -> Any:
         prior=config.prior,
         repair=not _algorithm(config).literal,
         uniform=counts,
+        elite=config.elite,
         **_operators(config),
     )
-    row = _algorithm(config)
+    row, limits = _algorithm(config), beside_validation(_all_limits(config), toolbox)
     if row.strategy is not None:  # what it refuses, it refuses now
-        strategy_of(row, toolbox, toolbox.population(n=2), _all_limits(config))
+        strategy_of(row, toolbox, toolbox.population(n=2), limits)
     return toolbox
 
 

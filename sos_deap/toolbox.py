@@ -25,6 +25,7 @@ from sos_deap.search.chromosome import (
 from sos_deap.search.operators import limit_sparsity, mutSparsityFlipBit, uniform_layers
 from sos_deap.search.prior import removal_weights
 from sos_deap.search.space import Space
+from sos_deap.search.validation import Validation
 
 #: S unless the user says otherwise, by what it is a share of. The sizes in the paper's Table II say
 #: that LLaMA-2 7B lost 317 of 1,024 heads, which are 9.5 % of the bytes.
@@ -52,13 +53,15 @@ def register(
     prior: str | None = None,
     repair: bool = True,
     uniform: Sequence[int] | None = None,
+    elite: int = 10,
 ) -> None:
     """Register ``individual, population, evaluate, map, mate, mutate, select`` in a toolbox.
 
     The defaults are the paper's; register any of them anew afterwards to swap it. For
     :func:`sos_deap.evolve` there are also ``sparsity``, which measures an individual, ``spent``,
     which tells what evaluations have cost, ``space``, what strategies choose from, and ``probe``,
-    which evaluates without a maximum sparsity. With an objective of two values, ``select`` is
+    which evaluates without a maximum sparsity; and ``validation``, which chooses the winner, if the
+    evaluator has examples for that. With an objective of two values, ``select`` is
     NSGA-II's unless told, which chooses survivors: use it with DEAP's (mu, lambda) algorithms.
 
     An operator is a name of ours or of DEAP's, with parameters after commas if any
@@ -87,9 +90,10 @@ def register(
     :param repair: let ``mate`` and ``mutate`` give back heads to children above ``max_sparsity``.
     :param uniform: keep equally many heads in every layer, one of these numbers: those that
         :func:`sos_deap.models.prune.uniform_counts` finds, for the layout ``"uniform"``.
+    :param elite: how many of the best the validation examples choose the winner among.
     :raises InputError: for a value out of range, an operator that is unknown or does not fit, an
-        objective of three values or more, and if ``max_sparsity`` leaves none of the ``uniform``
-        numbers.
+        objective of three values or more, or of two with validation examples, and if
+        ``max_sparsity`` leaves none of the ``uniform`` numbers.
     """
     if max_sparsity is None:
         max_sparsity = MAX_SPARSITY[evaluator.density]
@@ -101,6 +105,8 @@ def register(
             f"the objective gives {evaluator.objectives} values: individuals of one or two are "
             "registered here; register `individual` with a fitness of your own for more"
         )
+    if evaluator.validation is not None:
+        toolbox.validation = _validation(evaluator, elite)
     operators = chosen_operators(
         crossover,
         mutation,
@@ -160,6 +166,22 @@ def register(
     if repair or uniform:
         toolbox.decorate("mate", mend)
         toolbox.decorate("mutate", mend)
+
+
+def _validation(evaluator: Evaluator, elite: int) -> Validation:
+    """The choice of the winner by an evaluator's validation examples."""
+    assert evaluator.validation is not None
+    if evaluator.objectives > 1:
+        raise InputError(
+            "validation_samples choose one winner by one fitness value, and the objective gives "
+            f"{evaluator.objectives}: leave them out, or use another objective"
+        )
+    if elite < 1:
+        raise InputError(f"elite is {elite}: give at least 1")
+    task, each = evaluator.validation.task, evaluator.task
+    tokens = task.reference_tokens + elite * task.tokens
+    evaluations = tokens / each.tokens if each.tokens else elite
+    return Validation(evaluator.validate, elite, evaluations, tokens)
 
 
 def chosen_operators(

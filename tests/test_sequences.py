@@ -12,8 +12,23 @@ from transformers import AutoTokenizer
 from sos_deap import InputError
 from sos_deap.models.pretrained import BUILTIN
 from sos_deap.tasks.data import Part
-from sos_deap.tasks.sequences import apart, around, cut_sequences, drawn, running_text
-from sos_deap.tasks.settings import TaskSettings
+from sos_deap.tasks.draw import Draw
+from sos_deap.tasks.sequences import Sequences, around, cut_sequences, running_text
+
+
+def cut(
+    tokenizer: Any,
+    documents: list[str],
+    separator: str | None,
+    seqlen: int,
+    samples: int | None = None,
+    seed: int = 0,
+    skip: int = 0,
+    whole: bool = False,
+) -> Sequences:
+    part = Part("x", {"text": documents}, {}, separator)
+    draw = Draw("calibration", part, samples, seed, skip)
+    return cut_sequences(draw, documents, tokenizer, seqlen, whole=whole)
 
 
 @pytest.fixture
@@ -25,19 +40,19 @@ def test_sequences_are_the_text_s_tokens_without_overlap(tokenizer: Any) -> None
     documents = ["Return a list.", "Raise an error if the value is negative."]
     expected = tokenizer(documents[0])["input_ids"] + [tokenizer.eos_token_id]
     expected += tokenizer(documents[1])["input_ids"]
-    sequences = cut_sequences("x", documents, None, tokenizer, 4)
+    sequences = cut(tokenizer, documents, None, 4)
     count = len(expected) // 4
     assert sequences.input_ids.flatten().tolist() == expected[: count * 4]
     joined = tokenizer("\n\n".join(documents))["input_ids"]
-    sequences = cut_sequences("x", documents, "\n\n", tokenizer, 4)
+    sequences = cut(tokenizer, documents, "\n\n", 4)
     assert sequences.input_ids.flatten().tolist() == joined[: len(joined) // 4 * 4]
 
 
 def test_samples_are_drawn_by_the_seed_without_repetition(tokenizer: Any) -> None:
     text = [" ".join(f"value {i}" for i in range(300))]
 
-    def ids(samples: int | None = None, seed: int = 0) -> torch.Tensor:
-        return cut_sequences("x", text, "", tokenizer, 8, samples=samples, seed=seed).input_ids
+    def ids(samples: int | None = None, seed: int = 0, skip: int = 0) -> torch.Tensor:
+        return cut(tokenizer, text, "", 8, samples, seed, skip).input_ids
 
     all_rows = {tuple(row) for row in ids().tolist()}
     state = torch.get_rng_state()
@@ -46,8 +61,12 @@ def test_samples_are_drawn_by_the_seed_without_repetition(tokenizer: Any) -> Non
     assert len({tuple(row) for row in ids(5, 1).tolist()} & all_rows) == 5
     assert torch.equal(torch.get_rng_state(), state)
     assert len(ids(10**6)) == len(all_rows)
-    assert drawn(4, None, 0) == [0, 1, 2, 3]
-    assert sorted(drawn(4, 9, 0)) == [0, 1, 2, 3]
+    assert torch.equal(torch.cat((ids(5, 1), ids(3, 1, skip=5))), ids(8, 1))
+    assert Draw("calibration", None, None, 0).numbers(4) == [0, 1, 2, 3]
+    assert sorted(Draw("calibration", None, 9, 0).numbers(4)) == [0, 1, 2, 3]
+    assert len(Draw("validation", None, 9, 0, skip=3).numbers(4)) == 1
+    with pytest.raises(InputError, match=r"left for validation: there are 4, and 4 are for calibr"):
+        Draw("validation", None, 2, 0, skip=4).numbers(4)
 
 
 def test_encoders_get_whole_sequences(tokenizer: Any) -> None:
@@ -57,20 +76,20 @@ def test_encoders_get_whole_sequences(tokenizer: Any) -> None:
     assert around(tokenizer) == ([0], [0])
     text = "Raise an error if the value is negative."
     inner = tokenizer(text, add_special_tokens=False)["input_ids"]
-    sequences = cut_sequences("x", [text], "", tokenizer, 5, whole=True)
+    sequences = cut(tokenizer, [text], "", 5, whole=True)
     rows = [[0, *inner[i : i + 3], 0] for i in range(0, len(inner) // 3 * 3, 3)]
     assert sequences.input_ids.tolist() == rows
 
 
 def test_the_description_tells_data_apart(tokenizer: Any) -> None:
-    one, two = (cut_sequences("x", [t * 20], "", tokenizer, 4).describe() for t in ("a b", "a c"))
+    one, two = (cut(tokenizer, [t * 20], "", 4).describe() for t in ("a b", "a c"))
     assert one["tokens"] == one["sequences"] * 4
     assert one["token_hash"] != two["token_hash"]
 
 
 def test_too_few_tokens(tokenizer: Any) -> None:
     with pytest.raises(InputError, match=r"x has 2 tokens, fewer than one sequence of 64"):
-        cut_sequences("x", ["a b"], "", tokenizer, 64)
+        cut(tokenizer, ["a b"], "", 64)
 
 
 def part(**columns: list[Any]) -> Part:
@@ -79,13 +98,16 @@ def part(**columns: list[Any]) -> Part:
 
 def test_what_is_held_out_is_not_calibrated_on() -> None:
     long, other = "a paragraph " * 10, "another one " * 10
-    calibration, heldout = running_text(
-        (part(text=["= Title =", long, other]), part(text=["= Title =", long])), None
-    )
+    seen, unseen = part(text=["= Title =", long, other]), part(text=["= Title =", long])
+    calibration = running_text(Draw("calibration", seen, None, 0, unseen=unseen), None)
     assert calibration == ["= Title =", other]  # a heading is no example
-    assert heldout == ["= Title =", long]
-    texts = (["a", "b", "c", "b"], ["b", "d"])
-    rows, held = apart(texts, TaskSettings(samples=9), seed=0)
-    assert sorted(rows) == [0, 2] and held == [0, 1]
+    assert running_text(Draw("held-out", unseen, None, 0), None) == ["= Title =", long]
+    seen, unseen = part(text=["a", "b", "c", "b"]), part(text=["b", "d"])
+
+    def texts(part: Part) -> list[Any]:
+        return list(part.columns["text"])
+
+    rows = Draw("calibration", seen, 9, seed=0, unseen=unseen).rows(texts)
+    assert sorted(rows) == [0, 2] and Draw("held-out", unseen, None, 0).rows(texts) == [0, 1]
     with pytest.raises(InputError, match="every calibration example is held out too"):
-        apart((["b"], ["b"]), TaskSettings(), seed=0)
+        Draw("calibration", unseen, 9, 0, unseen=unseen).rows(texts)

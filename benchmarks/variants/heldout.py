@@ -36,11 +36,13 @@ class Yardstick:
 
     def __init__(self, evaluator: Evaluator, config: RunConfig, settings: TaskSettings) -> None:
         self._evaluator, self._config = evaluator, config
-        self.calibration, _ = self._tasks(replace(settings, heldout_samples=1), config.seed)
+        settings = replace(settings, validation_samples=None)
+        seen = self._tasks(replace(settings, heldout_samples=1), config.seed)
+        self.calibration = seen.calibration
         key = repr((config.model, config.dataset, config.task, config.dtype, settings))
         if key not in _kept:
             _kept.clear()
-            _kept[key] = self._tasks(replace(settings, samples=1), HELDOUT_SEED)[1]
+            _kept[key] = self._tasks(replace(settings, samples=1), HELDOUT_SEED).heldout
         self.heldout = _kept[key]
 
     def _tasks(self, settings: TaskSettings, seed: int) -> Tasks:

@@ -80,6 +80,8 @@ def run_job(job: Job) -> dict[str, Any]:
     started = time.perf_counter()
     try:
         evolution = search(config, evaluator, trace)
+        if evaluator.validation is not None:
+            trace(len(trace.rows), evolution.halloffame)  # the winner may be another now
     finally:
         evaluator.close_store()
     seconds = time.perf_counter() - started
@@ -129,8 +131,13 @@ def _budget(job: Job, yardstick: Yardstick) -> Budget:
 
 
 def _config(job: Job, evaluator: Evaluator, budget: Budget) -> RunConfig:
-    """The settings of the run with its budget, and generations that do not end it before."""
+    """The settings of the run with its budget, and generations that do not end it before.
+
+    A search may go over by a generation, which does not count; what chooses its winner has to.
+    """
     config, _ = job.config()
+    if evaluator.validation is not None:
+        budget = budget.less(config.population_size, evaluator.task.tokens)
     generations = config.generations
     if "generations" not in job.flags:
         needed = _possible(budget, evaluator) / config.population_size

@@ -61,7 +61,9 @@ _OWN = {
 }
 
 #: What all variants share, so that they are given the same problem on the same examples.
-_SHARED = {"unit", "density", "device", "dtype"} | (_TASK - {"samples", "metric", "top_k"})
+_SHARED = {"unit", "density", "device", "dtype"} | (
+    _TASK - {"samples", "validation_samples", "metric", "top_k"}
+)
 
 
 @dataclass(frozen=True)

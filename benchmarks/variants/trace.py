@@ -22,6 +22,13 @@ class Budget:
     evaluations: int | None
     tokens: int | None
 
+    def less(self, evaluations: int, tokens: int) -> Budget:
+        """What is left without so many evaluations, of so many tokens each."""
+        return Budget(
+            None if self.evaluations is None else self.evaluations - evaluations,
+            None if self.tokens is None else self.tokens - evaluations * tokens,
+        )
+
     def share(self, evaluations: float, tokens: float) -> float:
         """How much of it has been spent; above 1 once it is exceeded."""
         spent = ((evaluations, self.evaluations), (tokens, self.tokens))

@@ -21,6 +21,7 @@ from sos_deap.search.chromosome import is_worst, sparsity, within
 from sos_deap.search.limits import Limits, Spent
 from sos_deap.search.space import Space
 from sos_deap.search.strategy import Strategy
+from sos_deap.search.validation import Validation
 
 
 class Evolution(NamedTuple):
@@ -61,12 +62,15 @@ def evolve(
     An algorithm that asks and tells (a :class:`sos_deap.search.strategy.Strategy`) has generations
     of any size: ``population * (generations + 1)`` evaluations are its limit unless evaluations,
     tokens or seconds are limited. At its end the finalists are scored on all examples, as one more
-    generation.
+    generation. With ``toolbox.validation`` the hall of fame is scored on other examples then, and
+    ordered by that.
 
     :param toolbox: a DEAP toolbox, as :func:`sos_deap.register` fills it; its ``sparsity``, if it
         has one, measures an individual, else the share of its genes that are 0 does; its ``spent``,
         if it has one, tells evaluations and tokens; its ``space`` is what strategies choose from,
-        and its ``probe``, if it has one, evaluates for them, beyond the maximum sparsity too.
+        and its ``probe``, if it has one, evaluates for them, beyond the maximum sparsity too; its
+        ``validation``, if it has one, chooses the winner
+        (:class:`sos_deap.search.validation.Validation`).
     :param algorithm: a name in :data:`sos_deap.search.algorithms.ALGORITHMS`, with parameters after
         commas if any, or a function with the stock DEAP signature, such as ``algorithms.eaSimple``
         (see :func:`sos_deap.search.algorithms.algorithm_of`). What it keeps in variables of its own
@@ -78,8 +82,8 @@ def evolve(
         follows the paper to the letter stops when one reaches it.
     :param limits: further ends, such as ``Limits(threshold=tau, seconds=60)``.
     :param stats: a DEAP ``Statistics`` or ``MultiStatistics``.
-    :param halloffame: a DEAP ``HallOfFame`` to fill; ``None`` makes one of size 1, or a
-        ``ParetoFront`` where a fitness has several values.
+    :param halloffame: a DEAP ``HallOfFame`` to fill; ``None`` makes one of size 1, or of the
+        elite to validate, or a ``ParetoFront`` where a fitness has several values.
     :param logbook: a DEAP ``Logbook`` to fill, an empty one, to look at while the search goes on;
         ``None`` makes one.
     :param on_generation: called after each generation, the initial population's (0) first, with its
@@ -88,7 +92,8 @@ def evolve(
     :returns: population, logbook, hall of fame, and why it stopped.
     :raises InputError: for an unknown algorithm or parameter of it, a population below 2, negative
         generations, a fitness of several values with an algorithm that chooses parents by its best,
-        a fitness of one value with an algorithm for several, and for a strategy without a space.
+        a fitness of one value with an algorithm for several, for a strategy without a space, and
+        for limits that leave nothing beside the validation.
     """
     size = population if isinstance(population, int) else len(population)
     row = algorithm_of(algorithm, **parameters)
@@ -99,7 +104,9 @@ def evolve(
     if row.select is not None:
         toolbox = copy.copy(toolbox)  # the caller's keeps its own
         toolbox.register("select", row.select)
-    fresh: Any = tools.ParetoFront() if pareto else tools.HallOfFame(1)
+    validation: Validation | None = getattr(toolbox, "validation", None)
+    size_of_hall = 1 if validation is None else validation.elite
+    fresh: Any = tools.ParetoFront() if pareto else tools.HallOfFame(size_of_hall)
     run = _Run(
         toolbox,
         fresh if halloffame is None else halloffame,
@@ -110,9 +117,14 @@ def evolve(
         on_generation,
     )
     limits = all_limits(row, limits or Limits(), size, generations)
+    limits = beside_validation(limits, toolbox)
     if row.strategy is None:
-        return run.loop(row, people, row.keywords(size, crossover_rate), limits)
-    return run.strategy(strategy_of(row, toolbox, people, limits), limits)
+        evolution = run.loop(row, people, row.keywords(size, crossover_rate), limits)
+    else:
+        evolution = run.strategy(strategy_of(row, toolbox, people, limits), limits)
+    if validation is not None and len(evolution.halloffame):
+        validation.choose(evolution.halloffame)
+    return evolution
 
 
 def strategy_of(row: Algorithm, toolbox: Any, people: list[Any], limits: Limits) -> Strategy:
@@ -158,6 +170,15 @@ def all_limits(row: Algorithm, limits: Limits, population: int, generations: int
     if (limits.evaluations, limits.tokens, limits.seconds) == (None, None, None):
         return replace(limits, evaluations=population * (generations + 1))
     return limits
+
+
+def beside_validation(limits: Limits, toolbox: Any) -> Limits:
+    """The limits of a search without what the choice of its winner takes, if there is one.
+
+    :raises InputError: if that leaves nothing.
+    """
+    validation: Validation | None = getattr(toolbox, "validation", None)
+    return limits if validation is None else validation.leaves(limits)
 
 
 def check_values(row: Algorithm, several: bool) -> None:

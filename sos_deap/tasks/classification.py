@@ -11,11 +11,12 @@ from torch import Tensor
 from sos_deap.models.pretrained import Pretrained
 from sos_deap.tasks.columns import strings, texts_to_classify
 from sos_deap.tasks.data import Part
+from sos_deap.tasks.draw import Draw, Make
 from sos_deap.tasks.encoded import Encoded, encode
 from sos_deap.tasks.labels import multiple_labels, single_labels
-from sos_deap.tasks.sequences import apart, longest, token_hash
+from sos_deap.tasks.sequences import longest, token_hash
 from sos_deap.tasks.settings import TaskSettings
-from sos_deap.tasks.task import Parts, Task, Tasks, checked_metric
+from sos_deap.tasks.task import Task, checked_metric
 
 
 class _OnLabelled:
@@ -135,47 +136,40 @@ def _honest(values: Tensor, logits: Tensor) -> Tensor:
     return torch.where(logits.isfinite().all(-1), values, torch.nan)
 
 
-def make_accuracy(loaded: Pretrained, parts: Parts, settings: TaskSettings, seed: int) -> Tasks:
-    """The task on both parts of a data set with one label a row."""
-    return _make(Accuracy, single_labels, loaded, parts, settings, seed)
+def make_accuracy(loaded: Pretrained, settings: TaskSettings) -> Make:
+    """The task on data with one label a row."""
+    return _make(Accuracy, single_labels, loaded, settings)
 
 
-def make_multilabel(loaded: Pretrained, parts: Parts, settings: TaskSettings, seed: int) -> Tasks:
-    """The task on both parts of a data set with several labels a row."""
+def make_multilabel(loaded: Pretrained, settings: TaskSettings) -> Make:
+    """The task on data with several labels a row."""
 
     def make(examples: Encoded, labels: Tensor, device: torch.device) -> Task:
         return MultiLabel(examples, labels, device, settings.label_threshold, settings.metric)
 
-    return _make(make, multiple_labels, loaded, parts, settings, seed)
+    return _make(make, multiple_labels, loaded, settings)
 
 
 def _make(
     make: Callable[[Encoded, Tensor, torch.device], Task],
     read_labels: Callable[[Part, str | None, Any], Tensor],
     loaded: Pretrained,
-    parts: Parts,
     settings: TaskSettings,
-    seed: int,
-) -> Tasks:
+) -> Make:
     model, tokenizer = loaded.model, loaded.tokenizer
-    texts = tuple(_texts(part, settings.text_column) for part in parts)
-    labels = [read_labels(part, settings.label_column, model.config) for part in parts]
     most = longest(loaded, settings.seqlen)
-    calibration, heldout = (
-        make(
-            encode(
-                part.split, [rows[i] for i in chosen], tokenizer, most, model.config.pad_token_id
-            ),
-            targets[chosen],
-            model.device,
-        )
-        for part, rows, targets, chosen in zip(
-            parts, texts, labels, apart(texts, settings, seed), strict=True
-        )
-    )
-    return calibration, heldout
 
+    def texts(part: Part) -> list[tuple[str, ...]]:
+        columns = [strings(part, name) for name in texts_to_classify(part, settings.text_column)]
+        return list(zip(*columns, strict=True))
 
-def _texts(part: Part, given: str | None) -> list[tuple[str, ...]]:
-    columns = [strings(part, name) for name in texts_to_classify(part, given)]
-    return list(zip(*columns, strict=True))
+    def task(draw: Draw) -> Task:
+        part = draw.part
+        assert part is not None
+        rows, labels = texts(part), read_labels(part, settings.label_column, model.config)
+        chosen = draw.rows(texts)
+        pad = model.config.pad_token_id
+        examples = encode(part.split, [rows[i] for i in chosen], tokenizer, most, pad)
+        return make(examples, labels[chosen], model.device)
+
+    return task

@@ -14,9 +14,8 @@ from torch import Tensor
 from sos_deap.errors import InputError, first_line
 from sos_deap.models.pretrained import Pretrained
 from sos_deap.tasks.data import Part
-from sos_deap.tasks.sequences import apart
+from sos_deap.tasks.draw import Draw, Make
 from sos_deap.tasks.settings import TaskSettings
-from sos_deap.tasks.task import Parts, Tasks
 
 
 class CallableTask:
@@ -88,11 +87,9 @@ def _hash(text: str) -> str:
 def make_custom(
     function: Callable[[Any, Any, list[dict[str, Any]]], Any],
     loaded: Pretrained,
-    parts: Parts,
     settings: TaskSettings,
-    seed: int,
-) -> Tasks:
-    """A task on both parts of a data set, from a function of model, tokenizer and rows.
+) -> Make:
+    """A task of a function of model, tokenizer and rows.
 
     :raises InputError: if the function does not take these three.
     """
@@ -103,13 +100,15 @@ def make_custom(
             f"the metric {getattr(function, '__name__', function)} cannot be called with a model, "
             f"a tokenizer and a list of rows: {first_line(error)}"
         ) from error
-    rows = tuple(_rows(part) for part in parts)
-    chosen = apart(tuple([repr(row) for row in part] for part in rows), settings, seed)
-    calibration, heldout = (
-        CallableTask(function, part.split, (loaded.tokenizer, [own[i] for i in numbers]))
-        for part, own, numbers in zip(parts, rows, chosen, strict=True)
-    )
-    return calibration, heldout
+
+    def task(draw: Draw) -> CallableTask:
+        assert draw.part is not None
+        rows = _rows(draw.part)
+        chosen = draw.rows(lambda part: list(map(repr, _rows(part))))
+        arguments = (loaded.tokenizer, [rows[i] for i in chosen])
+        return CallableTask(function, draw.part.split, arguments)
+
+    return task
 
 
 def _rows(part: Part) -> list[dict[str, Any]]:

@@ -12,10 +12,12 @@ from torch import Tensor
 
 from sos_deap.models.pretrained import Pretrained, load_encoder
 from sos_deap.tasks.columns import SOURCES, SUMMARIES, one, strings
+from sos_deap.tasks.data import Part
+from sos_deap.tasks.draw import Draw, Make
 from sos_deap.tasks.encoded import Encoded, encode
-from sos_deap.tasks.sequences import apart, longest
+from sos_deap.tasks.sequences import longest
 from sos_deap.tasks.settings import TaskSettings
-from sos_deap.tasks.task import Parts, Tasks, checked_metric
+from sos_deap.tasks.task import checked_metric
 from sos_deap.tasks.texts import TextMetrics, fitted
 
 
@@ -120,24 +122,28 @@ def greedy(model: Any, tokenizer: Any, new_tokens: int, num_beams: int = 1) -> A
     return settings
 
 
-def make_summarization(
-    loaded: Pretrained, parts: Parts, settings: TaskSettings, seed: int
-) -> Tasks:
-    """The task on both parts of a data set of texts and their summaries."""
+def make_summarization(loaded: Pretrained, settings: TaskSettings) -> Make:
+    """The task on texts and their summaries."""
     model, tokenizer = loaded.model, loaded.tokenizer
     encoder = load_encoder(settings.bertscore_model) if settings.bertscore_model else None
     text_metrics = TextMetrics(encoder)
-    texts = tuple(strings(p, one(p, settings.text_column, SOURCES, "text")) for p in parts)
-    references = [strings(p, one(p, settings.summary_column, SUMMARIES, "summary")) for p in parts]
     writes_on = not model.config.is_encoder_decoder  # the summary follows the text in one sequence
     prompt = settings.prompt or ("{text}\nTL;DR:" if writes_on else "{text}")
     room = longest(loaded, settings.seqlen) - (settings.max_new_tokens if writes_on else 0)
 
-    def task(split: str, articles: Sequence[str], summaries: Sequence[str]) -> Summarization:
-        prompts = [(fitted(article, tokenizer, prompt, room),) for article in articles]
+    def texts(part: Part) -> list[str]:
+        return strings(part, one(part, settings.text_column, SOURCES, "text"))
+
+    def task(draw: Draw) -> Summarization:
+        part = draw.part
+        assert part is not None
+        articles = texts(part)
+        summaries = strings(part, one(part, settings.summary_column, SUMMARIES, "summary"))
+        rows = draw.rows(texts)
+        prompts = [(fitted(articles[i], tokenizer, prompt, room),) for i in rows]
         return Summarization(
-            encode(split, prompts, tokenizer, room, model.config.pad_token_id, left=writes_on),
-            summaries,
+            encode(part.split, prompts, tokenizer, room, model.config.pad_token_id, left=writes_on),
+            [summaries[i] for i in rows],
             tokenizer,
             text_metrics,
             model.device,
@@ -146,10 +152,4 @@ def make_summarization(
             settings.metric,
         )
 
-    calibration, heldout = (
-        task(part.split, [articles[i] for i in rows], [summaries[i] for i in rows])
-        for part, articles, summaries, rows in zip(
-            parts, texts, references, apart(texts, settings, seed), strict=True
-        )
-    )
-    return calibration, heldout
+    return task

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 from sos_deap.errors import InputError
 from sos_deap.models.pretrained import Pretrained
 from sos_deap.tasks.divergence import KL
+from sos_deap.tasks.draw import Draw, Make
 from sos_deap.tasks.likelihood import OnSequences, beside, exp, nats_of, nats_on, scored
 from sos_deap.tasks.logits import logits_at
 from sos_deap.tasks.self_text import sampled_sequences
@@ -23,7 +24,6 @@ from sos_deap.tasks.sequences import (
     running_text,
 )
 from sos_deap.tasks.settings import TaskSettings
-from sos_deap.tasks.task import Parts, Tasks
 
 
 class Perplexity(OnSequences):
@@ -101,77 +101,56 @@ class PseudoPerplexity(OnSequences):
         return {self.name: exp(sums[0] / sums[1])}
 
 
-def make_perplexity(
-    loaded: Pretrained, parts: Parts | None, settings: TaskSettings, seed: int
-) -> Tasks:
-    """Perplexity on both parts of a data set, or pseudo-perplexity of an encoder."""
-    sequences, device = _sequences(loaded, parts, settings, seed), loaded.model.device
+def make_perplexity(loaded: Pretrained, settings: TaskSettings) -> Make:
+    """Perplexity, or pseudo-perplexity of an encoder."""
+    sequences, device = _sequences(loaded, settings), loaded.model.device
     if not loaded.is_encoder:
-        calibration, heldout = (Perplexity(part, device) for part in sequences)
-        return calibration, heldout
+        return lambda draw: Perplexity(sequences(draw), device)
     before, after = around(loaded.tokenizer)
     mask = loaded.tokenizer.mask_token_id
     if mask is None:
         raise InputError("pseudo-perplexity needs a mask token, and the tokenizer has none")
     ends = len(before), len(after)
-    first, second = (PseudoPerplexity(part, mask, ends, device) for part in sequences)
-    return first, second
+    return lambda draw: PseudoPerplexity(sequences(draw), mask, ends, device)
 
 
-def make_kl(loaded: Pretrained, parts: Parts | None, settings: TaskSettings, seed: int) -> Tasks:
-    """The divergence from the dense model on both parts of a data set."""
+def make_kl(loaded: Pretrained, settings: TaskSettings) -> Make:
+    """The divergence from the dense model."""
     if loaded.is_encoder:
         raise InputError(
             f"kl compares next-token distributions, and a {loaded.model.config.model_type} encoder "
             "has none: use the task perplexity"
         )
-    calibration, heldout = (
-        KL(sequences, loaded.model, settings.top_k, settings.metric)
-        for sequences in _sequences(loaded, parts, settings, seed)
-    )
-    return calibration, heldout
+    sequences = _sequences(loaded, settings)
+    return lambda draw: KL(sequences(draw), loaded.model, settings.top_k, settings.metric)
 
 
-def _sequences(
-    loaded: Pretrained, parts: Parts | None, settings: TaskSettings, seed: int
-) -> tuple[Sequences, Sequences]:
+def _sequences(loaded: Pretrained, settings: TaskSettings) -> Callable[[Draw], Sequences]:
+    """Makes sequences of a part's text, or of the model's own."""
     encoder = loaded.is_encoder
     if encoder:
         length = longest(loaded, settings.seqlen)
     else:
         length = checked_seqlen(settings.seqlen, loaded.model.config)
-    if parts is None:
-        return _own_text(loaded, length, settings, seed)
-    texts = running_text(parts, settings.text_column)
-    calibration, heldout = (
-        cut_sequences(
-            part.split,
-            documents,
-            part.separator,
-            loaded.tokenizer,
-            length,
-            samples=samples,
-            seed=seed,
-            whole=encoder,
-        )
-        for part, documents, samples in zip(
-            parts, texts, (settings.samples, settings.heldout_samples), strict=True
-        )
-    )
-    return calibration, heldout
+
+    def sequences(draw: Draw) -> Sequences:
+        if draw.part is None:
+            return _own_text(loaded, length, settings, draw)
+        documents = running_text(draw, settings.text_column)
+        return cut_sequences(draw, documents, loaded.tokenizer, length, whole=encoder)
+
+    return sequences
 
 
-def _own_text(
-    loaded: Pretrained, seqlen: int, settings: TaskSettings, seed: int
-) -> tuple[Sequences, Sequences]:
+def _own_text(loaded: Pretrained, seqlen: int, settings: TaskSettings, draw: Draw) -> Sequences:
     if loaded.is_encoder:
         raise InputError("builtin:self needs a model that writes: give an encoder a data set")
     assert settings.samples is not None  # filled in for the task
-    sample = partial(
-        sampled_sequences, loaded.model, seqlen=seqlen, temperature=settings.temperature
-    )
-    return (
-        sample("calibration", settings.samples, seed=seed),
-        # Another stream of random numbers, whatever the seed of the search.
-        sample("held-out", settings.heldout_samples or 4 * settings.samples, seed=seed + 2**32),
+    return sampled_sequences(
+        loaded.model,
+        draw.purpose,
+        draw.samples or 4 * settings.samples,
+        seqlen,
+        temperature=settings.temperature,
+        seed=draw.seed,
     )

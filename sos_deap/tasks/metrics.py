@@ -12,6 +12,7 @@ from sos_deap.models.pretrained import Pretrained
 from sos_deap.tasks.classification import make_accuracy, make_multilabel
 from sos_deap.tasks.custom import make_custom
 from sos_deap.tasks.data import SELF, read_parts
+from sos_deap.tasks.draw import Draw, Make
 from sos_deap.tasks.generation import make_summarization
 from sos_deap.tasks.language import make_kl, make_perplexity
 from sos_deap.tasks.settings import TaskSettings
@@ -25,13 +26,13 @@ class TaskKind:
 
     :param purpose: what the model must be for, a key of
         :data:`sos_deap.models.pretrained.PURPOSES`.
-    :param make: from a model, both parts of the data, settings and a seed to the task on each part.
+    :param make: from a model and settings to what makes the task of examples.
     :param samples: calibration examples unless the user says otherwise; ``None`` for all.
-    :param own_text: whether the model can write the data itself; ``make`` is given no parts then.
+    :param own_text: whether the model can write the data itself.
     """
 
     purpose: str
-    make: Callable[[Pretrained, Any, TaskSettings, int], Tasks]
+    make: Callable[[Pretrained, TaskSettings], Make]
     samples: int | None
     own_text: bool = False
 
@@ -55,6 +56,8 @@ def make_tasks(
 ) -> tuple[Pretrained, Tasks]:
     """A model, and a task on the calibration and on the held-out part of a data set.
 
+    The examples for validation are of the calibration part too, others than those for calibration.
+
     :param task: a key of :data:`TASKS`, a user's ``module:function``, or a function of a model, its
         tokenizer and the rows of a part.
     :param dataset: for :func:`read_parts`, or ``builtin:self``.
@@ -67,11 +70,24 @@ def make_tasks(
     if dataset == SELF and not kind.own_text:
         able = ", ".join(name for name, row in TASKS.items() if row.own_text)
         raise InputError(f"{SELF} is text for {able}: give this task a data set with --dataset")
-    parts = None if dataset == SELF else read_parts(dataset, settings)
+    samples, more = settings.samples or kind.samples, settings.validation_samples
+    if more and samples is None:
+        raise InputError(
+            "this task takes all examples for calibration: give --samples too, so that "
+            f"{more} are left for validation"
+        )
+    seen, unseen = (None, None) if dataset == SELF else read_parts(dataset, settings)
     loaded = load(kind.purpose)
-    samples = settings.samples or kind.samples
-    tasks = kind.make(loaded, parts, replace(settings, samples=samples), seed)
-    checked_metric(settings.metric, (tasks[0].name,))  # a task of one metric has no other
+    make = kind.make(loaded, replace(settings, samples=samples))
+    calibration = Draw("calibration", seen, samples, seed, unseen=unseen)
+    tasks = Tasks(
+        make(calibration),
+        make(Draw("held-out", unseen, settings.heldout_samples, seed)),
+        make(replace(calibration, purpose="validation", samples=more, skip=samples or 0))
+        if more
+        else None,
+    )
+    checked_metric(settings.metric, (tasks.calibration.name,))  # one of one metric has no other
     return loaded, tasks
 
 

@@ -5,6 +5,7 @@ After LLM-QAT (Liu et al., 2023, arXiv:2305.17888), which generates its calibrat
 
 from __future__ import annotations
 
+from random import Random
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ def sampled_sequences(
     that ends is followed by another, as in training on concatenated text.
 
     :param model: the dense model.
-    :param part: name of the part, for the report.
+    :param part: name of the part, for the report; each has other text.
     :param count: how many sequences.
     :param seqlen: tokens in each.
     :param temperature: above 0; 1 samples the model's own distribution.
@@ -33,7 +34,8 @@ def sampled_sequences(
     :raises InputError: if the model computes probabilities that are none.
     """
     with torch.random.fork_rng(), torch.inference_mode():
-        torch.manual_seed(seed)
+        # torch takes 32 bits: the parts' are told apart whatever the seed.
+        torch.manual_seed(Random(f"{part} {seed}").getrandbits(32))
         rows = [
             _written(model, min(_ROWS, count - start), seqlen, temperature)
             for start in range(0, count, _ROWS)

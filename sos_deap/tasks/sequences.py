@@ -1,4 +1,4 @@
-"""Running text as token sequences of one length, and which examples to draw."""
+"""Running text as token sequences of one length."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sos_deap.errors import InputError
 from sos_deap.models.pretrained import Pretrained
 from sos_deap.tasks.columns import only_text, strings
 from sos_deap.tasks.data import Part
-from sos_deap.tasks.settings import TaskSettings
+from sos_deap.tasks.draw import Draw
 
 #: Rows of running text shorter than this (headings, blank lines) may stand in both parts.
 _SHORT = 100
@@ -51,49 +51,35 @@ def token_hash(tensors: Iterable[Tensor]) -> str:
     return found.hexdigest()[:16]
 
 
-def drawn(count: int, samples: int | None, seed: int) -> list[int]:
-    """Which of ``count`` examples to take: some at random without repetition, or all in order.
+def running_text(draw: Draw, text_column: str | None) -> list[str]:
+    """The texts of a part, without those that must not be seen."""
 
-    :param samples: how many, or all there are if fewer; ``None`` for all.
-    :param seed: for the draw; Python's and numpy's generators are not touched.
-    """
-    if samples is None:
-        return list(range(count))
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
-    return order[:samples].tolist()
+    def texts(part: Part) -> list[str]:
+        return strings(part, only_text(part, text_column))
 
-
-def running_text(parts: tuple[Part, Part], text_column: str | None) -> tuple[list[str], list[str]]:
-    """The texts of both parts; a text that is held out is left out of the calibration part."""
-    calibration, heldout = (strings(part, only_text(part, text_column)) for part in parts)
-    unseen = {text for text in heldout if len(text) >= _SHORT}
-    return [text for text in calibration if text not in unseen], heldout
+    assert draw.part is not None
+    own = texts(draw.part)
+    unseen = {text for text in texts(draw.unseen) if len(text) >= _SHORT} if draw.unseen else set()
+    return [text for text in own if text not in unseen]
 
 
 def cut_sequences(
-    split: str,
-    documents: Sequence[str],
-    separator: str | None,
-    tokenizer: Any,
-    seqlen: int,
-    *,
-    samples: int | None = None,
-    seed: int = 0,
-    whole: bool = False,
+    draw: Draw, documents: Sequence[str], tokenizer: Any, seqlen: int, *, whole: bool = False
 ) -> Sequences:
     """Tokenize a text, cut it into sequences, and draw some of them.
 
     This is the field's convention for language-model perplexity: concatenate, cut, no overlap.
 
-    :param split: where the text is from, for the report.
-    :param documents: its texts, in order.
-    :param separator: what stands between them; ``None`` for the tokenizer's end-of-text token.
+    :param draw: which sequences, of a part that tells where the text is from and what stands
+        between its texts.
+    :param documents: the texts, in order.
     :param seqlen: tokens in a sequence.
-    :param samples: how many sequences to draw; see :func:`drawn`.
     :param whole: give every sequence the special tokens that the tokenizer puts around a text, as
         masked language models were trained; else only the text as a whole has them.
     :raises InputError: if the text has fewer tokens than one sequence.
     """
+    assert draw.part is not None
+    split, separator = draw.part.split, draw.part.separator
     joined = ((tokenizer.eos_token or "\n\n") if separator is None else separator).join(documents)
     before, after = around(tokenizer) if whole else ([], [])
     inner = seqlen - len(before) - len(after)
@@ -105,7 +91,7 @@ def cut_sequences(
             f"{split} has {len(ids)} tokens, fewer than one sequence of {seqlen}: "
             "give more text or a smaller --seqlen"
         )
-    windows = ids[: count * inner].view(count, inner)[drawn(count, samples, seed)]
+    windows = ids[: count * inner].view(count, inner)[draw.numbers(count)]
     ends = (torch.tensor(e, dtype=torch.long).expand(len(windows), -1) for e in (before, after))
     first, last = ends
     return Sequences(split, torch.cat((first, windows, last), dim=1))
@@ -142,21 +128,3 @@ def longest(loaded: Pretrained, seqlen: int | None) -> int:
     """The same for encoders, whose position table may be longer than what they read (RoBERTa's)."""
     limit = min(int(loaded.tokenizer.model_max_length), 2048)
     return min(checked_seqlen(seqlen, loaded.model.config), limit)
-
-
-def apart(
-    texts: tuple[Sequence[Any], ...], settings: TaskSettings, seed: int
-) -> tuple[list[int], list[int]]:
-    """The rows of each part to use: drawn, and in the calibration part none that is held out.
-
-    :raises InputError: if that leaves no calibration example.
-    """
-    calibration, heldout = texts
-    unseen = set(heldout)
-    rest = [row for row, text in enumerate(calibration) if text not in unseen]
-    if not rest:
-        raise InputError("every calibration example is held out too: give other splits")
-    return (
-        [rest[i] for i in drawn(len(rest), settings.samples, seed)],
-        drawn(len(heldout), settings.heldout_samples, seed),
-    )

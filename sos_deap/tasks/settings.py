@@ -13,6 +13,13 @@ def setting(default: Any, text: str) -> Any:
     return field(default=default, metadata={"help": text})
 
 
+#: Fields that are numbers above 0.
+_COUNTS = (
+    *("samples", "validation_samples", "heldout_samples"),
+    *("stream_rows", "top_k", "num_beams"),
+)
+
+
 @dataclass(frozen=True)
 class TaskSettings:
     """How to read the data and what to measure; a task uses the fields it needs."""
@@ -21,6 +28,11 @@ class TaskSettings:
         None,
         "Calibration examples that score each sub-model; None is 8 sequences of text, 256 labelled "
         "examples, or 16 texts to summarise.",
+    )
+    validation_samples: int | None = setting(
+        None,
+        "Further calibration examples, which the search does not see: the best of its elite on "
+        "them is the winner; None is no such choice.",
     )
     heldout_samples: int | None = setting(
         None, "Held-out examples that the result is reported on; None is all there are."
@@ -78,7 +90,7 @@ class TaskSettings:
 
     def __post_init__(self) -> None:
         """Raise :class:`InputError` for a value that no task can use."""
-        for name in ("samples", "heldout_samples", "stream_rows", "top_k", "num_beams"):
+        for name in _COUNTS:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"{name} is {value}: give at least 1")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
 from sos_deap.errors import unknown
-from sos_deap.tasks.data import Part
 
 
 class Task(Protocol):
@@ -68,5 +67,14 @@ def checked_metric(metric: str | None, known: tuple[str, ...]) -> str:
     return metric or known[0]
 
 
-Parts = tuple[Part, Part]  # calibration and held-out
-Tasks = tuple[Task, Task]  # the same task on each
+class Tasks(NamedTuple):
+    """The same task on examples for different purposes, which share none.
+
+    :param calibration: what a search sees.
+    :param heldout: what its result is reported on.
+    :param validation: what chooses the winner among its elite, if there is any.
+    """
+
+    calibration: Task
+    heldout: Task
+    validation: Task | None = None

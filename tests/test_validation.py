@@ -1,0 +1,135 @@
+"""The winner is chosen on examples that the search has not seen."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from deap import base, tools
+
+from sos_deap import Evaluator, InputError, evolve, register
+from sos_deap.run import main
+from sos_deap.search.limits import Limits
+from sos_deap.search.validation import Validation
+from tests.test_drive import toolbox_for
+
+DATA: dict[str, Any] = {
+    "dataset": "builtin:pydoc",
+    "samples": 2,
+    "seqlen": 32,
+    "heldout_samples": 2,
+}
+FLAGS = [f"--{name}={value}" for name, value in DATA.items()]
+
+
+DRAW = random.Random(8)
+WORTH = [DRAW.random() for _ in range(20)]
+
+
+def elsewhere(individual: Any) -> tuple[float]:
+    """A fitness that has nothing to do with the search's."""
+    return (sum(w for w, gene in zip(WORTH, individual, strict=True) if gene),)
+
+
+@pytest.mark.parametrize("algorithm", ["sos-repaired", "eaMuPlusLambda", "swap", "sweep"])
+def test_the_winner_is_the_best_of_the_elite_on_the_other_examples(algorithm: str) -> None:
+    def run(validation: Validation | None) -> Any:
+        random.seed(3)
+        toolbox = toolbox_for()
+        if validation is not None:
+            toolbox.validation = validation
+        hall = tools.HallOfFame(5)
+        return evolve(toolbox, algorithm, generations=9, population=8, halloffame=hall).halloffame
+
+    asked: list[int] = []
+
+    def score(people: Any) -> list[tuple[float, ...]]:
+        asked.append(len(people))
+        return list(map(elsewhere, people))
+
+    elite = run(None)
+    chosen = run(Validation(score, 5, evaluations=0, tokens=0))
+    assert asked == [len(elite)] and len(elite) > 1
+    assert sorted(map(list, chosen)) == sorted(map(list, elite))
+    assert list(chosen[0]) == list(max(elite, key=elsewhere))
+    assert chosen[0].fitness.values == elsewhere(chosen[0])
+
+
+def test_the_choice_is_a_part_of_the_budget() -> None:
+    validation = Validation(lambda people: [(0.0,)] * len(people), 4, evaluations=30, tokens=600)
+    assert validation.leaves(Limits(evaluations=100, seconds=9)) == Limits(
+        evaluations=70, seconds=9
+    )
+    assert validation.leaves(Limits(tokens=601)) == Limits(tokens=1)
+    with pytest.raises(InputError, match="takes 30 evaluations, and 30 are allowed"):
+        validation.leaves(Limits(evaluations=30))
+    toolbox = toolbox_for()
+    toolbox.validation = validation
+    random.seed(0)
+    evolution = evolve(toolbox, "swap", population=8, limits=Limits(evaluations=100))
+    assert sum(evolution.logbook.select("nevals")) <= 70
+
+
+def test_the_examples_are_others_and_are_counted() -> None:
+    evaluator = Evaluator.from_pretrained(**DATA, validation_samples=3)
+    assert evaluator.validation is not None
+    plain = Evaluator.from_pretrained(**{**DATA, "samples": 5})
+    toolbox = base.Toolbox()
+    register(toolbox, evaluator, elite=4)
+    people = toolbox.population(n=4)
+    seen, fitness = evaluator.many(people), evaluator.validate(people)
+    assert evaluator.accounting.tokens == 4 * 2 * 32 + 4 * 3 * 32
+    assert toolbox.validation.tokens == 4 * 3 * 32 and toolbox.validation.evaluations == 4 * 3 / 2
+    # Mean negative log-likelihoods of the first two and the other three of the same five examples.
+    density = [sum(genes) / len(genes) for genes in people]
+    whole = plain.metrics(people)
+    for five, (two,), (three,), kept in zip(whole, seen, fitness, density, strict=True):
+        parts = (-two / kept) ** 2 * (-three / kept) ** 3
+        assert parts ** (1 / 5) == pytest.approx(five, rel=2e-3)
+    assert plain.validation is None
+    with pytest.raises(InputError, match="nothing to validate on"):
+        plain.validate(people)
+
+
+def test_the_text_a_model_writes_is_another(tmp_path: Path) -> None:
+    own = Evaluator.from_pretrained(**{**DATA, "dataset": "builtin:self"}, validation_samples=2)
+    assert own.validation is not None and own.heldout is not None
+    tasks = (own.task, own.validation.task, own.heldout)
+    assert len({task.describe()["token_hash"] for task in tasks}) == 3
+
+
+def test_a_run_chooses_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    more = ["--validation_samples=4", "--elite=3", "--generations=3"]
+    assert main([*FLAGS, *more, f"--output_dir={tmp_path / 'run'}"]) == 0
+    assert "the winner is the best of 3 on the validation examples" in capsys.readouterr().out
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["search"]["validated"] == 3
+    hashes = {part["token_hash"] for part in result["data"].values()}
+    assert set(result["data"]) == {"calibration", "held-out", "validation"} and len(hashes) == 3
+    evaluator = Evaluator.from_pretrained(**DATA, validation_samples=4)
+    rows = (tmp_path / "run" / "evaluations.csv").read_text().splitlines()[1:]
+    met = [list(map(int, row.split(",")[0])) for row in rows]
+    elite = sorted(met, key=lambda genes: -evaluator(genes, 0.31)[0])[:3]
+    winner = max(elite, key=lambda genes: evaluator.validate([genes])[0])
+    assert winner == result["best"]["chromosome"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--validation_samples=0"], "validation_samples is 0"),
+        (["--validation_samples=2", "--elite=0"], "elite is 0"),
+        (["--validation_samples=2", "--algorithm=nsga2"], "choose one winner"),
+        (["--validation_samples=9", "--max_evaluations=20"], "takes 45 evaluations, and 20"),
+        (["--validation_samples=2", "--samples=100000"], "no example is left for validation"),
+    ],
+)
+def test_what_does_not_fit_is_refused(
+    flags: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*FLAGS, *flags, f"--output_dir={tmp_path / 'run'}"]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
