@@ -28,7 +28,7 @@ from sos_deap.journal import Journal
 from sos_deap.models.density import Sparsity, sparsity_of
 from sos_deap.models.heads import HeadMap, head_map
 from sos_deap.models.identity import fingerprint
-from sos_deap.models.importance import Importance, checked_importance
+from sos_deap.models.importance import IMPORTANCES, checked_importance, checked_numbers
 from sos_deap.models.pretrained import load_pretrained
 from sos_deap.passes import Passes
 from sos_deap.scores import Scores, Span
@@ -42,6 +42,12 @@ from sos_deap.tasks.task import Task
 
 #: On how many examples an individual is scored: on all, or on more and more while it is good.
 FIDELITIES = ("full", "racing")
+
+#: The importance that is made of evaluations: the metric without each gene.
+ABLATION = "ablation"
+
+#: What tells genes apart before a search, by name.
+PRIORS = (*IMPORTANCES, ABLATION)
 
 #: Parameters of the evaluator that a command line sets.
 OPTIONS = ("batch_tokens", "unit", "density", "batching", "reuse_memory", "fidelity")
@@ -430,27 +436,48 @@ class Evaluator:
         return start, stop
 
     def importance(self, name: str) -> list[float]:
-        """How much each gene matters at one look at the whole model, computed once.
+        """How much each gene matters to the whole model, computed once.
 
-        It counts as the tokens of as many evaluations on all calibration examples as it is worth:
-        none for ``"magnitude"``, which reads weights alone; three for ``"taylor"``, the one with
-        backward passes; one for the others.
+        It counts as the tokens of as many evaluations as :meth:`importance_cost` says.
 
-        :param name: a key of :data:`sos_deap.models.importance.IMPORTANCES`.
+        :param name: one of :data:`PRIORS`: ``"ablation"``, the metric that is lost without the gene
+            alone (Michel, Levy and Neubig, 2019), or a key of
+            :data:`sos_deap.models.importance.IMPORTANCES`.
         :returns: a number for each gene; the greater, the more is lost without it.
         :raises InputError: for an unknown name, and a task that does not serve: ``"taylor"`` needs
             one with a loss, such as perplexity.
         """
+        cost = self.importance_cost(name)
         if name not in self._importances:
-            passes, accounting = self.passes, self.accounting
-            self._importances[name] = passes.importance(name)
-            accounting.tokens += self.check_importance(name).passes * self.task.tokens
-            accounting.seconds_forward, accounting.flops = passes.seconds, passes.flops
+            if name == ABLATION:
+                self._importances[name] = self._ablation()
+            else:
+                passes, accounting = self.passes, self.accounting
+                self._importances[name] = passes.importance(name)
+                accounting.tokens += round(cost * self.task.tokens)
+                accounting.seconds_forward, accounting.flops = passes.seconds, passes.flops
         return list(self._importances[name])
 
-    def check_importance(self, name: str) -> Importance:
-        """The row of an importance in that table; raises as :meth:`importance` does, at no cost."""
-        return checked_importance(name, self.task)
+    def importance_cost(self, name: str) -> float:
+        """What an importance costs, in evaluations on all calibration examples.
+
+        One a gene and one for ``"ablation"``; none for ``"magnitude"``, which reads weights alone;
+        three for ``"taylor"``, the one with backward passes; one for the others.
+
+        :raises InputError: as :meth:`importance` does.
+        """
+        if name not in PRIORS:
+            raise unknown("importance", name, PRIORS)
+        if name == ABLATION:
+            return len(self.head_map) + 1
+        return checked_importance(name, self.task).passes
+
+    def _ablation(self) -> list[float]:
+        whole = [1] * len(self.head_map)
+        without = [[*whole[:gene], 0, *whole[gene + 1 :]] for gene in range(len(whole))]
+        dense, *metrics = self.metrics([whole, *without])
+        sign = -1 if self.task.greater_is_better else 1
+        return checked_numbers(ABLATION, [sign * (metric - dense) for metric in metrics])
 
     def metric_of(self, model: PreTrainedModel, task: Task) -> float:
         """A task's metric of a whole model, dense or pruned, without masks; not accounted."""

@@ -9,9 +9,8 @@ from typing import Any
 from deap import tools
 
 from sos_deap.errors import InputError
-from sos_deap.evaluator import Evaluator, batched_map
+from sos_deap.evaluator import PRIORS, Evaluator, batched_map
 from sos_deap.models.density import Sparsity
-from sos_deap.models.importance import IMPORTANCES
 from sos_deap.search.choice import Choice, Operator, choose, try_out
 from sos_deap.search.chromosome import (
     Chromosome,
@@ -23,7 +22,7 @@ from sos_deap.search.chromosome import (
     within,
 )
 from sos_deap.search.operators import limit_sparsity, mutSparsityFlipBit, uniform_layers
-from sos_deap.search.prior import removal_weights
+from sos_deap.search.prior import RemovalWeights
 from sos_deap.search.space import Space
 from sos_deap.search.validation import Validation
 
@@ -83,9 +82,9 @@ def register(
     :param mutation: an operator; a key of :data:`sos_deap.search.choice.MUTATIONS`, say.
     :param selection: an operator; a key of :data:`sos_deap.search.choice.SELECTIONS`, say. ``None``
         for ``"tournament"``, or ``"nsga2"`` with an objective of two values.
-    :param prior: an importance, a key of :data:`sos_deap.models.importance.IMPORTANCES`, that says
-        which heads rather go: in new individuals, of which the first of a population removes the
-        least important, by the mutation ``flip``, and in what ``repair`` gives back. A share of
+    :param prior: an importance, one of :data:`sos_deap.evaluator.PRIORS`, that says which heads
+        rather go: in new individuals, of which the first of a population removes the least
+        important, by the mutation ``flip``, and in what ``repair`` gives back. A share of
         :data:`EXPLORATION` is left to chance. ``None`` for all heads alike.
     :param repair: let ``mate`` and ``mutate`` give back heads to children above ``max_sparsity``.
     :param uniform: keep equally many heads in every layer, one of these numbers: those that
@@ -117,9 +116,11 @@ def register(
     )
     length = len(evaluator.head_map)
     fitness = FITNESS[evaluator.objectives]
+    for choice in operators.values():
+        try_out(choice, lambda: Chromosome(random_genes(length, initial_sparsity), fitness))
     weights = None
     if prior is not None:
-        weights = removal_weights(evaluator.importance(prior), EXPLORATION)
+        weights = _weights(evaluator, prior)
         if operators["mutate"].function is mutSparsityFlipBit:
             operators["mutate"].parameters["weights"] = weights
     bound = limit_sparsity(max_sparsity, evaluator.sparsity, weights)
@@ -143,8 +144,6 @@ def register(
             mend(lambda: (people[0],))()
         return people
 
-    for choice in operators.values():
-        try_out(choice, individual)
     toolbox.register("individual", individual)
     toolbox.register("population", population)
     toolbox.register("evaluate", evaluator, max_sparsity=max_sparsity)
@@ -158,14 +157,22 @@ def register(
         individual=partial(Chromosome, fitness=fitness),
         examples=len(evaluator.task),
         tokens=evaluator.task.tokens,
-        priors={name: partial(evaluator.importance, name) for name in IMPORTANCES},
-        check_prior=evaluator.check_importance,
+        priors={name: partial(evaluator.importance, name) for name in PRIORS},
+        prior_cost=evaluator.importance_cost,
     )
     for role, choice in operators.items():
         toolbox.register(role, choice.function, **choice.parameters)
     if repair or uniform:
         toolbox.decorate("mate", mend)
         toolbox.decorate("mutate", mend)
+
+
+def _weights(evaluator: Evaluator, prior: str) -> RemovalWeights:
+    """How much sooner than the average each gene is to go, by a prior."""
+    weights = RemovalWeights(partial(evaluator.importance, prior), EXPLORATION)
+    if evaluator.importance_cost(prior) < len(evaluator.head_map):
+        assert weights.made  # what fails does so now; the evaluations of an ablation are a search's
+    return weights
 
 
 def _validation(evaluator: Evaluator, elite: int) -> Validation:

@@ -18,8 +18,8 @@ from sos_deap import commands
 from sos_deap.__main__ import main
 from sos_deap.config import RunConfig, parse
 from sos_deap.errors import InputError
+from sos_deap.evaluator import PRIORS
 from sos_deap.models.heads import UNITS
-from sos_deap.models.importance import IMPORTANCES
 from sos_deap.models.prune import LAYOUTS
 from sos_deap.run import check, objective_of
 from sos_deap.search.algorithms import ALGORITHMS
@@ -81,7 +81,7 @@ def check_names(config: RunConfig) -> None:
     checked_objective(objective_of(config), config.tradeoff_weight)
     assert config.layout in LAYOUTS
     assert config.unit in UNITS
-    assert config.prior is None or config.prior in IMPORTANCES
+    assert config.prior is None or config.prior in PRIORS
 
 
 @pytest.mark.usefixtures("desk")
@@ -174,7 +174,7 @@ def names_in(page: str, head: str, column: int = 0) -> set[str]:
     ("page", "head", "known"),
     [
         ("algorithms.md", "`--algorithm`", ALGORITHMS),
-        ("algorithms.md", "importance", IMPORTANCES),
+        ("algorithms.md", "importance", PRIORS),
         ("task.md", "`--task`", TASKS),
         ("task.md", "`--objective`", OBJECTIVES),
         ("load.md", "`--layout`", LAYOUTS),

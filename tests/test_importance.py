@@ -238,9 +238,11 @@ def test_priors_of_the_space_are_the_importances(evaluator: Evaluator) -> None:
     toolbox = base.Toolbox()
     register(toolbox, evaluator)
     space: Space = toolbox.space
-    assert list(space.priors) == list(IMPORTANCES)
+    assert list(space.priors) == [*IMPORTANCES, "ablation"]
     before = evaluator.accounting.tokens
-    assert space.checked_prior("wanda") == "wanda"
+    costs = {name: space.cost_of(name) for name in (None, *space.priors)}
+    assert costs.pop("ablation") == 13 and costs.pop("taylor") == 3
+    assert costs == {None: 0, "magnitude": 0, "flap": 1, "output": 1, "wanda": 1}
     assert evaluator.accounting.tokens == before  # until it is asked for
     assert space.importance("wanda") == evaluator.importance("wanda")
 
@@ -305,7 +307,7 @@ def test_errors() -> None:
     toolbox = base.Toolbox()
     register(toolbox, evaluator)
     with pytest.raises(InputError, match="taylor needs a loss with a gradient, and weights_alone"):
-        toolbox.space.checked_prior("taylor")
+        toolbox.space.cost_of("taylor")
     with pytest.raises(InputError, match=r"weights_alone does not run model\.layers\.0\.self_attn"):
         evaluator.importance("wanda")
     with torch.no_grad():

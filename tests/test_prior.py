@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import random
+from pathlib import Path
 from statistics import mean
 from typing import Any
 
 import pytest
 from deap import base
 
-from sos_deap import Chromosome, Evaluator, InputError, register
+from sos_deap import Chromosome, Evaluator, InputError, prune, register
+from sos_deap.run import main
 from sos_deap.search.chromosome import random_genes
 from sos_deap.search.operators import limit_sparsity, mutSparsityFlipBit
 from sos_deap.search.prior import drawn, removal_weights
 
+FLAGS = ["--dataset=builtin:pydoc", "--samples=1", "--seqlen=16", "--heldout_samples=1"]
 IMPORTANCE = [5.0, 1.0, 4.0, 2.0, 3.0, 0.0]
 
 
@@ -59,6 +63,39 @@ def test_without_weights_every_draw_is_as_it_was() -> None:
     before = [random.random() < 0.3 for _ in range(8)]
     random.seed(2)
     assert mutSparsityFlipBit([1] * 8, 0.3)[0] == [int(not flip) for flip in before]
+
+
+def test_an_ablation_is_of_each_gene_alone(evaluator: Evaluator) -> None:
+    toolbox: Any = base.Toolbox()
+    register(toolbox, evaluator, prior="ablation", initial_sparsity=0.25, max_sparsity=0.5)
+    assert evaluator.accounting.evaluations == 0  # not before the search
+    first = toolbox.population(n=3)[0]
+    assert evaluator.accounting.forward_evaluations == 13
+    dense = evaluator.metric_of(evaluator.model, evaluator.task)
+    alone = [[int(gene != i) for gene in range(12)] for i in range(12)]
+    lost = [
+        evaluator.metric_of(prune(evaluator.model, genes), evaluator.task) - dense
+        for genes in alone
+    ]
+    assert evaluator.importance("ablation") == pytest.approx(lost, abs=1e-4)
+    order = sorted(range(12), key=lost.__getitem__)
+    assert sorted(i for i, gene in enumerate(first) if not gene) == sorted(order[:3])
+    assert evaluator.accounting.forward_evaluations == 13
+
+
+def test_a_run_by_an_ablation_goes_on(tmp_path: Path) -> None:
+    """What it computes is a part of the search, in its journal and on its page."""
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    flags = [*FLAGS, "--prior=ablation"]
+    assert main([*flags, "--generations=2", f"--output_dir={whole}"]) == 0
+    assert main([*flags, "--generations=1", f"--output_dir={parts}"]) == 0
+    (parts / "result.json").unlink()
+    assert main([f"--resume={parts}", "--generations=2"]) == 0
+    results = [json.loads((folder / "result.json").read_text()) for folder in (whole, parts)]
+    assert results[0]["best"] == results[1]["best"]
+    journal = (parts / "journal.jsonl").read_text()
+    assert journal == (whole / "journal.jsonl").read_text()
+    assert results[0]["search"]["forward_evaluations"] >= 145
 
 
 def test_a_toolbox_by_a_prior(evaluator: Evaluator) -> None:

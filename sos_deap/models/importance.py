@@ -227,6 +227,11 @@ def importance(name: str, model: nn.Module, heads: HeadMap, text: Text) -> list[
         for layer, values in zip(heads.layers, per_head, strict=True)
         for value in values.view(-1, heads.heads_per_gene(layer)).sum(1).tolist()
     ]
+    return checked_numbers(name, genes)
+
+
+def checked_numbers(name: str, genes: list[float]) -> list[float]:
+    """An importance of each gene; raises :class:`InputError` if one is not finite."""
     if broken := [gene for gene, value in enumerate(genes) if not math.isfinite(value)]:
         raise InputError(
             f"the importance {name} of gene {broken[0]} is {genes[broken[0]]}: the model computes "

@@ -45,7 +45,8 @@ class Bonsai(Strategy):
         self._rounds, self._ridge, self._round = rounds, ridge, 0
         each = (budget - 1) / rounds
         self._size = max(2, int(each)) if math.isfinite(each) else 2 * len(space)
-        self._prior = None if prior is None else space.checked_prior(prior)
+        self._prior = prior
+        self.left -= space.cost_of(prior)
         self.incumbent = space.without([])
 
     def generate(self) -> list[Any]:

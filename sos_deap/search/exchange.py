@@ -53,8 +53,8 @@ class Exchange(Strategy):
         if not 0 <= unscreened <= 1:
             raise InputError(f"unscreened is {unscreened}: give a share from 0 to 1")
         self._moves, self._screen, self._unscreened = moves, screen, unscreened
-        self._prior = None if prior is None else space.checked_prior(prior)
-        self.left -= prior is not None  # which reads all examples once
+        self._prior = prior
+        self.left -= space.cost_of(prior)
 
     def generate(self) -> list[Any]:
         """The initial population, brought to the sparsity; then children of the best."""

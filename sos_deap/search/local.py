@@ -36,8 +36,8 @@ class LocalSearch(Strategy):
         super().__init__(space, population, budget)
         check_at_least_one(neighbours=neighbours)
         self._neighbours = neighbours
-        self._prior = None if prior is None else space.checked_prior(prior)
-        self.left -= prior is not None  # which reads all examples once
+        self._prior = prior
+        self.left -= space.cost_of(prior)
         self._moves: list[Move] = []  # from the incumbent, not tried yet
 
     def generate(self) -> list[Any]:

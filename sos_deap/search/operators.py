@@ -138,7 +138,6 @@ def limit_sparsity(
         it comes back. ``None`` for all alike.
     :returns: the decorator, for ``individual``, ``mate`` and ``mutate``.
     """
-    returning = None if weights is None else [2 - weight for weight in weights]
 
     def give_back(child: Any) -> None:
         while not within(share := measure(child), max_sparsity):
@@ -146,11 +145,11 @@ def limit_sparsity(
             # As many as it takes where all genes weigh the same, else about as many.
             excess = math.ceil(len(removed) * (1 - max_sparsity / share) - 1e-9)
             count = max(1, excess)
-            for i in (
-                random.sample(removed, count)
-                if returning is None
-                else drawn(removed, returning, count)
-            ):
+            if weights is None:
+                back = random.sample(removed, count)
+            else:
+                back = drawn(removed, [2 - weight for weight in weights], count)
+            for i in back:
                 child[i] = 1
 
     return _repair(give_back)

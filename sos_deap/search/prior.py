@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
+from typing import Any
 
 
 def removal_weights(importance: Sequence[float], exploration: float = 0.0) -> list[float]:
@@ -19,6 +21,28 @@ def removal_weights(importance: Sequence[float], exploration: float = 0.0) -> li
         by_rank = 2 - (2 * rank + 1) / len(order)
         weights[gene] = exploration + (1 - exploration) * by_rank
     return weights
+
+
+class RemovalWeights(Sequence[float]):
+    """:func:`removal_weights` that are made when they are first asked for.
+
+    :param importance: makes the importance of each gene, which may take many evaluations.
+    :param exploration: as there.
+    """
+
+    def __init__(self, importance: Callable[[], Sequence[float]], exploration: float) -> None:
+        self._importance, self._exploration = importance, exploration
+
+    @cached_property
+    def made(self) -> list[float]:
+        """The weights."""
+        return removal_weights(self._importance(), self._exploration)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.made[index]
+
+    def __len__(self) -> int:
+        return len(self.made)
 
 
 def drawn(genes: Iterable[int], weights: Sequence[float], count: int) -> list[int]:

@@ -27,8 +27,8 @@ class Space:
         ``(start, stop)``, is scored on those alone.
     :param tokens: in all examples; what an evaluation costs.
     :param priors: importances of the genes, by name.
-    :param check_prior: raises :class:`InputError` for the name of one that cannot be made, before
-        anything is made.
+    :param prior_cost: what one costs, by its name, in evaluations on all examples; raises
+        :class:`InputError` for one that cannot be made.
     """
 
     genes_per_layer: tuple[int, ...]
@@ -37,7 +37,7 @@ class Space:
     examples: int = 1
     tokens: int = 0
     priors: Mapping[str, Prior] = field(default_factory=dict)
-    check_prior: Callable[[str], Any] | None = None
+    prior_cost: Callable[[str], float] = lambda name: 1.0
 
     def __len__(self) -> int:
         return sum(self.genes_per_layer)
@@ -66,10 +66,16 @@ class Space:
 
     def importance(self, prior: str) -> Sequence[float]:
         """The importance of each gene by the name of a prior."""
-        return self.priors[self.checked_prior(prior)]()
+        self.cost_of(prior)
+        return self.priors[prior]()
 
-    def checked_prior(self, prior: str) -> str:
-        """The name of a prior; raises :class:`InputError` for one that is none, or does not fit."""
+    def cost_of(self, prior: str | None) -> float:
+        """What a prior costs, in evaluations on all examples; nothing for ``None``.
+
+        :raises InputError: for one that is none, or does not fit.
+        """
+        if prior is None:
+            return 0.0
         if not self.priors:
             raise InputError(
                 f"there is no prior {prior}, as the space has none: give it priors, or let "
@@ -77,9 +83,7 @@ class Space:
             )
         if prior not in self.priors:
             raise unknown("prior", prior, self.priors)
-        if self.check_prior is not None:
-            self.check_prior(prior)
-        return prior
+        return self.prior_cost(prior)
 
     def random(self, like: Sequence[int] = (), draw: Any = random) -> Any:
         """An individual that removes as many genes as are to go, at random.

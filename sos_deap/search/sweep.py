@@ -71,10 +71,9 @@ class Sweep(Strategy):
         if curve < 0:
             raise InputError(f"curve is {curve}: give a number of sparsities, 0 or more")
         self._curve = curve
-        self._prior = None if prior is None else space.checked_prior(prior)
+        self._prior = prior
         self._asks = len(space) + 2 * len(_STEPS) + 3  # of a sweep, at most
-        # A prior reads all examples once.
-        self.left -= candidates + curve + (prior is not None)
+        self.left -= candidates + curve + space.cost_of(prior)
         self._windows = space.windows(self.left / (sweeps * self._asks))
         self._costs, self._trust = _Costs(len(space), decay), trust
         self._candidates = candidates
