@@ -54,6 +54,9 @@ class LivePage:
             ended = self._clock()
             self._due = ended + max(_PAUSE, _SHARE * (ended - started))
 
+    def close(self) -> None:
+        """Nothing: the run writes the last page itself."""
+
     def _write(self, best: Any) -> None:
         from sos_deap.page import write_unfinished
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from sos_deap.evaluator import Evaluator
     from sos_deap.journal import Journal
-    from sos_deap.progress import Console
+    from sos_deap.progress import Console, Progress
     from sos_deap.search.algorithms import Algorithm
     from sos_deap.search.drive import Evolution
     from sos_deap.search.limits import Limits
@@ -411,27 +411,15 @@ def _search(
     """
     from deap.tools import Logbook
 
-    from sos_deap.live import LivePage, TensorBoard
-    from sos_deap.progress import Progress, Trace
-    from sos_deap.report import (
-        front_hypervolume,
-        winner,
-        write_evaluations,
-        write_front,
-        write_logbook,
-    )
+    from sos_deap.progress import Progress
+    from sos_deap.report import winner, write_evaluations, write_front, write_logbook
 
     evaluator.open_store(config.store or folder / "store.sqlite")
     progress, logbook = Progress(evaluator, _all_limits(config), console), Logbook()
-    watchers: list[Any] = [progress]
-    if config.profile:
-        watchers.append(Trace(folder / "trace.json"))
-    if config.tensorboard:
-        watchers.append(TensorBoard(folder, evaluator.task.name, progress, logbook))
-    page = LivePage(folder, evaluator, progress, logbook, config.model, known)
+    watchers = _watchers(config, evaluator, folder, known, progress, logbook)
 
     def on_generation(generation: int, halloffame: Any) -> None:
-        for watch in (*watchers, page):
+        for watch in watchers:
             watch(generation, halloffame)
 
     try:
@@ -454,20 +442,45 @@ def _search(
             f"no sub-model had a finite {evaluator.task.name}: try another dtype or other data"
         )
     write_front(folder / "pareto.csv", evaluator)
-    more: dict[str, Any] = {}
+    found = {**known["search"], **_figures(evaluator, evolution, known), "seconds": seconds}
+    return found, winner(evolution.halloffame, evaluator.task.name)
+
+
+def _watchers(
+    config: RunConfig,
+    evaluator: Evaluator,
+    folder: Path,
+    known: dict[str, Any],
+    progress: Progress,
+    logbook: Any,
+) -> list[Any]:
+    """All that is told of each generation, in order: the page shows what the others know."""
+    from sos_deap.live import LivePage, TensorBoard
+    from sos_deap.progress import Trace
+
+    watchers: list[Any] = [progress]
+    if config.profile:
+        watchers.append(Trace(folder / "trace.json"))
+    if config.tensorboard:
+        watchers.append(TensorBoard(folder, evaluator.task.name, progress, logbook))
+    return [*watchers, LivePage(folder, evaluator, progress, logbook, config.model, known)]
+
+
+def _figures(evaluator: Evaluator, evolution: Evolution, known: dict[str, Any]) -> dict[str, Any]:
+    """What a search cost, and why it ended."""
+    from sos_deap.report import front_hypervolume
+
+    figures: dict[str, Any] = {
+        "generations": len(evolution.logbook) - 1,
+        **evaluator.accounting.asdict(),
+        "stopped_by": evolution.stopped_by,
+    }
     if evaluator.validation is not None:
-        more["validated"] = len(evolution.halloffame)
+        figures["validated"] = len(evolution.halloffame)
     if evaluator.objectives > 1:
         dense = known["dense"]["calibration"][evaluator.task.name]
-        more["hypervolume"] = front_hypervolume(evaluator.task, evolution.halloffame, dense)
-    return {
-        **known["search"],
-        "generations": len(logbook) - 1,
-        **evaluator.accounting.asdict(),
-        "seconds": seconds,
-        "stopped_by": evolution.stopped_by,
-        **more,
-    }, winner(evolution.halloffame, evaluator.task.name)
+        figures["hypervolume"] = front_hypervolume(evaluator.task, evolution.halloffame, dense)
+    return figures
 
 
 def _limits(config: RunConfig) -> Limits:
