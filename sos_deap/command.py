@@ -38,7 +38,8 @@ class Interrupted(KeyboardInterrupt):
 def ends_in_time() -> Iterator[Callable[[], None]]:
     """Let Ctrl-C and SIGTERM end the work where that is easy, and a second one at once.
 
-    :returns: a function to call there, which raises :class:`Interrupted` after a signal.
+    :returns: a function to call there, which raises :class:`Interrupted` after a signal; the end
+        of the work is such a place.
     """
     caught: list[int] = []
 
@@ -58,6 +59,7 @@ def ends_in_time() -> Iterator[Callable[[], None]]:
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield check
+        check()  # a signal after the last time that anybody asked
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

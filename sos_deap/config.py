@@ -57,8 +57,8 @@ class RunConfig:
         None,
         "Which heads rather go in new chromosomes, by the mutation flip and after repair: the "
         "least important by wanda, flap, output, magnitude, taylor or ablation (an evaluation a "
-        "head); None is all alike. A search "
-        "at constant sparsity takes it as a parameter: sweep,prior=wanda.",
+        "head); None is all alike. A search at constant sparsity takes it as a parameter: "
+        "sweep,prior=wanda.",
     )
     objective: str | None = setting(
         None,

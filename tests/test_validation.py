@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,30 @@ def test_a_run_chooses_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture
     elite = sorted(met, key=lambda genes: -evaluator(genes, 0.31)[0])[:3]
     winner = max(elite, key=lambda genes: evaluator.validate([genes])[0])
     assert winner == result["best"]["chromosome"]
+
+
+def test_a_signal_while_the_winner_is_chosen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It ends the run as at any other moment, and the run goes on to the same end."""
+    more = [*FLAGS, "--validation_samples=4", "--elite=3", "--generations=2"]
+    assert main([*more, f"--output_dir={tmp_path / 'whole'}"]) == 0
+    validate = Evaluator.validate
+
+    def disturbed(self: Evaluator, individuals: Any) -> Any:
+        signal.raise_signal(signal.SIGTERM)
+        return validate(self, individuals)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Evaluator, "validate", disturbed)
+        assert main([*more, f"--output_dir={tmp_path / 'run'}"]) == 143
+    assert "to go on: python -m sos_deap.run --resume" in capsys.readouterr().err
+    assert main([f"--resume={tmp_path / 'run'}"]) == 0
+    results = [
+        json.loads((tmp_path / name / "result.json").read_text()) for name in ("whole", "run")
+    ]
+    assert results[0]["best"] == results[1]["best"]
+    assert results[0]["search"]["tokens"] == results[1]["search"]["tokens"]
 
 
 @pytest.mark.parametrize(

@@ -54,8 +54,8 @@ class OneShot(Strategy):
             raise InputError(f"share is {share}: give a share of the examples above 0, at most 1")
         if share is not None and prior is not None:
             raise InputError(f"share is for a ranking by evaluations: leave it or {prior=} out")
+        space.cost_of(prior)  # which refuses what is none
         self._prior = prior
-        self.left -= space.cost_of(prior)
         # Of the budget one is kept for the winner.
         self._windows = space.windows((budget - 1) / len(space) if share is None else share)
 

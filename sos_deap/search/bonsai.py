@@ -43,10 +43,10 @@ class Bonsai(Strategy):
         if not ridge > 0:
             raise InputError(f"ridge is {ridge}: give a penalty above 0")
         self._rounds, self._ridge, self._round = rounds, ridge, 0
-        each = (budget - 1) / rounds
+        self.left -= space.cost_of(prior)
+        each = (self.left - 1) / rounds
         self._size = max(2, int(each)) if math.isfinite(each) else 2 * len(space)
         self._prior = prior
-        self.left -= space.cost_of(prior)
         self.incumbent = space.without([])
 
     def generate(self) -> list[Any]:
