@@ -14,10 +14,8 @@ from typing import Any
 
 from sos_deap.errors import InputError
 
-#: The file in a run folder that a run holds locked, and that it makes before any other.
-JOURNAL = "journal.jsonl"
-
-_CONFIG = "config.json"
+#: The settings in a run folder, by which it is known as one.
+CONFIG = "config.json"
 
 
 def free_folder(folder: Path, besides: Collection[str] = ()) -> Path:
@@ -29,29 +27,10 @@ def free_folder(folder: Path, besides: Collection[str] = ()) -> Path:
     if folder.exists() and (
         not folder.is_dir() or any(path.name not in besides for path in folder.iterdir())
     ):
-        run = (folder / _CONFIG).is_file()
+        run = (folder / CONFIG).is_file()
         what = "holds a run already" if run else "is not an empty folder"
         raise InputError(f"output folder {folder} {what}: give another --output_dir")
     return folder
-
-
-def free_run_folder(folder: Path) -> Path:
-    """The same for a run, which may begin where another was killed before it had begun."""
-    journal = folder / JOURNAL
-    begun = journal.is_file() and journal.stat().st_size
-    return free_folder(folder, () if begun else (JOURNAL, _beside(folder / _CONFIG).name))
-
-
-def claim(folder: Path, settings: dict[str, Any]) -> None:
-    """Write the ``config.json`` of a run that begins, whose journal is locked and still empty.
-
-    :raises InputError: if another run has it already, or that is not possible.
-    """
-    free_run_folder(folder)
-    try:
-        write_json(folder / _CONFIG, settings)
-    except OSError as error:
-        raise _unwritable(folder, error) from error
 
 
 def make_folder(folder: Path) -> None:
@@ -59,7 +38,7 @@ def make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _unwritable(folder, error) from error
+        raise unwritable(folder, error) from error
 
 
 @contextmanager
@@ -69,32 +48,32 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     :raises InputError: if there is anything at its place, or nothing can be written beside it.
     """
     free_folder(folder)
-    beside = _beside(folder)
-    shutil.rmtree(beside, ignore_errors=True)  # left by a process that was killed
+    part = beside(folder)
+    shutil.rmtree(part, ignore_errors=True)  # left by a process that was killed
     try:
-        beside.mkdir(parents=True)
+        part.mkdir(parents=True)
     except OSError as error:
-        raise _unwritable(folder, error) from error
+        raise unwritable(folder, error) from error
     try:
-        yield beside
-        os.replace(beside, folder)
+        yield part
+        os.replace(part, folder)
     except Exception as error:
         # Libraries written in Rust have errors of their own for a full disk.
         if number := re.search(r"\(os error (\d+)\)", str(error)):
             raise OSError(int(number[1]), os.strerror(int(number[1])), str(folder)) from error
         raise
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def write_csv(path: Path, header: list[str], rows: Iterable[list[Any]]) -> None:
     """Write a table beside its place and rename it there, so that it is whole or not there."""
-    beside = _beside(path)
-    with beside.open("w", newline="", encoding="utf-8") as file:
+    part = beside(path)
+    with part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header)
         writer.writerows(rows)
-    os.replace(beside, path)
+    os.replace(part, path)
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -107,15 +86,16 @@ def write_json(path: Path, content: Any) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """The same for any text."""
-    beside = _beside(path)
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, path)
+    part = beside(path)
+    part.write_text(text, encoding="utf-8")
+    os.replace(part, path)
 
 
-def _beside(path: Path) -> Path:
+def beside(path: Path) -> Path:
     """Where a file or folder is written until it is whole."""
     return path.with_name(path.name + ".part")
 
 
-def _unwritable(folder: Path, error: OSError) -> InputError:
+def unwritable(folder: Path, error: OSError) -> InputError:
+    """What to raise where an output folder cannot be made or filled."""
     return InputError(f"cannot write to output folder {folder}: {error.strerror}")

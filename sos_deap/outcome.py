@@ -16,12 +16,15 @@ from sos_deap.card import model_card
 from sos_deap.chromosome_file import write_chromosome
 from sos_deap.errors import InputError
 from sos_deap.evaluator import Evaluator
-from sos_deap.files import whole_folder
+from sos_deap.files import whole_folder, write_json
 from sos_deap.models.folder import auto_class
 from sos_deap.models.heads import HeadMap
 from sos_deap.models.identity import fingerprint
-from sos_deap.models.pretrained import load
+from sos_deap.models.pretrained import load, load_as
 from sos_deap.models.prune import prune
+from sos_deap.report import front_hypervolume
+from sos_deap.search.drive import Evolution
+from sos_deap.tasks.samples import samples
 from sos_deap.tasks.task import Task
 
 _PACKAGES = ("sos_deap", "torch", "transformers", "datasets", "tokenizers", "deap", "numpy")
@@ -151,3 +154,37 @@ def size(model: PreTrainedModel, stored_dtype: torch.dtype, heads: int) -> dict[
     """Heads, parameters, and the bytes they take in a dtype."""
     parameters = model.num_parameters()
     return {"heads": heads, "parameters": parameters, "bytes": parameters * stored_dtype.itemsize}
+
+
+def original(name: str, evaluator: Evaluator) -> PreTrainedModel:
+    """The model with its weights as stored: loaded once more if the search rounded them."""
+    stored = str(evaluator.stored_dtype).removeprefix("torch.")
+    if str(evaluator.model.dtype) in ("torch.float32", f"torch.{stored}"):
+        return evaluator.model
+    model = load_as(name, type(evaluator.model), stored)
+    model.config.pad_token_id = evaluator.model.config.pad_token_id  # where it had none of its own
+    return model
+
+
+def write_samples(path: Path, evaluator: Evaluator, models: dict[str, Any]) -> None:
+    """What the models write, where they write."""
+    assert evaluator.heldout is not None
+    if found := samples(evaluator.heldout, models, evaluator.tokenizer):
+        write_json(path, found)
+
+
+def search_figures(
+    evaluator: Evaluator, evolution: Evolution, known: dict[str, Any]
+) -> dict[str, Any]:
+    """What a search cost, and why it ended."""
+    figures: dict[str, Any] = {
+        "generations": len(evolution.logbook) - 1,
+        **evaluator.accounting.asdict(),
+        "stopped_by": evolution.stopped_by,
+    }
+    if evaluator.validation is not None:
+        figures["validated"] = len(evolution.halloffame)
+    if evaluator.objectives > 1:
+        dense = known["dense"]["calibration"][evaluator.task.name]
+        figures["hypervolume"] = front_hypervolume(evaluator.task, evolution.halloffame, dense)
+    return figures

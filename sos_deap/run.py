@@ -7,11 +7,8 @@ from __future__ import annotations
 
 import math
 import random
-import re
 import shlex
-import shutil
 import sys
-import time
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -21,12 +18,20 @@ from sos_deap.command import Interrupted, answered, ends_in_time, quiet
 from sos_deap.config import RunConfig, flags, parse
 from sos_deap.engines import check_engine, default_workers
 from sos_deap.errors import InputError, WorkerLostError, first_line, unknown
+from sos_deap.files import make_folder, write_json
+from sos_deap.run_folder import (
+    JOURNAL,
+    begin_again,
+    claim,
+    free_run_folder,
+    new_run_folder,
+    stopped,
+    to_go_on,
+)
 from sos_deap.tasks.settings import TaskSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-    from transformers import PreTrainedModel
 
     from sos_deap.evaluator import Evaluator
     from sos_deap.journal import Journal
@@ -34,10 +39,6 @@ if TYPE_CHECKING:
     from sos_deap.search.algorithms import Algorithm
     from sos_deap.search.drive import Evolution
     from sos_deap.search.limits import Limits
-
-
-#: What a run writes at its end, in this order: with the last of them it is complete.
-_END = ("result.json", "measured.json", "report.html")
 
 
 def run(config: RunConfig, settings: TaskSettings) -> Path:
@@ -95,31 +96,25 @@ def _in_folder(
     resumed: bool,
 ) -> None:
     """All that a run does in its folder, which is its own meanwhile."""
-    from sos_deap.files import JOURNAL, claim, make_folder
-
     heads, written = evaluator.head_map, _written(config, settings)
     make_folder(folder)
     # Held to the end: whoever cannot have it must not touch what is in the folder.
     journal = evaluator.open_journal(
-        folder / JOURNAL, lambda: _stopped(folder) if resumed else claim(folder, written)
+        folder / JOURNAL, lambda: stopped(folder) if resumed else claim(folder, written)
     )
     layers = f"in {len(heads.layers)} layers"
     groups = f"; {len(heads)} groups are the genes" if config.unit == "group" else ""
     try:
         if resumed:
-            _begin_again(folder, written)
+            begin_again(folder, written)
         console.say(f"{config.model}: {dense['heads']} attention heads {layers}{groups}")
         console.say(f"run folder: {folder}")
         console.event("run", folder=str(folder), dense=dense)
         _search_and_save(config, settings, evaluator, toolbox, folder, dense, console, journal)
     except OSError as error:  # such as a full disk
-        raise OSError(f"{first_line(error)}; {_to_go_on(folder)}") from error
+        raise OSError(f"{first_line(error)}; {to_go_on(folder)}") from error
     finally:
         evaluator.close_journal()
-
-
-def _to_go_on(folder: Path) -> str:
-    return f"to go on: python -m sos_deap.run --resume {folder}"
 
 
 def _written(config: RunConfig, settings: TaskSettings) -> dict[str, Any]:
@@ -128,16 +123,6 @@ def _written(config: RunConfig, settings: TaskSettings) -> dict[str, Any]:
         name: str(value) if isinstance(value, float) and not math.isfinite(value) else value
         for name, value in (asdict(config) | asdict(settings)).items()
     }
-
-
-def _begin_again(folder: Path, written: dict[str, Any]) -> None:
-    """Take out of a run's folder what its end had written, which came to nothing."""
-    from sos_deap.files import write_json
-
-    for name in _END:
-        (folder / name).unlink(missing_ok=True)
-    shutil.rmtree(folder / "pruned", ignore_errors=True)
-    write_json(folder / "config.json", written)
 
 
 def _search_and_save(
@@ -151,9 +136,8 @@ def _search_and_save(
     journal: Journal,
 ) -> None:
     """Search, prune and report, into the folder."""
-    from sos_deap.files import write_json
     from sos_deap.live import add_heads
-    from sos_deap.outcome import save_best
+    from sos_deap.outcome import original, save_best, write_samples
     from sos_deap.report import front_line, inline, measured_table, table
 
     known = _known(config, settings, evaluator, dense)
@@ -175,7 +159,7 @@ def _search_and_save(
     best, pruned = save_best(
         folder,
         evaluator,
-        _original(config, evaluator),
+        original(config.model, evaluator),
         list(chromosome),
         layout=config.layout,
         name=config.model,
@@ -191,7 +175,7 @@ def _search_and_save(
     measured = _measure(models, evaluator.task.seqlen)
     write_json(folder / "measured.json", measured)
     console.say(f"{measured_table(measured)}\n")
-    _write_samples(folder / "samples.json", evaluator, models)
+    write_samples(folder / "samples.json", evaluator, models)
     console.event("result", **result, measured=measured)
     console.say(f"report:       {write_page(folder)}")
     if config.tensorboard:
@@ -225,16 +209,6 @@ def _known(
         "command": shlex.join(["python", "-m", "sos_deap.run", *given]),
         "versions": versions(),
     }
-
-
-def _write_samples(path: Path, evaluator: Evaluator, models: dict[str, Any]) -> None:
-    """What the models write, where they write."""
-    from sos_deap.files import write_json
-    from sos_deap.tasks.samples import samples
-
-    assert evaluator.heldout is not None
-    if found := samples(evaluator.heldout, models, evaluator.tokenizer):
-        write_json(path, found)
 
 
 def evaluator_of(config: RunConfig, settings: TaskSettings) -> Evaluator:
@@ -411,6 +385,7 @@ def _search(
     """
     from deap.tools import Logbook
 
+    from sos_deap.outcome import search_figures
     from sos_deap.progress import Progress
     from sos_deap.report import winner, write_evaluations, write_front, write_logbook
 
@@ -426,10 +401,10 @@ def _search(
         with ends_in_time() as journal.stop:
             evolution = search(config, evaluator, on_generation, toolbox, logbook)
     except Interrupted as end:
-        end.message = f"interrupted, best {progress.best}; {_to_go_on(folder)}"
+        end.message = f"interrupted, best {progress.best}; {to_go_on(folder)}"
         raise
     except WorkerLostError as lost:
-        raise WorkerLostError(f"{lost}; {_to_go_on(folder)}") from lost
+        raise WorkerLostError(f"{lost}; {to_go_on(folder)}") from lost
     finally:  # after Ctrl-C too: what was computed is kept
         seconds = progress.seconds
         for watch in watchers:
@@ -442,7 +417,7 @@ def _search(
             f"no sub-model had a finite {evaluator.task.name}: try another dtype or other data"
         )
     write_front(folder / "pareto.csv", evaluator)
-    found = {**known["search"], **_figures(evaluator, evolution, known), "seconds": seconds}
+    found = {**known["search"], **search_figures(evaluator, evolution, known), "seconds": seconds}
     return found, winner(evolution.halloffame, evaluator.task.name)
 
 
@@ -466,23 +441,6 @@ def _watchers(
     return [*watchers, LivePage(folder, evaluator, progress, logbook, config.model, known)]
 
 
-def _figures(evaluator: Evaluator, evolution: Evolution, known: dict[str, Any]) -> dict[str, Any]:
-    """What a search cost, and why it ended."""
-    from sos_deap.report import front_hypervolume
-
-    figures: dict[str, Any] = {
-        "generations": len(evolution.logbook) - 1,
-        **evaluator.accounting.asdict(),
-        "stopped_by": evolution.stopped_by,
-    }
-    if evaluator.validation is not None:
-        figures["validated"] = len(evolution.halloffame)
-    if evaluator.objectives > 1:
-        dense = known["dense"]["calibration"][evaluator.task.name]
-        figures["hypervolume"] = front_hypervolume(evaluator.task, evolution.halloffame, dense)
-    return figures
-
-
 def _limits(config: RunConfig) -> Limits:
     from sos_deap.search.limits import Limits
 
@@ -501,6 +459,15 @@ def _all_limits(config: RunConfig) -> Limits:
 
     row = _algorithm(config)
     return all_limits(row, _limits(config), config.population_size, config.generations)
+
+
+def _folder(config: RunConfig) -> Path:
+    """The run folder: an empty one, or that of a run that was stopped."""
+    if config.resume is not None:
+        return stopped(Path(config.resume))
+    if config.output_dir is not None:
+        return free_run_folder(Path(config.output_dir))
+    return new_run_folder(config.model, config.algorithm, config.seed)
 
 
 def toolbox_of(config: RunConfig, evaluator: Evaluator) -> Any:
@@ -529,44 +496,6 @@ def toolbox_of(config: RunConfig, evaluator: Evaluator) -> Any:
     if row.strategy is not None:  # what it refuses, it refuses now
         strategy_of(row, toolbox, toolbox.population(n=2), limits)
     return toolbox
-
-
-def _original(config: RunConfig, evaluator: Evaluator) -> PreTrainedModel:
-    """The model with its weights as stored: loaded once more if the search rounded them."""
-    from sos_deap.models.pretrained import load_as
-
-    stored = str(evaluator.stored_dtype).removeprefix("torch.")
-    if str(evaluator.model.dtype) in ("torch.float32", f"torch.{stored}"):
-        return evaluator.model
-    model = load_as(config.model, type(evaluator.model), stored)
-    model.config.pad_token_id = evaluator.model.config.pad_token_id  # where it had none of its own
-    return model
-
-
-def _folder(config: RunConfig) -> Path:
-    """The run folder: an empty one, or that of a run that was stopped."""
-    from sos_deap.files import free_run_folder
-
-    if config.resume is not None:
-        return _stopped(Path(config.resume))
-    if config.output_dir is not None:
-        return free_run_folder(Path(config.output_dir))
-    model, algorithm = (
-        re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-.")
-        for name in (config.model, config.algorithm)
-    )
-    now = time.strftime("%Y%m%d-%H%M%S")
-    return free_run_folder(Path("runs", f"{now}-{model}-{algorithm}-{config.seed}"))
-
-
-def _stopped(folder: Path) -> Path:
-    """The folder of a run that can go on."""
-    if all((folder / name).exists() for name in _END):
-        raise InputError(
-            f"the run in {folder} is complete: for another that takes what it computed, give "
-            f"--store {folder / 'store.sqlite'}"
-        )
-    return folder
 
 
 def main(arguments: list[str] | None = None) -> int:

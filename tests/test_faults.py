@@ -178,7 +178,7 @@ def never_written(place: Path) -> Path:
 def test_a_disk_that_is_full_for_any_file(
     small: list[str], whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    beside, full = files._beside, never_written(tmp_path)
+    beside, full = files.beside, never_written(tmp_path)
     for name in (
         "evaluations.csv",
         "logbook.csv",
@@ -191,14 +191,14 @@ def test_a_disk_that_is_full_for_any_file(
         folder = tmp_path / name
         monkeypatch.setattr(
             files,
-            "_beside",
+            "beside",
             lambda path, name=name: full if path.name == name else beside(path),
         )
         capsys.readouterr()
         status = main([*small, f"--output_dir={folder}"])
         failed(status, capsys, "No space left on device", folder)
         assert not (folder / name).exists()
-        monkeypatch.setattr(files, "_beside", beside)
+        monkeypatch.setattr(files, "beside", beside)
         assert main([f"--resume={folder}"]) == 0
         assert known(read(folder)) == known(read(whole))
         assert (folder / "report.html").exists() and not list(folder.glob("*.part"))
@@ -210,7 +210,7 @@ def test_a_disk_that_is_full_at_once(
 ) -> None:
     folder, full = tmp_path / "run", never_written(tmp_path)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(files, "_beside", lambda path: full)
+        patch.setattr(files, "beside", lambda path: full)
         assert main([*small, f"--output_dir={folder}"]) == 2
     assert "cannot write to output folder" in capsys.readouterr().err
     assert main([*small, f"--output_dir={folder}"]) == 0  # nothing was begun
