@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -122,6 +122,16 @@ def front_line(hypervolume: dict[str, Any]) -> str:
     """What :func:`front_hypervolume` found, for people."""
     at = " and ".join(f"{name} {worst:.4g}" for name, worst in hypervolume["reference"].items())
     return f"hypervolume of the Pareto front {hypervolume['value']:.5g}, from {at}"
+
+
+def search_lines(search: Mapping[str, Any]) -> str:
+    """How a search ended, of the ``search`` part of ``result.json``."""
+    lines = [f"ended after {search['generations']} generations, stopped by {search['stopped_by']}"]
+    if "validated" in search:
+        lines.append(f"the winner is the best of {search['validated']} on the validation examples")
+    if "hypervolume" in search:
+        lines.append(front_line(search["hypervolume"]))
+    return "\n".join(lines)
 
 
 def chromosomes(

@@ -10,7 +10,7 @@ import random
 import shlex
 import sys
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +32,8 @@ from sos_deap.tasks.settings import TaskSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from transformers import PreTrainedModel
 
     from sos_deap.evaluator import Evaluator
     from sos_deap.journal import Journal
@@ -69,7 +71,7 @@ def run(config: RunConfig, settings: TaskSettings) -> Path:
     }
     config = replace(config, resume=None)  # from here on both are the same
     with _engine(evaluator, config):
-        _in_folder(config, settings, evaluator, toolbox, folder, dense, console, resumed)
+        _Run(config, settings, evaluator, toolbox, folder, dense, console).do(resumed)
     return folder
 
 
@@ -85,130 +87,191 @@ def _engine(evaluator: Evaluator, config: RunConfig) -> Iterator[None]:
     evaluator.close_engine()
 
 
-def _in_folder(
-    config: RunConfig,
-    settings: TaskSettings,
-    evaluator: Evaluator,
-    toolbox: Any,
-    folder: Path,
-    dense: dict[str, Any],
-    console: Console,
-    resumed: bool,
-) -> None:
-    """All that a run does in its folder, which is its own meanwhile."""
-    heads, written = evaluator.head_map, _written(config, settings)
-    make_folder(folder)
-    # Held to the end: whoever cannot have it must not touch what is in the folder.
-    journal = evaluator.open_journal(
-        folder / JOURNAL, lambda: stopped(folder) if resumed else claim(folder, written)
-    )
-    layers = f"in {len(heads.layers)} layers"
-    groups = f"; {len(heads)} groups are the genes" if config.unit == "group" else ""
-    try:
-        if resumed:
-            begin_again(folder, written)
-        console.say(f"{config.model}: {dense['heads']} attention heads {layers}{groups}")
-        console.say(f"run folder: {folder}")
-        console.event("run", folder=str(folder), dense=dense)
-        _search_and_save(config, settings, evaluator, toolbox, folder, dense, console, journal)
-    except OSError as error:  # such as a full disk
-        raise OSError(f"{first_line(error)}; {to_go_on(folder)}") from error
-    finally:
-        evaluator.close_journal()
+@dataclass
+class _Run:
+    """All that a run does in its folder, which is its own meanwhile.
 
+    :param dense: quality and size of the whole model.
+    """
 
-def _written(config: RunConfig, settings: TaskSettings) -> dict[str, Any]:
-    """The content of ``config.json``; JSON has no infinity, and the flags read the word."""
-    return {
-        name: str(value) if isinstance(value, float) and not math.isfinite(value) else value
-        for name, value in (asdict(config) | asdict(settings)).items()
-    }
+    config: RunConfig
+    settings: TaskSettings
+    evaluator: Evaluator
+    toolbox: Any
+    folder: Path
+    dense: dict[str, Any]
+    console: Console
 
+    def do(self, resumed: bool) -> None:
+        """Search, prune, save and report."""
+        folder, written = self.folder, self._written()
+        make_folder(folder)
+        # Held to the end: whoever cannot have it must not touch what is in the folder.
+        journal = self.evaluator.open_journal(
+            folder / JOURNAL, lambda: stopped(folder) if resumed else claim(folder, written)
+        )
+        try:
+            if resumed:
+                begin_again(folder, written)
+            self._say_what_begins()
+            known = self._known()
+            searched, chromosome = self._search(known, journal)
+            self._end(known, searched, chromosome)
+        except OSError as error:  # such as a full disk
+            raise OSError(f"{first_line(error)}; {to_go_on(folder)}") from error
+        finally:
+            self.evaluator.close_journal()
 
-def _search_and_save(
-    config: RunConfig,
-    settings: TaskSettings,
-    evaluator: Evaluator,
-    toolbox: Any,
-    folder: Path,
-    dense: dict[str, Any],
-    console: Console,
-    journal: Journal,
-) -> None:
-    """Search, prune and report, into the folder."""
-    from sos_deap.live import add_heads
-    from sos_deap.outcome import original, save_best, write_samples
-    from sos_deap.report import front_line, inline, measured_table, table
+    def _written(self) -> dict[str, Any]:
+        """The content of ``config.json``; JSON has no infinity, and the flags read the word."""
+        return {
+            name: str(value) if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in (asdict(self.config) | asdict(self.settings)).items()
+        }
 
-    known = _known(config, settings, evaluator, dense)
-    searched, chromosome = _search(config, evaluator, toolbox, folder, known, console, journal)
-    from sos_deap.page import write_page  # not before: matplotlib takes its time
+    def _say_what_begins(self) -> None:
+        heads, say = self.evaluator.head_map, self.console.say
+        layers = f"in {len(heads.layers)} layers"
+        groups = f"; {len(heads)} groups are the genes" if self.config.unit == "group" else ""
+        say(f"{self.config.model}: {self.dense['heads']} attention heads {layers}{groups}")
+        say(f"run folder: {self.folder}")
+        self.console.event("run", folder=str(self.folder), dense=self.dense)
 
-    console.say(
-        f"ended after {searched['generations']} generations, stopped by {searched['stopped_by']}"
-    )
-    if "validated" in searched:
-        console.say(f"the winner is the best of {searched['validated']} on the validation examples")
-    if "hypervolume" in searched:
-        console.say(front_line(searched["hypervolume"]))
-    facts = {
-        "command": f"`{known['command']}`",
-        "seed": config.seed,
-        **{f"{part} data": inline(described) for part, described in known["data"].items()},
-    }
-    best, pruned = save_best(
-        folder,
-        evaluator,
-        original(config.model, evaluator),
-        list(chromosome),
-        layout=config.layout,
-        name=config.model,
-        dense=dense,
-        facts=facts,
-    )
-    result = {**known, "best": best, "search": searched}
-    write_json(folder / "result.json", result)
-    console.say(f"\n{table(result)}\n")
-    if not best["sparsity"]:
-        console.say("nothing was removed: no smaller sub-model had a better fitness\n")
-    models = {"dense": evaluator.model, "pruned": pruned}
-    measured = _measure(models, evaluator.task.seqlen)
-    write_json(folder / "measured.json", measured)
-    console.say(f"{measured_table(measured)}\n")
-    write_samples(folder / "samples.json", evaluator, models)
-    console.event("result", **result, measured=measured)
-    console.say(f"report:       {write_page(folder)}")
-    if config.tensorboard:
-        add_heads(folder, searched["generations"])
-    console.say(f"result:       {folder / 'result.json'}")
-    console.say(f"pruned model: {folder / 'pruned'}  (its README.md tells how to load it)")
+    def _known(self) -> dict[str, Any]:
+        """A ``result.json`` before the search, its parts in their order."""
+        from sos_deap.outcome import versions
 
+        config, evaluator = self.config, self.evaluator
+        tasks: dict[str, Any] = {"calibration": evaluator.task, "held-out": evaluator.heldout}
+        if evaluator.validation is not None:
+            tasks["validation"] = evaluator.validation.task
+        given = flags(replace(config, output_dir=None), self.settings)
+        return {
+            "dense": self.dense,
+            "best": {},
+            "search": {
+                "algorithm": config.algorithm,
+                "objective": objective_of(config),
+                "density": config.density,
+                "genes_per_layer": list(evaluator.head_map.genes_per_layer),
+                "seed": config.seed,
+            },
+            "data": {part: task.describe() for part, task in tasks.items()},
+            "dtype": str(evaluator.model.dtype).removeprefix("torch."),
+            "command": shlex.join(["python", "-m", "sos_deap.run", *given]),
+            "versions": versions(),
+        }
 
-def _known(
-    config: RunConfig, settings: TaskSettings, evaluator: Evaluator, dense: dict[str, Any]
-) -> dict[str, Any]:
-    """A ``result.json`` before the search, its parts in their order."""
-    from sos_deap.outcome import versions
+    def _search(self, known: dict[str, Any], journal: Journal) -> tuple[dict[str, Any], Any]:
+        """Search; leave logbook and evaluations in the folder; return figures and winner."""
+        from deap.tools import Logbook
 
-    tasks: dict[str, Any] = {"calibration": evaluator.task, "held-out": evaluator.heldout}
-    if evaluator.validation is not None:
-        tasks["validation"] = evaluator.validation.task
-    given = flags(replace(config, output_dir=None), settings)
-    return {
-        "dense": dense,
-        "best": {},
-        "search": {
-            "algorithm": config.algorithm,
-            "objective": objective_of(config),
-            "density": config.density,
-            "genes_per_layer": list(evaluator.head_map.genes_per_layer),
+        from sos_deap.outcome import search_figures
+        from sos_deap.progress import Progress
+        from sos_deap.report import winner, write_evaluations, write_front, write_logbook
+
+        config, evaluator, folder = self.config, self.evaluator, self.folder
+        evaluator.open_store(config.store or folder / "store.sqlite")
+        progress, logbook = Progress(evaluator, _all_limits(config), self.console), Logbook()
+        watchers = self._watchers(known, progress, logbook)
+
+        def on_generation(generation: int, halloffame: Any) -> None:
+            for watch in watchers:
+                watch(generation, halloffame)
+
+        try:
+            with ends_in_time() as journal.stop:
+                evolution = search(config, evaluator, on_generation, self.toolbox, logbook)
+        except Interrupted as end:
+            end.message = f"interrupted, best {progress.best}; {to_go_on(folder)}"
+            raise
+        except WorkerLostError as lost:
+            raise WorkerLostError(f"{lost}; {to_go_on(folder)}") from lost
+        finally:  # after Ctrl-C too: what was computed is kept
+            seconds = progress.seconds
+            for watch in watchers:
+                watch.close()
+            evaluator.close_store()
+            write_evaluations(folder / "evaluations.csv", evaluator)
+        write_logbook(folder / "logbook.csv", logbook, progress.rows)
+        if not evolution.halloffame:
+            raise InputError(
+                f"no sub-model had a finite {evaluator.task.name}: try another dtype or other data"
+            )
+        write_front(folder / "pareto.csv", evaluator)
+        figures = search_figures(evaluator, evolution, known)
+        found = {**known["search"], **figures, "seconds": seconds}
+        return found, winner(evolution.halloffame, evaluator.task.name)
+
+    def _watchers(self, known: dict[str, Any], progress: Progress, logbook: Any) -> list[Any]:
+        """All that is told of each generation, in order: the page shows what the others know."""
+        from sos_deap.live import LivePage, TensorBoard
+        from sos_deap.progress import Trace
+
+        config, evaluator, folder = self.config, self.evaluator, self.folder
+        watchers: list[Any] = [progress]
+        if config.profile:
+            watchers.append(Trace(folder / "trace.json"))
+        if config.tensorboard:
+            watchers.append(TensorBoard(folder, evaluator.task.name, progress, logbook))
+        return [*watchers, LivePage(folder, evaluator, progress, logbook, config.model, known)]
+
+    def _end(self, known: dict[str, Any], searched: dict[str, Any], chromosome: Any) -> None:
+        """Prune, measure and report."""
+        from sos_deap.outcome import write_samples
+        from sos_deap.report import measured_table, search_lines, table
+
+        say, folder, evaluator = self.console.say, self.folder, self.evaluator
+        say(search_lines(searched))
+        best, pruned = self._save(known, list(chromosome))
+        result = {**known, "best": best, "search": searched}
+        write_json(folder / "result.json", result)
+        say(f"\n{table(result)}\n")
+        if not best["sparsity"]:
+            say("nothing was removed: no smaller sub-model had a better fitness\n")
+        models = {"dense": evaluator.model, "pruned": pruned}
+        measured = _measure(models, evaluator.task.seqlen)
+        write_json(folder / "measured.json", measured)
+        say(f"{measured_table(measured)}\n")
+        write_samples(folder / "samples.json", evaluator, models)
+        self.console.event("result", **result, measured=measured)
+        self._draw(searched["generations"])
+
+    def _save(
+        self, known: dict[str, Any], chromosome: list[int]
+    ) -> tuple[dict[str, Any], PreTrainedModel]:
+        """Prune and save; returns the ``best`` part of ``result.json``, and the pruned model."""
+        from sos_deap.outcome import original, save_best
+        from sos_deap.report import inline
+
+        config = self.config
+        facts = {
+            "command": f"`{known['command']}`",
             "seed": config.seed,
-        },
-        "data": {part: task.describe() for part, task in tasks.items()},
-        "dtype": str(evaluator.model.dtype).removeprefix("torch."),
-        "command": shlex.join(["python", "-m", "sos_deap.run", *given]),
-        "versions": versions(),
-    }
+            **{f"{part} data": inline(described) for part, described in known["data"].items()},
+        }
+        return save_best(
+            self.folder,
+            self.evaluator,
+            original(config.model, self.evaluator),
+            chromosome,
+            layout=config.layout,
+            name=config.model,
+            dense=self.dense,
+            facts=facts,
+        )
+
+    def _draw(self, generations: int) -> None:
+        """Make the page, and say where everything is."""
+        from sos_deap.live import add_heads
+        from sos_deap.page import write_page  # not before: matplotlib takes its time
+
+        say, folder = self.console.say, self.folder
+        say(f"report:       {write_page(folder)}")
+        if self.config.tensorboard:
+            add_heads(folder, generations)
+        say(f"result:       {folder / 'result.json'}")
+        say(f"pruned model: {folder / 'pruned'}  (its README.md tells how to load it)")
 
 
 def evaluator_of(config: RunConfig, settings: TaskSettings) -> Evaluator:
@@ -368,77 +431,6 @@ def search(
         logbook=logbook,
         on_generation=on_generation,
     )
-
-
-def _search(
-    config: RunConfig,
-    evaluator: Evaluator,
-    toolbox: Any,
-    folder: Path,
-    known: dict[str, Any],
-    console: Console,
-    journal: Journal,
-) -> tuple[dict[str, Any], Any]:
-    """Search; leave the logbook and the evaluations in the folder; return figures and winner.
-
-    ``known`` is what :func:`_known` gives.
-    """
-    from deap.tools import Logbook
-
-    from sos_deap.outcome import search_figures
-    from sos_deap.progress import Progress
-    from sos_deap.report import winner, write_evaluations, write_front, write_logbook
-
-    evaluator.open_store(config.store or folder / "store.sqlite")
-    progress, logbook = Progress(evaluator, _all_limits(config), console), Logbook()
-    watchers = _watchers(config, evaluator, folder, known, progress, logbook)
-
-    def on_generation(generation: int, halloffame: Any) -> None:
-        for watch in watchers:
-            watch(generation, halloffame)
-
-    try:
-        with ends_in_time() as journal.stop:
-            evolution = search(config, evaluator, on_generation, toolbox, logbook)
-    except Interrupted as end:
-        end.message = f"interrupted, best {progress.best}; {to_go_on(folder)}"
-        raise
-    except WorkerLostError as lost:
-        raise WorkerLostError(f"{lost}; {to_go_on(folder)}") from lost
-    finally:  # after Ctrl-C too: what was computed is kept
-        seconds = progress.seconds
-        for watch in watchers:
-            watch.close()
-        evaluator.close_store()
-        write_evaluations(folder / "evaluations.csv", evaluator)
-    write_logbook(folder / "logbook.csv", logbook, progress.rows)
-    if not evolution.halloffame:
-        raise InputError(
-            f"no sub-model had a finite {evaluator.task.name}: try another dtype or other data"
-        )
-    write_front(folder / "pareto.csv", evaluator)
-    found = {**known["search"], **search_figures(evaluator, evolution, known), "seconds": seconds}
-    return found, winner(evolution.halloffame, evaluator.task.name)
-
-
-def _watchers(
-    config: RunConfig,
-    evaluator: Evaluator,
-    folder: Path,
-    known: dict[str, Any],
-    progress: Progress,
-    logbook: Any,
-) -> list[Any]:
-    """All that is told of each generation, in order: the page shows what the others know."""
-    from sos_deap.live import LivePage, TensorBoard
-    from sos_deap.progress import Trace
-
-    watchers: list[Any] = [progress]
-    if config.profile:
-        watchers.append(Trace(folder / "trace.json"))
-    if config.tensorboard:
-        watchers.append(TensorBoard(folder, evaluator.task.name, progress, logbook))
-    return [*watchers, LivePage(folder, evaluator, progress, logbook, config.model, known)]
 
 
 def _limits(config: RunConfig) -> Limits:
