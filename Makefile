@@ -7,7 +7,7 @@ export HF_HUB_OFFLINE ?= 1
 .PHONY: run test lint docs check clean
 
 run: .venv/installed
-	$(BIN)/python -m sos_deap.run $(FLAGS)
+	$(BIN)/python -m sos_deap.run best $(FLAGS)
 
 test: .venv/installed
 	$(BIN)/python -m pytest --numprocesses=auto --dist=worksteal --cov --cov-report=term:skip-covered
