@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sos_deap.command import Interrupted, answered, ends_in_time, quiet
-from sos_deap.config import RunConfig, flags, parse
+from sos_deap.config import PRESETS, RunConfig, flags, parse
 from sos_deap.engines import check_engine, default_workers
 from sos_deap.errors import InputError, WorkerLostError, first_line, unknown
 from sos_deap.files import make_folder, write_json
@@ -309,6 +309,11 @@ def check(config: RunConfig) -> None:
     from sos_deap.toolbox import MAX_SPARSITY, check_operators
 
     _limits(config)
+    if config.algorithm in PRESETS:
+        raise InputError(
+            f"algorithm is {config.algorithm}, which names several settings: give it first, "
+            f"python -m sos_deap.run {config.algorithm}"
+        )
     check_engine(config.engine, config.workers, config.hostfile)
     if config.tensorboard:
         from sos_deap.live import check_tensorboard

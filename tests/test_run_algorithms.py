@@ -216,6 +216,7 @@ def test_mutation_bias_as_a_parameter(small: list[str], tmp_path: Path) -> None:
             ["--algorithm=swap", "--prior=wanda"],
             "by --prior: leave it out, or use sweep,prior=wanda",
         ),
+        (["--algorithm=best"], "give it first, python -m sos_deap.run best"),
         (["--prior=wnda"], "unknown importance 'wnda': did you mean 'wanda'"),
         (["--algorithm=pbil", "--objective=pareto"], "the algorithm pbil is for one fitness value"),
         (["--algorithm=nsga2", "--objective=paper"], "nsga2 is for several fitness values"),
