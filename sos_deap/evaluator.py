@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from functools import partial
@@ -25,13 +24,14 @@ from sos_deap.engines.spread import Spread, random_state_kept
 from sos_deap.engines.worker import evaluator_of, lend
 from sos_deap.errors import InputError, unknown
 from sos_deap.journal import Journal
+from sos_deap.known import Known
 from sos_deap.models.density import Sparsity, sparsity_of
 from sos_deap.models.heads import HeadMap, head_map
 from sos_deap.models.identity import fingerprint
-from sos_deap.models.importance import IMPORTANCES, checked_importance, checked_numbers
 from sos_deap.models.pretrained import load_pretrained
 from sos_deap.passes import Passes
-from sos_deap.scores import Scores, Span
+from sos_deap.priors import Priors
+from sos_deap.scores import Span
 from sos_deap.search.chromosome import WORST_FITNESS, within
 from sos_deap.store import Store
 from sos_deap.tasks.custom import CallableTask
@@ -42,12 +42,6 @@ from sos_deap.tasks.task import Task
 
 #: On how many examples an individual is scored: on all, or on more and more while it is good.
 FIDELITIES = ("full", "racing")
-
-#: The importance that is made of evaluations: the metric without each gene.
-ABLATION = "ablation"
-
-#: What tells genes apart before a search, by name.
-PRIORS = (*IMPORTANCES, ABLATION)
 
 #: Parameters of the evaluator that a command line sets.
 OPTIONS = ("batch_tokens", "unit", "density", "batching", "reuse_memory", "fidelity")
@@ -85,13 +79,10 @@ class Evaluator:
     # Without an instance dictionary DEAP's Toolbox.register cannot copy the model into a partial.
     __slots__ = (
         "__weakref__",
-        "_cache",
-        "_importances",
+        "_known",
+        "_priors",
         "_recipe",
-        "_scores",
-        "_spans",
         "_spread",
-        "_store",
         "accounting",
         "density",
         "fidelity",
@@ -142,11 +133,8 @@ class Evaluator:
             )
         #: How it goes through the model.
         self.passes = Passes(model, self.head_map, self.task, batch_tokens, batching, reuse_memory)
-        self._scores = Scores(self.passes, self.task, self.accounting)
-        self._cache: dict[bytes, float] = {}  # metrics on all examples
-        self._spans: dict[tuple[bytes, Span], float] = {}  # and on some of them
-        self._importances: dict[str, list[float]] = {}
-        self._store: Store | None = None
+        self._known = Known(self.passes, self.task, self.accounting, fidelity == "racing")
+        self._priors = Priors(len(self.head_map), self.passes, self.task, self.accounting)
         self._recipe: dict[str, Any] | None = None
         self._spread: Spread | None = None
 
@@ -263,8 +251,9 @@ class Evaluator:
         for i, share in enumerate(shares):
             if max_sparsity is None or within(share, max_sparsity):
                 by_span.setdefault(self._span(individuals[i]), []).append(i)
+        race = self._better_half if self.fidelity == "racing" else None
         for span, numbers in by_span.items():
-            metrics = self._metrics([keys[i] for i in numbers], span, self.fidelity == "racing")
+            metrics = self._known.metrics([keys[i] for i in numbers], span, race)
             for i, metric in zip(numbers, metrics, strict=True):
                 fitnesses[i] = self._fitness(metric, shares[i])
         infeasible = len(keys) - sum(map(len, by_span.values()))
@@ -293,9 +282,8 @@ class Evaluator:
 
     def metrics(self, individuals: Iterable[Sequence[int]]) -> list[float]:
         """The task's metric of several individuals, in order; may be NaN or infinite."""
-        keys = [self._key(individual) for individual in individuals]
-        self._metrics(keys)
-        return [self._cache[key] for key in keys]
+        found = self._known.metrics([self._key(individual) for individual in individuals])
+        return [metric for metric in found if metric is not None]  # as nothing races
 
     def open_store(self, path: str | Path) -> None:
         """Keep every evaluation in a file, and take from it what other runs have computed.
@@ -306,7 +294,7 @@ class Evaluator:
         :raises InputError: for a file that cannot be written, or is of another kind.
         """
         self.close_store()
-        self._store = Store(Path(path), self.scope)
+        self._known.store = Store(Path(path), self.scope)
 
     def open_journal(self, path: str | Path, claim: Callable[[], Any] = lambda: None) -> Journal:
         """Write all that is computed into a file, and take from it what is there.
@@ -320,20 +308,22 @@ class Evaluator:
         :raises InputError: for a file that cannot be written, or is another run's.
         """
         self.close_journal()
-        self._scores.journal = Journal(Path(path), self.scope, self.task.metrics, claim)
-        return self._scores.journal
+        journal = Journal(Path(path), self.scope, self.task.metrics, claim)
+        self._known.scores.journal = journal
+        return journal
 
     def close_journal(self) -> None:
         """Let go of the file, if there is one."""
-        if self._scores.journal is not None:
-            self._scores.journal.close()
-            self._scores.journal = None
+        scores = self._known.scores
+        if scores.journal is not None:
+            scores.journal.close()
+            scores.journal = None
 
     def close_store(self) -> None:
         """Let go of the file, if there is one."""
-        if self._store is not None:
-            self._store.close()
-            self._store = None
+        if self._known.store is not None:
+            self._known.store.close()
+            self._known.store = None
 
     def open_engine(self, engine: str | Executor = "process", workers: int | None = None) -> None:
         """Let workers compute, each with a model of its own, which it makes once.
@@ -362,13 +352,13 @@ class Evaluator:
             made = ENGINES[engine](count) if isinstance(engine, str) else Borrowed(engine, count)
         lend(recipe, self)  # to what runs in this process
         self._spread = Spread(made, recipe, self.passes)
-        self._scores.run = self._spread.run
+        self._known.scores.run = self._spread.run
 
     def close_engine(self, at_once: bool = False) -> None:
         """Let the workers go, if there are any, after what they are at or at once."""
         if self._spread is not None:
             self._spread.close(at_once)
-            self._spread, self._scores.run = None, self.passes.run
+            self._spread, self._known.scores.run = None, self.passes.run
 
     @property
     def recipe(self) -> str:
@@ -403,25 +393,6 @@ class Evaluator:
         }
         return json.dumps(scope, sort_keys=True)
 
-    def _metrics(
-        self, keys: list[bytes], span: Span | None = None, racing: bool = False
-    ) -> list[float | None]:
-        """Metrics by chromosome; ``None`` for one that was dropped in a race."""
-        started, forward_before = time.perf_counter(), self.accounting.seconds_forward
-        new = [key for key in dict.fromkeys(keys) if self._found(key, span) is None]
-        pending = new if span else [key for key in new if not self._stored(key)]
-        self._compute(pending, span, racing)
-        self.accounting.evaluations += len(keys)
-        self.accounting.forward_evaluations += len(pending)
-        self.accounting.store_hits += len(new) - len(pending)
-        self.accounting.cache_hits += len(keys) - len(new)
-        in_forward = self.accounting.seconds_forward - forward_before
-        self.accounting.seconds_outside += time.perf_counter() - started - in_forward
-        return [self._found(key, span) for key in keys]
-
-    def _found(self, key: bytes, span: Span | None) -> float | None:
-        return self._spans.get((key, span)) if span else self._cache.get(key)
-
     def _span(self, individual: Sequence[int]) -> Span | None:
         """The examples that an individual is to be scored on; ``None`` for all."""
         span: Span | None = getattr(individual, "examples", None)
@@ -440,23 +411,14 @@ class Evaluator:
 
         It counts as the tokens of as many evaluations as :meth:`importance_cost` says.
 
-        :param name: one of :data:`PRIORS`: ``"ablation"``, the metric that is lost without the gene
-            alone (Michel, Levy and Neubig, 2019), or a key of
+        :param name: one of :data:`sos_deap.priors.PRIORS`: ``"ablation"``, the metric that is lost
+            without the gene alone (Michel, Levy and Neubig, 2019), or a key of
             :data:`sos_deap.models.importance.IMPORTANCES`.
         :returns: a number for each gene; the greater, the more is lost without it.
         :raises InputError: for an unknown name, and a task that does not serve: ``"taylor"`` needs
             one with a loss, such as perplexity.
         """
-        cost = self.importance_cost(name)
-        if name not in self._importances:
-            if name == ABLATION:
-                self._importances[name] = self._ablation()
-            else:
-                passes, accounting = self.passes, self.accounting
-                self._importances[name] = passes.importance(name)
-                accounting.tokens += round(cost * self.task.tokens)
-                accounting.seconds_forward, accounting.flops = passes.seconds, passes.flops
-        return list(self._importances[name])
+        return self._priors.get(name, self.metrics)
 
     def importance_cost(self, name: str) -> float:
         """What an importance costs, in evaluations on all calibration examples.
@@ -466,18 +428,7 @@ class Evaluator:
 
         :raises InputError: as :meth:`importance` does.
         """
-        if name not in PRIORS:
-            raise unknown("importance", name, PRIORS)
-        if name == ABLATION:
-            return len(self.head_map) + 1
-        return checked_importance(name, self.task).passes
-
-    def _ablation(self) -> list[float]:
-        whole = [1] * len(self.head_map)
-        without = [[*whole[:gene], 0, *whole[gene + 1 :]] for gene in range(len(whole))]
-        dense, *metrics = self.metrics([whole, *without])
-        sign = -1 if self.task.greater_is_better else 1
-        return checked_numbers(ABLATION, [sign * (metric - dense) for metric in metrics])
+        return self._priors.cost(name)
 
     def metric_of(self, model: PreTrainedModel, task: Task) -> float:
         """A task's metric of a whole model, dense or pruned, without masks; not accounted."""
@@ -489,11 +440,15 @@ class Evaluator:
 
     def known(self, individual: Sequence[int]) -> float | None:
         """The metric of an individual that was computed before, else ``None``; not accounted."""
-        return self._cache.get(self._key(individual))
+        return self._known.get(self._key(individual))
 
     def evaluated(self) -> Iterator[tuple[list[int], float]]:
         """Every chromosome computed so far, in order, with its metric."""
-        return ((list(key), metric) for key, metric in self._cache.items())
+        return ((list(key), metric) for key, metric in self._known)
+
+    def forget(self) -> None:
+        """Leave nothing of sub-models in memory; store and journal keep what they have."""
+        self._known.forget()
 
     def _key(self, individual: Sequence[int]) -> bytes:
         return bytes(map(int, self.head_map.checked(individual)))
@@ -505,37 +460,6 @@ class Evaluator:
         fitness = self.objective(score, removed)
         return fitness if all(map(math.isfinite, fitness)) else self._worst
 
-    def _stored(self, key: bytes) -> bool:
-        """Take a metric into the cache from the store, if it is there and not this run's own."""
-        metric = None if self._store is None or self._own(key) else self._store.get(key)
-        if metric is None:
-            return False
-        self._remember(key, metric)
-        self.accounting.store_tokens += self.task.tokens
-        return True
-
-    def _own(self, key: bytes) -> bool:
-        """Whether this run has computed it, before it was stopped."""
-        journal, every = self._scores.journal, len(self.task)
-        if journal is None:
-            return False
-        racing = self.fidelity == "racing"  # of which the last round ends with the last example
-        return (key, 0, every) in journal or (racing and journal.reached(key, every))
-
-    def _compute(self, pending: list[bytes], span: Span | None, racing: bool) -> None:
-        """Fill the cache, and the store; in a race, with those that are not dropped."""
-        race = self._better_half if racing else None
-        for metrics in self._scores.compute(pending, span, race):
-            if span is not None:
-                self._spans |= {(key, span): metric for key, metric in metrics.items()}
-                continue
-            for key, metric in metrics.items():
-                self._remember(key, metric)
-            if self._store is not None:
-                started = time.perf_counter()
-                self._store.put(metrics)
-                self.accounting.seconds_store += time.perf_counter() - started
-
     def _better_half(self, keys: list[bytes], metrics: list[float]) -> list[bytes]:
         """Those with the better fitness on what all of them were scored on so far, in order."""
         fitness = {
@@ -545,10 +469,6 @@ class Evaluator:
         kept = set(sorted(keys, key=fitness.__getitem__, reverse=True)[: -(-len(keys) // 2)])
         self.accounting.dropped += len(keys) - len(kept)
         return [key for key in keys if key in kept]
-
-    def _remember(self, key: bytes, metric: float) -> None:
-        self.accounting.non_finite += not math.isfinite(metric)
-        self._cache[key] = metric
 
 
 def _remade(recipe: str, objective: Objective) -> Evaluator:

@@ -18,9 +18,9 @@ from sos_deap import commands
 from sos_deap.__main__ import main
 from sos_deap.config import RunConfig, parse
 from sos_deap.errors import InputError
-from sos_deap.evaluator import PRIORS
 from sos_deap.models.heads import UNITS
 from sos_deap.models.prune import LAYOUTS
+from sos_deap.priors import PRIORS
 from sos_deap.run import check, objective_of
 from sos_deap.search.algorithms import ALGORITHMS
 from sos_deap.search.choice import CROSSOVERS, MUTATIONS, SELECTIONS

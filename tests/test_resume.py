@@ -117,11 +117,11 @@ def test_an_evaluator_computes_nothing_twice(evaluator: Evaluator, tmp_path: Pat
     expected = evaluator.metrics(genes)
     computed_before = evaluator.accounting.layers_computed
     for _ in range(2):
-        evaluator._cache.clear()
+        evaluator.forget()
         evaluator.open_journal(tmp_path / "j")
         assert evaluator.metrics(genes) == expected
         evaluator.close_journal()
-    evaluator._cache.clear()
+    evaluator.forget()
     evaluator.open_journal(tmp_path / "j")
     before = evaluator.accounting.layers_computed
     assert evaluator.metrics(genes) == expected
