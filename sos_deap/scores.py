@@ -37,7 +37,7 @@ class Scores:
         self,
         pending: list[bytes],
         span: Span | None,
-        better_half: Callable[..., list[bytes]] | None,
+        better_half: BetterHalf | None,
     ) -> Iterator[dict[bytes, float]]:
         """Score chromosomes; gives the metrics of some of them as soon as they are there.
 
