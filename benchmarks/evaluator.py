@@ -225,10 +225,7 @@ def whole_runs(seeds: int, every: int) -> dict[str, Any]:
             "4d bfloat16": default,
         }
         if seed == 0:
-            ways |= {
-                "4c states kept": partial(ours, model, task, generations),
-                "4e racing": partial(ours, low, task, generations, fidelity="racing"),
-            }
+            ways["4c states kept"] = partial(ours, model, task, generations)
         scales = dict.fromkeys("123", asked / asked_part)
         scales |= dict.fromkeys(("4a", "4b"), new_asked / new_asked_part)
         scaled = {name: s[0] * scales.get(name.split()[0], 1) for name, s in timed(ways, 1).items()}

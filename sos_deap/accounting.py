@@ -12,13 +12,14 @@ class Accounting:
 
     ``evaluations`` asked for = ``forward_evaluations`` (computed, each chromosome once) +
     ``cache_hits`` (computed before) + ``store_hits`` (computed by another run, read from the store)
-    + ``infeasible`` (over the maximum sparsity; not computed). ``dropped`` were computed in part,
-    in a race. ``tokens`` are those that the computed sub-models are worth (and that the
-    dense model reads beforehand, for a task that compares with it), and ``layers`` their
-    layers; ``store_tokens`` are the same of the store's. ``layers_computed`` is less than
-    ``layers`` where sub-models share some, 0 where they went through in a batch. ``flops`` are
-    those of the passes, two for a multiplication with its addition; ``None`` for a task that
-    generates, or a user's own.
+    + ``infeasible`` (over the maximum sparsity; not computed). ``tokens`` counts the tokens of the
+    examples that the computed sub-models were scored on (and those which the dense model reads
+    beforehand, for a task that compares with it); ``store_tokens`` counts those of the store hits.
+    ``layers`` counts the attention layers of the computed sub-models, each on all calibration
+    examples; one on some of the examples counts as their share of all. ``layers_computed`` counts
+    those that were run: fewer where sub-models share layers, 0 where sub-models went through in a
+    masked batch. ``flops`` are the operations of the passes, two for a multiplication with its
+    addition; ``None`` for a task that generates text, and for a user's own metric.
     """
 
     evaluations: int = 0
@@ -26,7 +27,6 @@ class Accounting:
     cache_hits: int = 0
     store_hits: int = 0
     infeasible: int = 0
-    dropped: int = 0
     non_finite: int = 0
     out_of_memory: int = 0
     tokens: int = 0

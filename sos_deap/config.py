@@ -128,11 +128,6 @@ class RunConfig:
     reuse_memory: float | None = setting(
         None, "shared: most gigabytes of hidden states kept for sub-models to come; None is 1."
     )
-    fidelity: str = setting(
-        "full",
-        "full, or racing: the children of a generation are scored on more and more examples, and "
-        "the worse half is dropped each time.",
-    )
     device: str = setting("auto", "auto (a GPU if there is one), cpu, cuda, cuda:1, ...")
     dtype: str = setting(
         "auto",

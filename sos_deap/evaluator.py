@@ -22,7 +22,7 @@ from sos_deap.engines import ENGINES, check_engine, default_workers
 from sos_deap.engines.process import Borrowed
 from sos_deap.engines.spread import Spread, random_state_kept
 from sos_deap.engines.worker import evaluator_of, lend
-from sos_deap.errors import InputError, unknown
+from sos_deap.errors import InputError
 from sos_deap.journal import Journal
 from sos_deap.known import Known
 from sos_deap.models.density import Sparsity, sparsity_of
@@ -40,11 +40,8 @@ from sos_deap.tasks.objectives import Objective, checked_objective
 from sos_deap.tasks.settings import task_settings
 from sos_deap.tasks.task import Task
 
-#: On how many examples an individual is scored: on all, or on more and more while it is good.
-FIDELITIES = ("full", "racing")
-
 #: Parameters of the evaluator that a command line sets.
-OPTIONS = ("batch_tokens", "unit", "density", "batching", "reuse_memory", "fidelity")
+OPTIONS = ("batch_tokens", "unit", "density", "batching", "reuse_memory")
 
 
 class Evaluator:
@@ -68,10 +65,6 @@ class Evaluator:
         shared where the model allows it, and on an accelerator where that is faster.
     :param reuse_memory: most gigabytes of hidden states to keep of earlier sub-models, whose first
         layers a new one may share; ``None`` for 1, 0 for none.
-    :param fidelity: ``"full"``, or ``"racing"``: the individuals given to :meth:`many` together are
-        scored on a quarter, on half and on all of the examples, and the worse half is dropped each
-        time (successive halving, Jamieson and Talwalkar, 2016). Fitness is never compared between
-        budgets: who is dropped has the worst.
     :raises InputError: for an unknown architecture, unit, objective or density, or a budget below
         one token.
     """
@@ -85,7 +78,6 @@ class Evaluator:
         "_spread",
         "accounting",
         "density",
-        "fidelity",
         "head_map",
         "heldout",
         "model",
@@ -109,7 +101,6 @@ class Evaluator:
         density: str = "heads",
         batching: str = "auto",
         reuse_memory: float | None = None,
-        fidelity: str = "full",
         validation: Task | None = None,
     ) -> None:
         self.model: PreTrainedModel = model.eval()
@@ -117,10 +108,7 @@ class Evaluator:
         self.heldout = heldout
         self.objective = checked_objective(objective) if isinstance(objective, str) else objective
         self.head_map: HeadMap = head_map(model, unit)
-        if fidelity not in FIDELITIES:
-            raise unknown("fidelity", fidelity, FIDELITIES)
         self.density = density
-        self.fidelity = fidelity
         self.sparsity: Sparsity = sparsity_of(model, self.head_map, density)
         self.accounting = Accounting(tokens=self.task.reference_tokens)
         self.tokenizer: Any = None
@@ -133,7 +121,7 @@ class Evaluator:
             )
         #: How it goes through the model.
         self.passes = Passes(model, self.head_map, self.task, batch_tokens, batching, reuse_memory)
-        self._known = Known(self.passes, self.task, self.accounting, fidelity == "racing")
+        self._known = Known(self.passes, self.task, self.accounting)
         self._priors = Priors(len(self.head_map), self.passes, self.task, self.accounting)
         self._recipe: dict[str, Any] | None = None
         self._spread: Spread | None = None
@@ -234,8 +222,7 @@ class Evaluator:
     ) -> list[tuple[float, ...]]:
         """The fitness values of several individuals, in order.
 
-        A metric or fitness that is NaN or infinite becomes the worst fitness. With the fidelity
-        ``"racing"`` the individuals race each other, and those that are dropped get it too.
+        A metric or fitness that is NaN or infinite becomes the worst fitness.
 
         :param individuals: chromosomes of 0/1 genes, one gene per head. One with an attribute
             ``examples``, a pair ``(start, stop)``, is scored on those calibration examples alone.
@@ -251,9 +238,8 @@ class Evaluator:
         for i, share in enumerate(shares):
             if max_sparsity is None or within(share, max_sparsity):
                 by_span.setdefault(self._span(individuals[i]), []).append(i)
-        race = self._better_half if self.fidelity == "racing" else None
         for span, numbers in by_span.items():
-            metrics = self._known.metrics([keys[i] for i in numbers], span, race)
+            metrics = self._known.metrics([keys[i] for i in numbers], span)
             for i, metric in zip(numbers, metrics, strict=True):
                 fitnesses[i] = self._fitness(metric, shares[i])
         infeasible = len(keys) - sum(map(len, by_span.values()))
@@ -282,8 +268,7 @@ class Evaluator:
 
     def metrics(self, individuals: Iterable[Sequence[int]]) -> list[float]:
         """The task's metric of several individuals, in order; may be NaN or infinite."""
-        found = self._known.metrics([self._key(individual) for individual in individuals])
-        return [metric for metric in found if metric is not None]  # as nothing races
+        return self._known.metrics([self._key(individual) for individual in individuals])
 
     def open_store(self, path: str | Path) -> None:
         """Keep every evaluation in a file, and take from it what other runs have computed.
@@ -389,7 +374,6 @@ class Evaluator:
             "metric": self.task.name,
             "data": data,
             "dtype": str(self.model.dtype),
-            "fidelity": self.fidelity,  # other sums of the same numbers, so other last digits
         }
         return json.dumps(scope, sort_keys=True)
 
@@ -453,22 +437,12 @@ class Evaluator:
     def _key(self, individual: Sequence[int]) -> bytes:
         return bytes(map(int, self.head_map.checked(individual)))
 
-    def _fitness(self, metric: float | None, removed: float) -> tuple[float, ...]:
-        if metric is None or not math.isfinite(metric):
+    def _fitness(self, metric: float, removed: float) -> tuple[float, ...]:
+        if not math.isfinite(metric):
             return self._worst
         score = metric if self.task.greater_is_better else -metric
         fitness = self.objective(score, removed)
         return fitness if all(map(math.isfinite, fitness)) else self._worst
-
-    def _better_half(self, keys: list[bytes], metrics: list[float]) -> list[bytes]:
-        """Those with the better fitness on what all of them were scored on so far, in order."""
-        fitness = {
-            key: self._fitness(metric, self.sparsity(key))
-            for key, metric in zip(keys, metrics, strict=True)
-        }
-        kept = set(sorted(keys, key=fitness.__getitem__, reverse=True)[: -(-len(keys) // 2)])
-        self.accounting.dropped += len(keys) - len(kept)
-        return [key for key in keys if key in kept]
 
 
 def _remade(recipe: str, objective: Objective) -> Evaluator:

@@ -57,7 +57,6 @@ class Journal:
         #: Called after each chunk has been written; may raise to end the run.
         self.stop: Callable[[], Any] = lambda: None
         self._sums: dict[tuple[bytes, int, int], list[float]] = {}
-        self._ends: set[tuple[bytes, int]] = set()
         try:
             self._file: IO[bytes] = path.open("a+b")
         except OSError as error:
@@ -76,10 +75,6 @@ class Journal:
 
     def __len__(self) -> int:
         return len(self._sums)
-
-    def reached(self, key: bytes, stop: int) -> bool:
-        """Whether it holds sums of a chromosome that end with an example."""
-        return (key, stop) in self._ends
 
     def through(
         self,
@@ -154,7 +149,6 @@ class Journal:
         (self._width,) = widths
         for key, row in rows.items():
             self._sums[key, start, stop] = row
-            self._ends.add((key, stop))
         return True
 
     def _check(self, sums: Sequence[Sequence[float]]) -> None:

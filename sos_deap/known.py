@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from sos_deap.accounting import Accounting
 from sos_deap.passes import Passes
-from sos_deap.scores import BetterHalf, Scores, Span
+from sos_deap.scores import Scores, Span
 from sos_deap.store import Store
 from sos_deap.tasks.task import Task
 
@@ -19,11 +19,10 @@ class Known:
     :param passes: computes what is not known.
     :param task: whose metric it is.
     :param accounting: where all of it is counted.
-    :param racing: whether sub-models may race, so that some are known on part of the examples.
     """
 
-    def __init__(self, passes: Passes, task: Task, accounting: Accounting, racing: bool) -> None:
-        self._task, self._accounting, self._racing = task, accounting, racing
+    def __init__(self, passes: Passes, task: Task, accounting: Accounting) -> None:
+        self._task, self._accounting = task, accounting
         #: What computes, and writes the journal.
         self.scores = Scores(passes, task, accounting)
         #: Where evaluations are kept for other runs.
@@ -31,28 +30,25 @@ class Known:
         self._whole: dict[bytes, float] = {}  # metrics on all examples
         self._spans: dict[tuple[bytes, Span], float] = {}  # and on some of them
 
-    def metrics(
-        self, keys: list[bytes], span: Span | None = None, race: BetterHalf | None = None
-    ) -> list[float | None]:
+    def metrics(self, keys: list[bytes], span: Span | None = None) -> list[float]:
         """Metrics by chromosome, those computed first that are not known.
 
         :param keys: the chromosomes.
         :param span: the examples to score them on; ``None`` for all.
-        :param race: as for :meth:`sos_deap.scores.Scores.compute`.
-        :returns: in order; ``None`` for one that was dropped in the race.
+        :returns: in order.
         """
         counted = self._accounting
         started, forward_before = time.perf_counter(), counted.seconds_forward
         new = [key for key in dict.fromkeys(keys) if self.get(key, span) is None]
         pending = new if span else [key for key in new if not self._stored(key)]
-        self._compute(pending, span, race)
+        self._compute(pending, span)
         counted.evaluations += len(keys)
         counted.forward_evaluations += len(pending)
         counted.store_hits += len(new) - len(pending)
         counted.cache_hits += len(keys) - len(new)
         in_forward = counted.seconds_forward - forward_before
         counted.seconds_outside += time.perf_counter() - started - in_forward
-        return [self.get(key, span) for key in keys]
+        return [self._spans[key, span] if span else self._whole[key] for key in keys]
 
     def get(self, key: bytes, span: Span | None = None) -> float | None:
         """The metric of a chromosome if it is in memory."""
@@ -78,15 +74,12 @@ class Known:
 
     def _own(self, key: bytes) -> bool:
         """Whether this run has computed it, before it was stopped."""
-        journal, every = self.scores.journal, len(self._task)
-        if journal is None:
-            return False
-        # The last round of a race ends with the last example.
-        return (key, 0, every) in journal or (self._racing and journal.reached(key, every))
+        journal = self.scores.journal
+        return journal is not None and (key, 0, len(self._task)) in journal
 
-    def _compute(self, pending: list[bytes], span: Span | None, race: BetterHalf | None) -> None:
-        """Fill memory and store; in a race, with those that are not dropped."""
-        for metrics in self.scores.compute(pending, span, race):
+    def _compute(self, pending: list[bytes], span: Span | None) -> None:
+        """Fill memory and store."""
+        for metrics in self.scores.compute(pending, span):
             if span is not None:
                 self._spans |= {(key, span): metric for key, metric in metrics.items()}
                 continue

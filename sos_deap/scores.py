@@ -1,8 +1,8 @@
-"""Sub-models scored on calibration examples: on all, on some, or on more and more in a race."""
+"""Sub-models scored on calibration examples: on all or on some of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 from sos_deap.accounting import Accounting
 from sos_deap.journal import Chunk, Journal, Run
@@ -10,10 +10,6 @@ from sos_deap.passes import Passes
 from sos_deap.tasks.task import Task
 
 Span = tuple[int, int]  # calibration examples, from a start to a stop
-
-BetterHalf = Callable[[list[bytes], list[float]], list[bytes]]
-
-_RACERS = 4  # fewer are not worth a race
 
 
 class Scores:
@@ -33,31 +29,17 @@ class Scores:
         # By chromosome and first example: the example up to which it was scored, and the sums.
         self._sums: dict[tuple[bytes, int], tuple[int, list[float]]] = {}
 
-    def compute(
-        self,
-        pending: list[bytes],
-        span: Span | None,
-        better_half: BetterHalf | None,
-    ) -> Iterator[dict[bytes, float]]:
+    def compute(self, pending: list[bytes], span: Span | None) -> Iterator[dict[bytes, float]]:
         """Score chromosomes; gives the metrics of some of them as soon as they are there.
 
         :param pending: the chromosomes.
         :param span: the examples; ``None`` for all.
-        :param better_half: for a race, from chromosomes and their metrics so far to those that go
-            on; ``None`` for no race.
         """
         start, stop = span or (0, len(self._task))
         self._accounting.layers += len(pending) * self._passes.layers
-        for known, group in self._by_beginning(pending, span).items():
-            keys, begin = group, known
-            race = better_half if len(keys) >= _RACERS else None
-            for until in _rounds(begin, stop) if race else [stop]:
-                for chunk in self._grow(keys, start, (begin, until)):
-                    if until == stop:
-                        yield {key: self._metric(key, start) for key in chunk}
-                if until < stop and race:
-                    keys = race(keys, [self._metric(key, start) for key in keys])
-                begin = until
+        for begin, keys in self._by_beginning(pending, span).items():
+            for chunk in self._grow(keys, start, (begin, stop)):
+                yield {key: self._metric(key, start) for key in chunk}
         accounting, counts = self._accounting, self._passes.counts
         accounting.seconds_forward, accounting.flops = counts.seconds, counts.flops
         accounting.out_of_memory = counts.out_of_memory
@@ -97,8 +79,3 @@ class Scores:
 
     def _metric(self, key: bytes, start: int) -> float:
         return self._task.metrics(self._sums[key, start][1])[self._task.name]
-
-
-def _rounds(start: int, stop: int) -> list[int]:
-    """The examples after which to look at those that race: a quarter, half and all of them."""
-    return sorted({start - (start - stop) // share for share in (4, 2, 1)})

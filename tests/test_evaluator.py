@@ -148,36 +148,6 @@ def test_how_they_are_computed_does_not_matter(
     assert again == found  # to the last bit, whatever the company
 
 
-def test_in_a_race_the_worse_half_is_dropped_on_equal_tokens(evaluator: Evaluator) -> None:
-    sequences = Sequences("random", torch.randint(0, 2048, (8, 16)))
-    task = Perplexity(sequences)
-    racing = Evaluator(evaluator.model, task, fidelity="racing")
-    several = chromosomes(9)
-    found = racing.many([*several, several[0]])
-
-    def fitness(genes: list[int], rows: int) -> float:
-        ids = sequences.input_ids[:rows]
-        return -by_hand(prune(evaluator.model, genes), ids) * sum(genes) / GENES
-
-    left = several
-    for rows, count in ((2, 5), (4, 3)):
-        left = sorted(left, key=lambda genes: fitness(genes, rows), reverse=True)[:count]
-    for genes, values in zip(several, found, strict=False):
-        expected = fitness(genes, 8) if genes in left else WORST_FITNESS
-        assert values == pytest.approx((expected,), rel=1e-5)
-    assert found[-1] == found[0]
-    accounting = racing.accounting
-    assert accounting.dropped == 6
-    assert accounting.tokens == (9 * 2 + 5 * 2 + 3 * 4) * 16
-    # Asked for by name, a metric is one of all examples; so is the score of a few individuals.
-    full = Evaluator(evaluator.model, task).metrics(several)
-    assert racing.metrics(several) == pytest.approx(full, rel=1e-5)
-    fresh = Evaluator(evaluator.model, task, fidelity="racing")
-    assert all(values[0] > WORST_FITNESS for values in fresh.many(several[:3]))
-    with pytest.raises(InputError, match="unknown fidelity 'race': did you mean 'racing'"):
-        Evaluator(evaluator.model, task, fidelity="race")
-
-
 def test_operations_and_layers_are_counted(evaluator: Evaluator) -> None:
     dense = Evaluator(evaluator.model, evaluator.task, batching="masked")
     dense.metrics(chromosomes(2))

@@ -162,7 +162,6 @@ def small(
 SEARCHES = {
     "sos-repaired": ["--algorithm=sos-repaired"],
     "nsga2": ["--algorithm=nsga2"],
-    "racing": ["--algorithm=sos-repaired", "--fidelity=racing"],
     "sweep": ["--algorithm=sweep,prior=wanda", "--task=kl", "--max_evaluations=40"],
     "evopress": ["--algorithm=evopress,generations=4", "--task=kl", "--max_evaluations=40"],
     "umda": ["--algorithm=umda"],

@@ -293,7 +293,6 @@ def test_the_threshold_stops(small: list[str], tmp_path: Path) -> None:
         (["--batch_tokens=0"], "batch_tokens is 0"),
         (["--batching=share"], "did you mean 'shared'"),
         (["--reuse_memory=-1"], "reuse_memory is -1"),
-        (["--fidelity=race"], "did you mean 'racing'"),
         (["--algorithm=sos-repared"], "did you mean 'sos-repaired'"),
         (["--objective=papr"], "did you mean 'paper'"),
         (["--task=perplexty"], "did you mean 'perplexity'"),

@@ -72,9 +72,7 @@ def run_job(job: Job) -> dict[str, Any]:
     evaluator = evaluator_of(config, settings)
     yardstick = Yardstick(evaluator, *job.yardstick())
     budget = _budget(job, yardstick)
-    if evaluator.fidelity == "full":
-        # In a race what is in the store takes no part, so that others would be dropped.
-        evaluator.open_store(job.store)
+    evaluator.open_store(job.store)
     config = _config(job, evaluator, budget)
     trace = Trace(evaluator, budget)
     started = time.perf_counter()
