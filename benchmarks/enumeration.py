@@ -27,8 +27,7 @@ from sos_deap.files import write_json
 from sos_deap.models.importance import IMPORTANCES
 from sos_deap.outcome import versions
 from sos_deap.search.limits import Limits
-from sos_deap.search.space import Space
-from sos_deap.toolbox import most_removed
+from sos_deap.search.space import Space, most_removed
 
 RESULTS = Path(__file__).parent / "results"
 SEARCHES = (

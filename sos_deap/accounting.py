@@ -31,8 +31,8 @@ class Accounting:
     out_of_memory: int = 0
     tokens: int = 0
     store_tokens: int = 0
-    layers: int = 0
-    layers_computed: int = 0
+    layers: float = 0
+    layers_computed: float = 0
     flops: float | None = 0.0
     seconds_forward: float = 0.0
     seconds_store: float = 0.0

@@ -8,29 +8,33 @@ from __future__ import annotations
 
 import json
 import math
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+import transformers
 from transformers import PreTrainedModel
 
 from sos_deap.accounting import Accounting
 from sos_deap.engines import ENGINES, check_engine, default_workers
 from sos_deap.engines.process import Borrowed
-from sos_deap.engines.spread import Spread, random_state_kept
+from sos_deap.engines.spread import Spread
 from sos_deap.engines.worker import evaluator_of, lend
 from sos_deap.errors import InputError
 from sos_deap.journal import Journal
 from sos_deap.known import Known
-from sos_deap.models.density import Sparsity, sparsity_of
+from sos_deap.models.density import MAX_SPARSITY, Sparsity, sparsity_of
 from sos_deap.models.heads import HeadMap, head_map
-from sos_deap.models.identity import fingerprint
+from sos_deap.models.identity import fingerprint, state
 from sos_deap.models.pretrained import load_pretrained
 from sos_deap.passes import Passes
 from sos_deap.priors import Priors
+from sos_deap.randomness import random_state_kept
 from sos_deap.scores import Span
 from sos_deap.search.chromosome import WORST_FITNESS, within
 from sos_deap.store import Store
@@ -41,11 +45,17 @@ from sos_deap.tasks.settings import task_settings
 from sos_deap.tasks.task import Task
 
 #: Parameters of the evaluator that a command line sets.
-OPTIONS = ("batch_tokens", "unit", "density", "batching", "reuse_memory")
+OPTIONS = ("batch_tokens", "unit", "density", "batching", "reuse_memory", "max_sparsity")
+
+_T = TypeVar("_T")
 
 
 class Evaluator:
     """Evaluates chromosomes on one shared model.
+
+    Threads may share an evaluator, or the model: each waits until no other uses it. A model whose
+    weights were changed (a training step, another dtype) is noticed: what was computed before is
+    dropped. Changes through ``.data`` are not noticed: call :meth:`forget` after them.
 
     :param model: a transformers model of a known architecture; it is put into evaluation mode.
     :param task: the metric and its data, or any function from a model to a number; that is called
@@ -65,6 +75,8 @@ class Evaluator:
         shared where the model allows it, and on an accelerator where that is faster.
     :param reuse_memory: most gigabytes of hidden states to keep of earlier sub-models, whose first
         layers a new one may share; ``None`` for 1, 0 for none.
+    :param max_sparsity: S, the largest share removed; an individual that removes more has the worst
+        fitness. ``None`` for :data:`sos_deap.models.density.MAX_SPARSITY`, 1 for no bound.
     :raises InputError: for an unknown architecture, unit, objective or density, or a budget below
         one token.
     """
@@ -73,13 +85,16 @@ class Evaluator:
     __slots__ = (
         "__weakref__",
         "_known",
+        "_lock",
         "_priors",
         "_recipe",
         "_spread",
+        "_validates",
         "accounting",
         "density",
         "head_map",
         "heldout",
+        "max_sparsity",
         "model",
         "objective",
         "passes",
@@ -102,7 +117,10 @@ class Evaluator:
         batching: str = "auto",
         reuse_memory: float | None = None,
         validation: Task | None = None,
+        max_sparsity: float | None = None,
     ) -> None:
+        if model.device.type == "meta":
+            raise InputError("the model is on the device meta, without weights: load it on another")
         self.model: PreTrainedModel = model.eval()
         self.task: Task = CallableTask(task) if callable(task) else task
         self.heldout = heldout
@@ -110,6 +128,9 @@ class Evaluator:
         self.head_map: HeadMap = head_map(model, unit)
         self.density = density
         self.sparsity: Sparsity = sparsity_of(model, self.head_map, density)
+        self.max_sparsity = MAX_SPARSITY[density] if max_sparsity is None else max_sparsity
+        if not 0 <= self.max_sparsity <= 1:
+            raise InputError(f"max_sparsity is {max_sparsity}: a sparsity lies in [0, 1]")
         self.accounting = Accounting(tokens=self.task.reference_tokens)
         self.tokenizer: Any = None
         self.stored_dtype: torch.dtype = model.dtype
@@ -117,14 +138,24 @@ class Evaluator:
         self.validation: Evaluator | None = None
         if validation is not None:
             self.validation = Evaluator(
-                model, validation, self.objective, batch_tokens, None, unit, density, batching, 0.0
+                model,
+                validation,
+                self.objective,
+                batch_tokens,
+                unit=unit,
+                density=density,
+                batching=batching,
+                reuse_memory=0.0,
+                max_sparsity=max_sparsity,
             )
         #: How it goes through the model.
         self.passes = Passes(model, self.head_map, self.task, batch_tokens, batching, reuse_memory)
-        self._known = Known(self.passes, self.task, self.accounting)
+        self._known = Known(self.passes, self.task, self.accounting, state(model))
         self._priors = Priors(len(self.head_map), self.passes, self.task, self.accounting)
         self._recipe: dict[str, Any] | None = None
         self._spread: Spread | None = None
+        self._validates = False
+        self._lock = threading.RLock()
 
     @classmethod
     def from_pretrained(
@@ -222,21 +253,32 @@ class Evaluator:
     ) -> list[tuple[float, ...]]:
         """The fitness values of several individuals, in order.
 
-        A metric or fitness that is NaN or infinite becomes the worst fitness.
+        A metric or fitness that is NaN or infinite becomes the worst fitness. Within
+        :meth:`validating` the examples are those for validation.
 
         :param individuals: chromosomes of 0/1 genes, one gene per head. One with an attribute
             ``examples``, a pair ``(start, stop)``, is scored on those calibration examples alone.
         :param max_sparsity: individuals that remove more get the worst fitness without a forward
-            pass; ``None`` for no bound.
+            pass; ``None`` for the evaluator's own, 1 for no bound.
         :raises InputError: for a chromosome that does not fit the model.
         """
-        individuals = list(individuals)
+        several = list(individuals)
+        if self._validates:
+            return self._validated(lambda other: other.many(several, max_sparsity))
+        with self._lock:
+            return self._many(several, max_sparsity)
+
+    def _many(
+        self, individuals: list[Sequence[int]], max_sparsity: float | None
+    ) -> list[tuple[float, ...]]:
+        bound = self.max_sparsity if max_sparsity is None else max_sparsity
+        self._notice_changes()
         keys = [self._key(individual) for individual in individuals]
         shares = [self.sparsity(key) for key in keys]
         fitnesses = [self._worst] * len(keys)
         by_span: dict[Span | None, list[int]] = {}
         for i, share in enumerate(shares):
-            if max_sparsity is None or within(share, max_sparsity):
+            if within(share, bound):
                 by_span.setdefault(self._span(individuals[i]), []).append(i)
         for span, numbers in by_span.items():
             metrics = self._known.metrics([keys[i] for i in numbers], span)
@@ -247,20 +289,39 @@ class Evaluator:
         self.accounting.infeasible += infeasible
         return fitnesses
 
-    def validate(self, individuals: Iterable[Sequence[int]]) -> list[tuple[float, ...]]:
-        """The fitness values of several individuals on the validation examples, in order.
+    @contextmanager
+    def validating(self) -> Iterator[None]:
+        """Evaluate on the validation examples inside; their tokens count as those of the search.
 
-        It counts as so many more tokens of the search.
+        So whatever wraps the evaluator (a penalty, a function registered as ``evaluate``) judges on
+        them, too.
 
-        :raises InputError: if there are no such examples, or a chromosome does not fit the model.
+        :raises InputError: if there are no such examples.
         """
         if self.validation is None:
             raise InputError("there is nothing to validate on: give the evaluator such examples")
+        self._validates = True
+        try:
+            yield
+        finally:
+            self._validates = False
+
+    def validate(self, individuals: Iterable[Sequence[int]]) -> list[tuple[float, ...]]:
+        """The fitness values of several individuals on the validation examples, in order.
+
+        :raises InputError: as :meth:`validating` does, and for a chromosome that does not fit.
+        """
+        with self.validating():
+            return self.many(individuals)
+
+    def _validated(self, compute: Callable[[Evaluator], list[_T]]) -> list[_T]:
+        """What the evaluator for validation computes, whose tokens count here."""
+        assert self.validation is not None
         counted = self.validation.accounting
         before = counted.tokens if counted.evaluations else 0  # the dense model's, the first time
-        fitnesses = self.validation.many(individuals)
+        found = compute(self.validation)
         self.accounting.tokens += counted.tokens - before
-        return fitnesses
+        return found
 
     def metric(self, individual: Sequence[int]) -> float:
         """The task's metric of one individual on the calibration data."""
@@ -268,7 +329,12 @@ class Evaluator:
 
     def metrics(self, individuals: Iterable[Sequence[int]]) -> list[float]:
         """The task's metric of several individuals, in order; may be NaN or infinite."""
-        return self._known.metrics([self._key(individual) for individual in individuals])
+        keys = [self._key(individual) for individual in individuals]
+        if self._validates:
+            return self._validated(lambda other: other.metrics(keys))
+        with self._lock:
+            self._notice_changes()
+            return self._known.metrics(keys)
 
     def open_store(self, path: str | Path) -> None:
         """Keep every evaluation in a file, and take from it what other runs have computed.
@@ -323,6 +389,7 @@ class Evaluator:
             no other process could make: only names can travel (see :meth:`from_pretrained`).
         """
         self.close_engine()
+        self._notice_changes()
         if isinstance(engine, str):
             check_engine(engine, workers)
         if engine == "serial":
@@ -353,16 +420,20 @@ class Evaluator:
         """
         if self._recipe is None:
             raise InputError(
-                "this evaluator is made of a model or a task in memory, which does not travel to "
-                "other processes: make it with Evaluator.from_pretrained, of names"
+                "this evaluator is made of a model or a task in memory, or its model was changed, "
+                "which does not travel to other processes: make it with Evaluator.from_pretrained, "
+                "of names"
             )
         if "scope" not in self._recipe:  # once: under DEAP's own maps each individual asks
             self._recipe["scope"] = self.scope
         return json.dumps(self._recipe)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Its recipe and objective: so it goes where DEAP's ``toolbox.evaluate`` is sent."""
-        return _remade, (self.recipe, self.objective)
+        """Its recipe, objective and bound: so it goes where DEAP's ``toolbox.evaluate`` is sent.
+
+        Copies in one process share model, cache and accounting, and nothing else.
+        """
+        return _remade, (self.recipe, self.objective, self.max_sparsity)
 
     @property
     def scope(self) -> str:
@@ -374,6 +445,8 @@ class Evaluator:
             "metric": self.task.name,
             "data": data,
             "dtype": str(self.model.dtype),
+            "padding": str(getattr(self.model.config, "pad_token_id", None)),
+            "transformers": transformers.__version__,
         }
         return json.dumps(scope, sort_keys=True)
 
@@ -402,7 +475,9 @@ class Evaluator:
         :raises InputError: for an unknown name, and a task that does not serve: ``"taylor"`` needs
             one with a loss, such as perplexity.
         """
-        return self._priors.get(name, self.metrics)
+        with self._lock:
+            self._notice_changes()
+            return self._priors.get(name, self.metrics)
 
     def importance_cost(self, name: str) -> float:
         """What an importance costs, in evaluations on all calibration examples.
@@ -420,7 +495,8 @@ class Evaluator:
 
     def metrics_of(self, model: PreTrainedModel, task: Task) -> dict[str, float]:
         """All of a task's metrics of a whole model, by name."""
-        return task.metrics(self.passes.whole(model, task))
+        with self._lock:
+            return task.metrics(self.passes.whole(model, task))
 
     def known(self, individual: Sequence[int]) -> float | None:
         """The metric of an individual that was computed before, else ``None``; not accounted."""
@@ -432,7 +508,47 @@ class Evaluator:
 
     def forget(self) -> None:
         """Leave nothing of sub-models in memory; store and journal keep what they have."""
-        self._known.forget()
+        with self._lock:
+            self._known.forget()
+            self._priors.clear()
+            if self.validation is not None:
+                self.validation.forget()
+
+    @contextmanager
+    def interruptible(self, check: Callable[[], Any]) -> Iterator[None]:
+        """Call a function before each forward pass inside.
+
+        :param check: may raise to end the work; what is complete by then is kept.
+        """
+        before = self.passes.between_batches
+
+        def both() -> None:
+            before()
+            check()
+
+        self.passes.between_batches = both
+        try:
+            yield
+        finally:
+            self.passes.between_batches = before
+
+    def _notice_changes(self) -> None:
+        """Drop what was computed with other weights than the model has now.
+
+        :raises InputError: if it was changed while a journal or workers depend on what it was.
+        """
+        now = state(self.model)
+        if now == self._known.model_state:
+            return
+        if self._known.scores.journal is not None or self._spread is not None:
+            raise InputError(
+                "the model was changed while a journal or an engine is open, which are for the "
+                "model as it was: close them first"
+            )
+        self._known.model_state, self._recipe = now, None
+        self.forget()
+        if self._known.store is not None:
+            self.open_store(self._known.store.path)
 
     def _key(self, individual: Sequence[int]) -> bytes:
         return bytes(map(int, self.head_map.checked(individual)))
@@ -445,11 +561,21 @@ class Evaluator:
         return fitness if all(map(math.isfinite, fitness)) else self._worst
 
 
-def _remade(recipe: str, objective: Objective) -> Evaluator:
-    """The evaluator of a recipe, in the process that it has come to."""
-    evaluator = evaluator_of(recipe)
-    evaluator.objective = objective
-    return evaluator
+def _remade(recipe: str, objective: Objective, max_sparsity: float) -> Evaluator:
+    """An evaluator for the model of a recipe, in the process that it has come to."""
+    return _sharing(evaluator_of(recipe), objective, max_sparsity)
+
+
+def _sharing(evaluator: Evaluator, objective: Objective, max_sparsity: float) -> Evaluator:
+    """An evaluator with an objective and a bound of its own, and all else shared."""
+    other = Evaluator.__new__(Evaluator)
+    for name in Evaluator.__slots__:
+        if name != "__weakref__":
+            setattr(other, name, getattr(evaluator, name))
+    other.objective, other.max_sparsity = objective, max_sparsity
+    if evaluator.validation is not None:
+        other.validation = _sharing(evaluator.validation, objective, max_sparsity)
+    return other
 
 
 def batched_map(function: Callable[..., Any], individuals: Iterable[Sequence[int]]) -> list[Any]:

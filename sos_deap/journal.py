@@ -54,8 +54,6 @@ class Journal:
     ) -> None:
         self.path, self._synced, self._metrics = path, 0.0, metrics
         self._width: int | None = None  # how many sums a chromosome has
-        #: Called after each chunk has been written; may raise to end the run.
-        self.stop: Callable[[], Any] = lambda: None
         self._sums: dict[tuple[bytes, int, int], list[float]] = {}
         try:
             self._file: IO[bytes] = path.open("a+b")
@@ -97,7 +95,6 @@ class Journal:
             self._check(sums)
             self._write(_line(chunk, sums, examples))
             yield chunk, sums
-            self.stop()
 
     def close(self) -> None:
         """Let go of the file."""

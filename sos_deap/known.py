@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
+from typing import Any
 
 from sos_deap.accounting import Accounting
 from sos_deap.passes import Passes
@@ -19,10 +20,14 @@ class Known:
     :param passes: computes what is not known.
     :param task: whose metric it is.
     :param accounting: where all of it is counted.
+    :param model_state: the :func:`sos_deap.models.identity.state` of the model.
     """
 
-    def __init__(self, passes: Passes, task: Task, accounting: Accounting) -> None:
+    def __init__(
+        self, passes: Passes, task: Task, accounting: Accounting, model_state: tuple[Any, ...]
+    ) -> None:
         self._task, self._accounting = task, accounting
+        self.model_state = model_state
         #: What computes, and writes the journal.
         self.scores = Scores(passes, task, accounting)
         #: Where evaluations are kept for other runs.
@@ -59,7 +64,8 @@ class Known:
         return iter(self._whole.items())
 
     def forget(self) -> None:
-        """Leave nothing in memory."""
+        """Leave nothing in memory, neither metrics nor what they are made of."""
+        self.scores.clear()
         self._whole.clear()
         self._spans.clear()
 

@@ -14,10 +14,12 @@ from torch import Tensor
 from sos_deap.errors import InputError, unknown
 from sos_deap.models.attention import fast_attention
 from sos_deap.models.flops import Flops
+from sos_deap.models.guard import evaluating, exclusive
 from sos_deap.models.heads import HeadMap, masked
 from sos_deap.models.importance import checked_importance, importance
 from sos_deap.models.rotary import fast_rotary, rotations
 from sos_deap.models.sharing import States, blocks_of, is_out_of_memory, shared, shares
+from sos_deap.randomness import seeded
 from sos_deap.tasks.task import Task
 
 #: Tokens in a forward pass unless the user says otherwise, by type of device.
@@ -41,10 +43,13 @@ Sums = list[list[float]]  # a task's sums over all its examples, a row for each 
 
 
 class Counts(NamedTuple):
-    """What passes have cost; see :class:`sos_deap.accounting.Accounting`."""
+    """What passes have cost; see :class:`sos_deap.accounting.Accounting`.
+
+    ``layer_examples`` are the attention layers run, each counted once for each example.
+    """
 
     out_of_memory: int
-    layers_computed: int
+    layer_examples: int
     flops: float | None
     seconds: float
 
@@ -60,7 +65,7 @@ class Counts(NamedTuple):
         known = self.flops is not None and other.flops is not None
         return Counts(
             self.out_of_memory + sign * other.out_of_memory,
-            self.layers_computed + sign * other.layers_computed,
+            self.layer_examples + sign * other.layer_examples,
             (self.flops or 0.0) + sign * (other.flops or 0.0) if known else None,
             seconds,
         )
@@ -128,7 +133,7 @@ class Passes:
         self.batching = batching if task.one_pass else "masked"
         self.seconds = 0.0
         self.out_of_memory = 0
-        self.layers_computed = 0
+        self.layer_examples = 0
         self.flops: float | None = 0.0 if task.one_pass else None  # None where they are not counted
         self._model, self._heads, self._task = model, heads, task
         self._examples = max(1, batch_tokens // task.seqlen)
@@ -138,6 +143,8 @@ class Passes:
         self._counted: Flops | None = None
         self._rotations: list[ModuleType] = []
         self._chosen = False
+        #: Called before each batch; may raise to end the work.
+        self.between_batches: Callable[[], Any] = lambda: None
 
     @property
     def layers(self) -> int:
@@ -147,11 +154,16 @@ class Passes:
     @property
     def counts(self) -> Counts:
         """What the passes have cost so far."""
-        return Counts(self.out_of_memory, self.layers_computed, self.flops, self.seconds)
+        return Counts(self.out_of_memory, self.layer_examples, self.flops, self.seconds)
 
     @counts.setter
     def counts(self, counts: Counts) -> None:
-        self.out_of_memory, self.layers_computed, self.flops, self.seconds = counts
+        self.out_of_memory, self.layer_examples, self.flops, self.seconds = counts
+
+    def add(self, cost: Counts, seconds: float) -> None:
+        """Add what others have computed, in so many seconds of the process that waited."""
+        with exclusive(self._model):  # which a worker in another thread may use
+            self.counts = self.counts.plus(cost, seconds)
 
     def run(
         self, pending: Sequence[bytes], part: slice = slice(None)
@@ -162,11 +174,19 @@ class Passes:
         :param part: the examples to compute them on.
         """
         examples = range(len(self._task))[part]
-        if pending and not self._chosen:
-            started = time.perf_counter()
-            self._choose()
-            self.seconds += time.perf_counter() - started
         while pending:
+            with evaluating(self._model):
+                if not self._chosen:
+                    started = time.perf_counter()
+                    self._choose()
+                    self.seconds += time.perf_counter() - started
+                chunk, sums = self._first(pending, examples)
+            yield chunk, sums
+            pending = pending[len(chunk) :]
+
+    def _first(self, pending: Sequence[bytes], examples: range) -> tuple[Sequence[bytes], Sums]:
+        """As many of the pending sub-models as fit a pass, and their sums over some examples."""
+        while True:
             chunk = pending[: self._size(len(pending))]
             started = time.perf_counter()
             try:
@@ -180,14 +200,14 @@ class Passes:
             if self._sizes is not None and len(examples) == len(self._task):
                 self._sizes.took(len(chunk), seconds)
             self._count(len(chunk) * len(examples))
-            yield chunk, sums
-            pending = pending[len(chunk) :]
+            return chunk, sums
 
     def whole(self, model: Any, task: Task) -> list[float]:
         """A task's sums of a whole model, dense or pruned, without masks; not timed."""
         while True:
             try:
-                return _sums(model, task, self._slices(range(len(task)), 1), 1)[0]
+                with evaluating(model), self._drawing(task, b""):
+                    return self._added(model, task, self._slices(range(len(task)), 1), 1)[0]
             except RuntimeError as error:
                 self._shrink(error, 1, len(task))
 
@@ -200,10 +220,12 @@ class Passes:
         """
         passes = checked_importance(name, self._task).passes
         if passes and not self._chosen:
-            self._choose()
+            with evaluating(self._model):
+                self._choose()
         started = time.perf_counter()
         try:
-            found = importance(name, self._model, self._heads, self._task)
+            with evaluating(self._model):
+                found = importance(name, self._model, self._heads, self._task)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
@@ -260,7 +282,7 @@ class Passes:
         return Flops(model, heads, blocks, lambda: self._one(1), tokens)
 
     def _count_layer(self, depth: int, genes: tuple[int, ...], rows: int) -> None:
-        self.layers_computed += 1
+        self.layer_examples += rows
         if self._counted is not None and self.flops is not None:
             keep = [head for head, gene in enumerate(genes) if gene]
             self.flops += self._counted.layer(depth, keep) * rows * self._mean_length
@@ -310,11 +332,38 @@ class Passes:
         def layers(part: slice) -> AbstractContextManager[Any]:
             return shared(model, chunk, heads, states, (part.start, part.stop))
 
-        with fast_attention(model), fast_rotary(self._rotations):
+        with fast_attention(model), fast_rotary(self._rotations), self._drawing(task, chunk[0]):
             if batching == "shared":
-                return _sums(model, task, self._slices(examples, 1), len(chunk), layers)
+                return self._added(model, task, self._slices(examples, 1), len(chunk), layers)
             with masked(model, chunk, heads):
-                return _sums(model, task, self._slices(examples, len(chunk)), len(chunk))
+                slices = self._slices(examples, len(chunk))
+                return self._added(model, task, slices, len(chunk))
+
+    def _added(
+        self,
+        model: Any,
+        task: Task,
+        slices: Sequence[slice],
+        sub_models: int,
+        around: Callable[[slice], AbstractContextManager[Any]] = nullcontext,
+    ) -> Sums:
+        """A task's sums over slices of its examples; one transfer from the device."""
+        total: Any = 0
+        with torch.inference_mode():
+            for examples in slices:
+                self.between_batches()
+                with around(examples):
+                    total = total + task.score(model, examples, sub_models)
+        rows: Sums = total.tolist()
+        return rows
+
+    def _drawing(self, task: Task, key: bytes) -> AbstractContextManager[None]:
+        """Seeds the generators for a sub-model, where its metric may draw from them."""
+        return nullcontext() if task.one_pass else seeded(key)
+
+    def clear(self) -> None:
+        """Drop the hidden states kept for sub-models to come."""
+        self._states.clear()
 
     def _free(self) -> None:
         """After running out of memory, give back what can be had again."""
@@ -338,20 +387,3 @@ class Passes:
                 "give a smaller --seqlen, a smaller --dtype or another --device"
             ) from error
         self._examples = examples // 2
-
-
-def _sums(
-    model: Any,
-    task: Task,
-    slices: Sequence[slice],
-    sub_models: int,
-    around: Callable[[slice], AbstractContextManager[Any]] = nullcontext,
-) -> Sums:
-    """A task's sums over slices of its examples; one transfer from the device."""
-    total: Any = 0
-    with torch.inference_mode():
-        for examples in slices:
-            with around(examples):
-                total = total + task.score(model, examples, sub_models)
-    rows: Sums = total.tolist()
-    return rows

@@ -58,6 +58,10 @@ class Priors:
                 counted.seconds_forward, counted.flops = passes.seconds, passes.flops
         return list(self._computed[name])
 
+    def clear(self) -> None:
+        """Drop the importances."""
+        self._computed.clear()
+
     def _ablation(self, metrics: Callable[[Sequence[Sequence[int]]], list[float]]) -> list[float]:
         whole = [1] * self._genes
         without = [[*whole[:gene], 0, *whole[gene + 1 :]] for gene in range(self._genes)]

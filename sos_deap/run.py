@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from sos_deap.evaluator import Evaluator
-    from sos_deap.journal import Journal
     from sos_deap.progress import Console, Progress
     from sos_deap.search.algorithms import Algorithm
     from sos_deap.search.drive import Evolution
@@ -107,7 +106,7 @@ class _Run:
         folder, written = self.folder, self._written()
         make_folder(folder)
         # Held to the end: whoever cannot have it must not touch what is in the folder.
-        journal = self.evaluator.open_journal(
+        self.evaluator.open_journal(
             folder / JOURNAL, lambda: stopped(folder) if resumed else claim(folder, written)
         )
         try:
@@ -115,7 +114,7 @@ class _Run:
                 begin_again(folder, written)
             self._say_what_begins()
             known = self._known()
-            searched, chromosome = self._search(known, journal)
+            searched, chromosome = self._search(known)
             self._end(known, searched, chromosome)
         except OSError as error:  # such as a full disk
             raise OSError(f"{first_line(error)}; {to_go_on(folder)}") from error
@@ -162,7 +161,7 @@ class _Run:
             "versions": versions(),
         }
 
-    def _search(self, known: dict[str, Any], journal: Journal) -> tuple[dict[str, Any], Any]:
+    def _search(self, known: dict[str, Any]) -> tuple[dict[str, Any], Any]:
         """Search; leave logbook and evaluations in the folder; return figures and winner."""
         from deap.tools import Logbook
 
@@ -180,7 +179,7 @@ class _Run:
                 watch(generation, halloffame)
 
         try:
-            with ends_in_time() as journal.stop:
+            with ends_in_time() as check_signals, evaluator.interruptible(check_signals):
                 evolution = search(config, evaluator, on_generation, self.toolbox, logbook)
         except Interrupted as end:
             end.message = f"interrupted, best {progress.best}; {to_go_on(folder)}"
@@ -305,8 +304,9 @@ def _measure(models: dict[str, Any], seqlen: int) -> Any:
 
 def check(config: RunConfig) -> None:
     """Check everything that can be without the model; raises :class:`InputError`."""
+    from sos_deap.models.density import MAX_SPARSITY
     from sos_deap.search.drive import check_evolution, check_values
-    from sos_deap.toolbox import MAX_SPARSITY, check_operators
+    from sos_deap.toolbox import check_operators
 
     _limits(config)
     if config.algorithm in PRESETS:
@@ -394,7 +394,7 @@ def _operators(config: RunConfig) -> dict[str, Any]:
 
 
 def _max_sparsity(config: RunConfig) -> float:
-    from sos_deap.toolbox import MAX_SPARSITY
+    from sos_deap.models.density import MAX_SPARSITY
 
     chosen = config.max_sparsity
     return MAX_SPARSITY[config.density] if chosen is None else chosen

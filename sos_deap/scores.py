@@ -29,6 +29,11 @@ class Scores:
         # By chromosome and first example: the example up to which it was scored, and the sums.
         self._sums: dict[tuple[bytes, int], tuple[int, list[float]]] = {}
 
+    def clear(self) -> None:
+        """Drop the sums, and the hidden states behind them."""
+        self._sums.clear()
+        self._passes.clear()
+
     def compute(self, pending: list[bytes], span: Span | None) -> Iterator[dict[bytes, float]]:
         """Score chromosomes; gives the metrics of some of them as soon as they are there.
 
@@ -36,14 +41,13 @@ class Scores:
         :param span: the examples; ``None`` for all.
         """
         start, stop = span or (0, len(self._task))
-        self._accounting.layers += len(pending) * self._passes.layers
         for begin, keys in self._by_beginning(pending, span).items():
             for chunk in self._grow(keys, start, (begin, stop)):
                 yield {key: self._metric(key, start) for key in chunk}
         accounting, counts = self._accounting, self._passes.counts
         accounting.seconds_forward, accounting.flops = counts.seconds, counts.flops
         accounting.out_of_memory = counts.out_of_memory
-        accounting.layers_computed = counts.layers_computed
+        accounting.layers_computed = counts.layer_examples / len(self._task)
 
     def _by_beginning(self, pending: list[bytes], span: Span | None) -> dict[int, list[bytes]]:
         """Chromosomes by the example up to which they were scored on this span before.
@@ -66,6 +70,7 @@ class Scores:
         share = (until - begin) / len(self._task)
         for chunk, rows in self._sums_of(keys, examples):
             self._accounting.tokens += round(len(chunk) * self._task.tokens * share)
+            self._accounting.layers += len(chunk) * self._passes.layers * share
             for key, row in zip(chunk, rows, strict=True):
                 before = self._sums[key, start][1] if begin > start else [0.0] * len(row)
                 self._sums[key, start] = until, [a + b for a, b in zip(before, row, strict=True)]

@@ -10,7 +10,6 @@ from deap import tools
 
 from sos_deap.errors import InputError
 from sos_deap.evaluator import Evaluator, batched_map
-from sos_deap.models.density import Sparsity
 from sos_deap.priors import PRIORS
 from sos_deap.search.choice import Choice, Operator, choose, try_out
 from sos_deap.search.chromosome import (
@@ -24,12 +23,8 @@ from sos_deap.search.chromosome import (
 )
 from sos_deap.search.operators import limit_sparsity, mutSparsityFlipBit, uniform_layers
 from sos_deap.search.prior import RemovalWeights
-from sos_deap.search.space import Space
+from sos_deap.search.space import Space, most_removed
 from sos_deap.search.validation import Validation
-
-#: S unless the user says otherwise, by what it is a share of. The sizes in the paper's Table II say
-#: that LLaMA-2 7B lost 317 of 1,024 heads, which are 9.5 % of the bytes.
-MAX_SPARSITY = {"heads": 0.31, "parameters": 0.095}
 
 #: The share of a prior's weights that is the same for all heads.
 EXPLORATION = 0.15
@@ -58,11 +53,12 @@ def register(
     """Register ``individual, population, evaluate, map, mate, mutate, select`` in a toolbox.
 
     The defaults are the paper's; register any of them anew afterwards to swap it. For
-    :func:`sos_deap.evolve` there are also ``sparsity``, which measures an individual, ``spent``,
-    which tells what evaluations have cost, ``space``, what strategies choose from, and ``probe``,
-    which evaluates without a maximum sparsity; and ``validation``, which chooses the winner, if the
-    evaluator has examples for that. With an objective of two values, ``select`` is
-    NSGA-II's unless told, which chooses survivors: use it with DEAP's (mu, lambda) algorithms.
+    :func:`sos_deap.evolve` there are also ``sparsity``, which measures an individual; ``spent``,
+    which returns what evaluations have cost; ``space``, from which strategies choose;
+    ``interruptible``, a context in which a function is called between forward passes; and
+    ``validation``, which chooses the winner, or ``None`` if the evaluator has no examples for that.
+    With an objective of two values the default of ``select`` is NSGA-II's, which chooses survivors:
+    use it with DEAP's (mu, lambda) algorithms.
 
     An operator is a name of ours or of DEAP's, with parameters after commas if any
     (``"cxUniform,indpb=0.3"``), ``"module:function"``, or the function itself; see
@@ -72,7 +68,7 @@ def register(
     :param evaluator: evaluates the individuals, a whole generation at a time.
     :param initial_sparsity: share of heads removed in a new individual.
     :param max_sparsity: S, the largest share removed, of what the evaluator counts; above it the
-        fitness is the worst. ``None`` for the one in :data:`MAX_SPARSITY`.
+        fitness is the worst. ``None`` for the evaluator's own.
     :param mutation_rate: mean probability of a flip per gene: ``indpb`` of the mutation, unless
         that is given.
     :param mutation_bias: ratio of prune flips to restore flips; 1 is the paper's. ``bias`` of the
@@ -96,7 +92,7 @@ def register(
         ``max_sparsity`` leaves none of the ``uniform`` numbers.
     """
     if max_sparsity is None:
-        max_sparsity = MAX_SPARSITY[evaluator.density]
+        max_sparsity = evaluator.max_sparsity
     check_operators(
         initial_sparsity, max_sparsity, mutation_rate, tournament_size, evaluator.density
     )
@@ -105,8 +101,7 @@ def register(
             f"the objective gives {evaluator.objectives} values: individuals of one or two are "
             "registered here; register `individual` with a fitness of your own for more"
         )
-    if evaluator.validation is not None:
-        toolbox.validation = _validation(evaluator, elite)
+    toolbox.validation = _validation(evaluator, elite) if evaluator.validation else None
     operators = chosen_operators(
         crossover,
         mutation,
@@ -150,8 +145,8 @@ def register(
     toolbox.register("evaluate", evaluator, max_sparsity=max_sparsity)
     toolbox.register("map", batched_map)
     toolbox.register("sparsity", evaluator.sparsity)
-    toolbox.register("probe", evaluator)
     toolbox.register("spent", evaluator.spent)
+    toolbox.register("interruptible", evaluator.interruptible)
     toolbox.space = Space(
         evaluator.head_map.genes_per_layer,
         removed=most_removed(length, max_sparsity, evaluator.sparsity),
@@ -189,7 +184,12 @@ def _validation(evaluator: Evaluator, elite: int) -> Validation:
     task, each = evaluator.validation.task, evaluator.task
     tokens = task.reference_tokens + elite * task.tokens
     evaluations = tokens / each.tokens if each.tokens else elite
-    return Validation(evaluator.validate, elite, evaluations, tokens)
+
+    def score(evaluate: Callable[..., Any], individuals: Sequence[Any]) -> list[Any]:
+        with evaluator.validating():  # here, whatever the toolbox's map: other processes have none
+            return batched_map(evaluate, individuals)
+
+    return Validation(score, elite, evaluations, tokens)
 
 
 def chosen_operators(
@@ -213,22 +213,6 @@ def chosen_operators(
         "mutate": choose("mutation", mutation, flips),
         "select": choose("selection", selection, {"tournsize": tournament_size}),
     }
-
-
-def most_removed(length: int, max_sparsity: float, measure: Sparsity) -> int:
-    """How many genes can be removed, whichever they are, within a sparsity.
-
-    :param length: genes of a chromosome.
-    :param max_sparsity: S, the largest share removed.
-    :param measure: from genes to the share that they remove. Whole layers are taken to remove most
-        for their number of genes, as with the last query head goes its key/value head.
-    """
-    fitting = (
-        n
-        for n in range(length, 0, -1)
-        if within(measure([0] * n + [1] * (length - n)), max_sparsity)
-    )
-    return next(fitting, 0)
 
 
 def _even_out(evaluator: Evaluator, max_sparsity: float, counts: Sequence[int]) -> Any:

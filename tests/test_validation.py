@@ -47,7 +47,7 @@ def test_the_winner_is_the_best_of_the_elite_on_the_other_examples(algorithm: st
 
     asked: list[int] = []
 
-    def score(people: Any) -> list[tuple[float, ...]]:
+    def score(evaluate: Any, people: Any) -> list[tuple[float, ...]]:
         asked.append(len(people))
         return list(map(elsewhere, people))
 
@@ -60,7 +60,7 @@ def test_the_winner_is_the_best_of_the_elite_on_the_other_examples(algorithm: st
 
 
 def test_the_choice_is_a_part_of_the_budget() -> None:
-    validation = Validation(lambda people: [(0.0,)] * len(people), 4, evaluations=30, tokens=600)
+    validation = Validation(lambda _, people: [(0.0,)] * len(people), 4, evaluations=30, tokens=600)
     assert validation.leaves(Limits(evaluations=100, seconds=9)) == Limits(
         evaluations=70, seconds=9
     )
@@ -124,14 +124,14 @@ def test_a_signal_while_the_winner_is_chosen(
     """It ends the run as at any other moment, and the run goes on to the same end."""
     more = [*FLAGS, "--validation_samples=4", "--elite=3", "--generations=2"]
     assert main([*more, f"--output_dir={tmp_path / 'whole'}"]) == 0
-    validate = Evaluator.validate
+    validating = Evaluator.validating
 
-    def disturbed(self: Evaluator, individuals: Any) -> Any:
+    def disturbed(self: Evaluator) -> Any:
         signal.raise_signal(signal.SIGTERM)
-        return validate(self, individuals)
+        return validating(self)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Evaluator, "validate", disturbed)
+        patch.setattr(Evaluator, "validating", disturbed)
         assert main([*more, f"--output_dir={tmp_path / 'run'}"]) == 143
     assert "to go on: python -m sos_deap.run --resume" in capsys.readouterr().err
     assert main([f"--resume={tmp_path / 'run'}"]) == 0

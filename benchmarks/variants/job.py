@@ -19,7 +19,7 @@ from sos_deap.evaluator import Evaluator
 from sos_deap.outcome import versions
 from sos_deap.run import evaluator_of, search, toolbox_of
 from sos_deap.search.chromosome import within
-from sos_deap.toolbox import most_removed
+from sos_deap.search.space import most_removed
 
 #: Generations for each that the budget is good for: chromosomes that were met before cost nothing,
 #: and a search that meets no others has to end too.

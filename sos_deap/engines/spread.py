@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
-
-import numpy
 
 from sos_deap.engines import Engine
 from sos_deap.engines.worker import sums
 from sos_deap.errors import WorkerLostError, first_line
 from sos_deap.passes import Passes, Sums
+from sos_deap.randomness import random_state_kept
 
 #: Most sub-models in what a worker is given at once. It computes them together, and what is lost
 #: with a process is no more than that.
@@ -54,7 +51,7 @@ class Spread:
                 with random_state_kept():
                     rows, cost = self._result(future)
                 now = time.perf_counter()
-                self._passes.counts = self._passes.counts.plus(cost, seconds=now - started)
+                self._passes.add(cost, seconds=now - started)
                 started = now
                 yield chunk, rows
         finally:
@@ -80,14 +77,3 @@ def _cut(pending: Sequence[bytes], workers: int) -> list[Sequence[bytes]]:
     parts = max(1, workers * -(-len(pending) // (workers * _TOGETHER)))  # of none, too
     ends = [round(len(pending) * i / parts) for i in range(parts + 1)]
     return [pending[a:b] for a, b in pairwise(ends) if a < b]
-
-
-@contextmanager
-def random_state_kept() -> Iterator[None]:
-    """Leave the random numbers of a search as they are, whatever an engine draws."""
-    states = random.getstate(), numpy.random.get_state()
-    try:
-        yield
-    finally:
-        random.setstate(states[0])
-        numpy.random.set_state(states[1])

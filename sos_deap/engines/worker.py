@@ -66,11 +66,15 @@ def sums(
     :param keys: the sub-models.
     :param examples: from a start to a stop.
     """
-    passes = evaluator_of(recipe, together).passes
-    before = passes.counts
-    rows = [row for _, some in passes.run(keys, slice(*examples)) for row in some]
-    cost = passes.counts.less(before)
-    passes.counts = before  # the one who asked counts it, who may be in this process
+    from sos_deap.models.guard import exclusive
+
+    evaluator = evaluator_of(recipe, together)
+    passes = evaluator.passes
+    with exclusive(evaluator.model):  # of other threads, where the workers are threads
+        before = passes.counts
+        rows = [row for _, some in passes.run(keys, slice(*examples)) for row in some]
+        cost = passes.counts.less(before)
+        passes.counts = before  # the one who asked counts it, who may be in this process
     return rows, cost
 
 

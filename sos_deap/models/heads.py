@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from sos_deap.errors import InputError, unknown
 from sos_deap.models.families import FAMILIES, NEUTRAL
+from sos_deap.models.guard import exclusive
 from sos_deap.models.slicing import AttentionLayer, Family, attention_layers
 
 #: What a gene may stand for: a query head, or a key/value head with all its query heads.
@@ -146,7 +147,8 @@ def masked(
 
     Inside the context a batch of ``len(chromosomes) * B`` rows is read as that many consecutive
     blocks of ``B`` rows, one sub-model each. A removed head's output is multiplied by zero where it
-    enters the output projection, which is the same as not having the head.
+    enters the output projection, which is the same as not having the head. Other threads that mask
+    or evaluate the model wait until the end of the context.
 
     :param model: the model; left exactly as found, after an exception too.
     :param chromosomes: one chromosome per sub-model.
@@ -159,6 +161,7 @@ def masked(
         raise InputError("masked() was given no chromosome: give at least one")
     per_chromosome = [heads.head_genes(chromosome) for chromosome in chromosomes]
     with ExitStack() as stack:
+        stack.enter_context(exclusive(model))
         for layer, genes in zip(heads.layers, zip(*per_chromosome, strict=True), strict=True):
             if not all(map(all, genes)):  # else every sub-model keeps every head of this layer
                 stack.enter_context(masked_layer(model, layer, genes))

@@ -9,8 +9,10 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 from deap import algorithms, tools
@@ -19,7 +21,7 @@ from sos_deap.errors import InputError
 from sos_deap.search.algorithms import ALGORITHMS, Algorithm, algorithm_of
 from sos_deap.search.chromosome import is_worst, sparsity, within
 from sos_deap.search.limits import Limits, Spent
-from sos_deap.search.space import Space
+from sos_deap.search.space import Space, most_removed
 from sos_deap.search.strategy import Strategy
 from sos_deap.search.validation import Validation
 
@@ -67,10 +69,11 @@ def evolve(
 
     :param toolbox: a DEAP toolbox, as :func:`sos_deap.register` fills it; its ``sparsity``, if it
         has one, measures an individual, else the share of its genes that are 0 does; its ``spent``,
-        if it has one, tells evaluations and tokens; its ``space`` is what strategies choose from,
-        and its ``probe``, if it has one, evaluates for them, beyond the maximum sparsity too; its
-        ``validation``, if it has one, chooses the winner
-        (:class:`sos_deap.search.validation.Validation`).
+        if it has one, returns evaluations and tokens; its ``space`` is what strategies choose from;
+        its ``validation``, if it has one, chooses the winner
+        (:class:`sos_deap.search.validation.Validation`). Its ``evaluate`` judges every individual,
+        whatever it was registered or decorated with; strategies, which look beyond the maximum
+        sparsity, set its keyword argument ``max_sparsity``, if it has one, to 1.
     :param algorithm: a name in :data:`sos_deap.search.algorithms.ALGORITHMS`, with parameters after
         commas if any, or a function with the stock DEAP signature, such as ``algorithms.eaSimple``
         (see :func:`sos_deap.search.algorithms.algorithm_of`). What it keeps in variables of its own
@@ -78,8 +81,9 @@ def evolve(
     :param population: the initial individuals, or how many to draw.
     :param generations: most generations, G.
     :param crossover_rate: C of Algorithm 2.
-    :param max_sparsity: S: no individual above it enters the hall of fame, and an algorithm that
-        follows the paper to the letter stops when one reaches it.
+    :param max_sparsity: S: no individual above it enters the hall of fame, a strategy removes just
+        so much, and an algorithm that follows the paper to the letter stops when one reaches it;
+        ``None`` for the one that the toolbox was registered with.
     :param limits: further ends, such as ``Limits(threshold=tau, seconds=60)``.
     :param stats: a DEAP ``Statistics`` or ``MultiStatistics``.
     :param halloffame: a DEAP ``HallOfFame`` to fill; ``None`` makes one of size 1, or of the
@@ -92,8 +96,9 @@ def evolve(
     :returns: population, logbook, hall of fame, and why it stopped.
     :raises InputError: for an unknown algorithm or parameter of it, a population below 2, negative
         generations, a fitness of several values with an algorithm that chooses parents by its best,
-        a fitness of one value with an algorithm for several, for a strategy without a space, and
-        for limits that leave nothing beside the validation.
+        a fitness of one value with an algorithm for several, for a strategy without a space, for
+        limits that leave nothing beside the validation, for a maximum sparsity outside [0, 1] or
+        above the toolbox's in a loop, and if the time is over before a population is evaluated.
     """
     size = population if isinstance(population, int) else len(population)
     row = algorithm_of(algorithm, **parameters)
@@ -104,6 +109,8 @@ def evolve(
     if row.select is not None:
         toolbox = copy.copy(toolbox)  # the caller's keeps its own
         toolbox.register("select", row.select)
+    if max_sparsity is not None:
+        toolbox = _bounded(toolbox, row, max_sparsity)
     validation: Validation | None = getattr(toolbox, "validation", None)
     size_of_hall = 1 if validation is None else validation.elite
     fresh: Any = tools.ParetoFront() if pareto else tools.HallOfFame(size_of_hall)
@@ -123,8 +130,40 @@ def evolve(
     else:
         evolution = run.strategy(strategy_of(row, toolbox, people, limits), limits)
     if validation is not None and len(evolution.halloffame):
-        validation.choose(evolution.halloffame)
+        validation.choose(evolution.halloffame, unbounded(toolbox.evaluate))
     return evolution
+
+
+def unbounded(evaluate: Any) -> Any:
+    """A toolbox's ``evaluate`` without a maximum sparsity, if that is a keyword argument of it."""
+    return _with_bound(evaluate, 1.0)
+
+
+def _with_bound(evaluate: Any, max_sparsity: float) -> Any:
+    if "max_sparsity" not in getattr(evaluate, "keywords", ()):
+        return evaluate
+    keywords = {**evaluate.keywords, "max_sparsity": max_sparsity}
+    return partial(evaluate.func, *evaluate.args, **keywords)
+
+
+def _bounded(toolbox: Any, row: Algorithm, max_sparsity: float) -> Any:
+    """A toolbox like another, for a maximum sparsity that may be another than it was made for."""
+    if not 0 <= max_sparsity <= 1:
+        raise InputError(f"max_sparsity is {max_sparsity}: a sparsity lies in [0, 1]")
+    toolbox = copy.copy(toolbox)
+    space = getattr(toolbox, "space", None)
+    if row.strategy is not None and space is not None:
+        measure = getattr(toolbox, "sparsity", sparsity)
+        toolbox.space = replace(space, removed=most_removed(len(space), max_sparsity, measure))
+        return toolbox
+    registered = getattr(toolbox.evaluate, "keywords", {}).get("max_sparsity", 1.0)
+    if not within(max_sparsity, registered):
+        raise InputError(
+            f"max_sparsity is {max_sparsity}, and the toolbox was registered with {registered}, "
+            "above which the fitness is the worst: register it with the greater one"
+        )
+    toolbox.evaluate = _with_bound(toolbox.evaluate, max_sparsity)
+    return toolbox
 
 
 def strategy_of(row: Algorithm, toolbox: Any, people: list[Any], limits: Limits) -> Strategy:
@@ -200,6 +239,10 @@ def check_values(row: Algorithm, several: bool) -> None:
         )
 
 
+class _OutOfTime(Exception):  # noqa: N818
+    """The seconds of a search are over in the middle of a generation."""
+
+
 class _Run:
     """A search under way: its hall of fame, its logbook, and what it has spent."""
 
@@ -231,15 +274,20 @@ class _Run:
         while reason is None:
             # A segment starts with a row for the population it is given; only the first is news.
             ngen = min(len(self._logbook), 1)
-            people, segment = row.run(
-                people,
-                self._toolbox,
-                ngen=ngen,
-                stats=self._stats,
-                halloffame=self._hall,
-                verbose=False,
-                **keywords,
-            )
+            try:
+                with self._until(limits.seconds):
+                    people, segment = row.run(
+                        people,
+                        self._toolbox,
+                        ngen=ngen,
+                        stats=self._stats,
+                        halloffame=self._hall,
+                        verbose=False,
+                        **keywords,
+                    )
+            except _OutOfTime:
+                people = [individual for individual in people if individual.fitness.valid]
+                return Evolution(people, self._logbook, self._hall, self._out_of_time(limits))
             self._append(segment, ngen)
             self._remove_infeasible()
             reason = limits.reached(self._after(self._hall)) or self._literal_end(row, people)
@@ -248,8 +296,15 @@ class _Run:
     def strategy(self, strategy: Strategy, limits: Limits) -> Evolution:
         """A strategy under DEAP's ask and tell; at last its finalists on all examples."""
         space, reason = strategy.space, None
+        people: list[Any] = []
         while reason is None:
-            people = self._ask_and_tell(space, strategy.generate, strategy.update)
+            try:
+                with self._until(limits.seconds):
+                    people = self._ask_and_tell(space, strategy.generate, strategy.update)
+            except _OutOfTime:
+                reason = self._out_of_time(limits)
+                finalists = [i for i in strategy.finalists() if not space.solves(i)]
+                break
             leaders = self._hall if strategy.incumbent is None else [strategy.incumbent]
             spent = self._after(leaders)
             finalists = [i for i in strategy.finalists() if not space.solves(i)]
@@ -271,8 +326,7 @@ class _Run:
     ) -> list[Any]:
         """A generation of DEAP's ``eaGenerateUpdate``."""
         toolbox = copy.copy(self._toolbox)
-        if hasattr(toolbox, "probe"):
-            toolbox.evaluate = toolbox.probe
+        toolbox.evaluate = unbounded(toolbox.evaluate)
         toolbox.register("generate", ask)
         toolbox.register("update", tell)
         people, segment = algorithms.eaGenerateUpdate(
@@ -282,6 +336,29 @@ class _Run:
         self._hall.update([i for i in people if space.solves(i) and not is_worst(i)])
         found: list[Any] = people
         return found
+
+    @contextmanager
+    def _until(self, seconds: float | None) -> Iterator[None]:
+        """End what is done inside, between forward passes, when the time of a search is over."""
+        if seconds is None or not hasattr(self._toolbox, "interruptible"):
+            yield
+            return
+
+        def check() -> None:
+            if time.perf_counter() - self._started >= seconds:
+                raise _OutOfTime
+
+        with self._toolbox.interruptible(check):
+            yield
+
+    def _out_of_time(self, limits: Limits) -> str:
+        """The name of the limit; raises :class:`InputError` if nothing was evaluated in time."""
+        if not len(self._logbook):
+            raise InputError(
+                f"no population was evaluated within {limits.seconds} s: allow more seconds, or "
+                "give fewer examples or a smaller population"
+            )
+        return "seconds"
 
     def _after(self, leaders: Any) -> Spent:
         """Tell of a generation; what has been spent after it."""

@@ -35,7 +35,8 @@ class Spent(NamedTuple):
 class Limits:
     """A search ends when what it :class:`Spent` reaches one of these; ``None`` is no limit.
 
-    A generation is never cut short, so that the last one may go over.
+    Seconds end a search between two forward passes. Otherwise a generation is completed, so that
+    the last one may go over.
 
     :raises InputError: for a limit that is negative or not a number.
     """

@@ -10,7 +10,7 @@ from itertools import accumulate
 from typing import Any
 
 from sos_deap.errors import InputError, unknown
-from sos_deap.search.chromosome import Chromosome
+from sos_deap.search.chromosome import Chromosome, within
 
 #: An importance for each gene, made when it is asked for: the greater, the more is lost without it.
 Prior = Callable[[], Sequence[float]]
@@ -119,6 +119,24 @@ class Space:
         """The share of all examples that an individual is scored on."""
         start, stop = getattr(individual, "examples", None) or (0, self.examples)
         return (stop - start) / self.examples
+
+
+def most_removed(
+    length: int, max_sparsity: float, measure: Callable[[Sequence[int]], float]
+) -> int:
+    """How many genes can be removed, whichever they are, within a sparsity.
+
+    :param length: genes of a chromosome.
+    :param max_sparsity: S, the largest share removed.
+    :param measure: from genes to the share that they remove. Whole layers are taken to remove most
+        for their number of genes, as with the last query head goes its key/value head.
+    """
+    fitting = (
+        n
+        for n in range(length, 0, -1)
+        if within(measure([0] * n + [1] * (length - n)), max_sparsity)
+    )
+    return next(fitting, 0)
 
 
 def removed_and_kept(genes: Sequence[int]) -> tuple[list[int], list[int]]:

@@ -18,13 +18,14 @@ class Validation:
     The best of many noisy scores is partly the luckiest. Scored once more, on other examples, few
     have little room for luck.
 
-    :param score: from individuals to their fitness values on the validation examples.
+    :param score: from a toolbox's ``evaluate`` and individuals to their fitness values on the
+        validation examples.
     :param elite: how many of the best to score.
     :param evaluations: what scoring so many costs, in evaluations on all calibration examples.
     :param tokens: the same in tokens.
     """
 
-    score: Callable[[Sequence[Any]], list[tuple[float, ...]]]
+    score: Callable[[Callable[..., Any], Sequence[Any]], list[tuple[float, ...]]]
     elite: int
     evaluations: float
     tokens: int
@@ -46,14 +47,15 @@ class Validation:
                 left[name] = given - cost
         return replace(limits, **left)
 
-    def choose(self, halloffame: Any) -> None:
+    def choose(self, halloffame: Any, evaluate: Callable[..., Any]) -> None:
         """Order a hall of fame by the fitness on the validation examples.
 
         :param halloffame: DEAP's, the best by the calibration examples first; its individuals have
             the other fitness afterwards.
+        :param evaluate: the toolbox's, which judges on these examples, too.
         """
         elite = list(halloffame)
-        for individual, fitness in zip(elite, self.score(elite), strict=True):
+        for individual, fitness in zip(elite, self.score(evaluate, elite), strict=True):
             individual.fitness.values = fitness
         halloffame.clear()
         halloffame.update(elite)
