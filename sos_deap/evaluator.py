@@ -452,16 +452,16 @@ class Evaluator:
 
     def _span(self, individual: Sequence[int]) -> Span | None:
         """The examples that an individual is to be scored on; ``None`` for all."""
-        span: Span | None = getattr(individual, "examples", None)
-        if span is None or span == (0, len(self.task)):
+        span, count = getattr(individual, "examples", None), len(self.task)
+        if span is None:
             return None
-        start, stop = span
-        if not 0 <= start < stop <= len(self.task):
+        whole = isinstance(span, tuple | list) and all(type(number) is int for number in span)
+        if not (whole and len(span) == 2 and 0 <= span[0] < span[1] <= count):
             raise InputError(
-                f"an individual's examples are {start} to {stop}: the task has {len(self.task)}, "
-                "give a start from 0 and a greater stop"
+                f"an individual's examples are {span!r}: the task has {count}, give None for all, "
+                f"or a pair of a start from 0 and a greater stop up to {count}"
             )
-        return start, stop
+        return None if tuple(span) == (0, count) else (span[0], span[1])
 
     def importance(self, name: str) -> list[float]:
         """How much each gene matters to the whole model, computed once.

@@ -351,5 +351,7 @@ def test_scores_on_some_examples_are_those_of_a_task_of_them(evaluator: Evaluato
     assert evaluator(Chromosome(genes, examples=(2, 4))) != evaluator(genes)
     assert evaluator.accounting.cache_hits == 2
     assert [g for g, _ in evaluator.evaluated()] == [genes]
-    with pytest.raises(InputError, match="examples are 4 to 9: the task has 6"):
-        evaluator(Chromosome(genes, examples=(4, 9)))
+    wrong: list[Any] = [(4, 9), (3, 3), (-1, 2), (0.0, 2.0), ("0", "1"), (True, 2), (1,), [2], "02"]
+    for span in wrong:
+        with pytest.raises(InputError, match=r"examples are .*: the task has 6, give None for all"):
+            evaluator(Chromosome(genes, examples=span))
