@@ -158,10 +158,10 @@ def size(model: PreTrainedModel, stored_dtype: torch.dtype, heads: int) -> dict[
 
 def original(name: str, evaluator: Evaluator) -> PreTrainedModel:
     """The model with its weights as stored: loaded once more if the search rounded them."""
-    stored = str(evaluator.stored_dtype).removeprefix("torch.")
-    if str(evaluator.model.dtype) in ("torch.float32", f"torch.{stored}"):
+    stored, computed = evaluator.stored_dtype, evaluator.model.dtype
+    if torch.promote_types(stored, computed) == computed:
         return evaluator.model
-    model = load_as(name, type(evaluator.model), stored)
+    model = load_as(name, type(evaluator.model), str(stored).removeprefix("torch."))
     model.config.pad_token_id = evaluator.model.config.pad_token_id  # where it had none of its own
     return model
 

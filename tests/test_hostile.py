@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import time
 import zlib
 from contextlib import closing, suppress
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 
 from sos_deap import Evaluator, InputError, load
 from sos_deap.__main__ import main as front_door
@@ -294,6 +296,39 @@ def test_a_model_s_files_of_anything_are_refused(
     (folder / file).write_text(text)
     with pytest.raises(InputError):
         load(folder)
+
+
+@pytest.mark.parametrize("absolute", [False, True])
+def test_weights_outside_of_the_folder_are_not_read(
+    model_folder: Path, tmp_path: Path, absolute: bool
+) -> None:
+    folder, weights = tmp_path / "model", tmp_path / "outside.safetensors"
+    shutil.copytree(model_folder, folder)
+    (folder / "model.safetensors").rename(weights)
+    outside = str(weights) if absolute else "../outside.safetensors"
+    names = load_file(weights)
+    index = {"metadata": {}, "weight_map": dict.fromkeys(names, outside)}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(InputError, match=r"outside.safetensors', a file outside of its folder"):
+        load(folder)
+    (folder / "model.safetensors.index.json").unlink()
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "transformers_weights": outside}))
+    with pytest.raises(InputError, match=r"outside.safetensors', a file outside of its folder"):
+        load(folder)
+
+
+def test_a_config_of_a_million_layers_is_refused_at_once(
+    model_folder: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(model_folder, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 10**6}))
+    started = time.perf_counter()
+    with pytest.raises(InputError, match="do not fit its config.json: 1000000 layers, and 30 ten"):
+        load(folder)
+    assert time.perf_counter() - started < 10
 
 
 @few

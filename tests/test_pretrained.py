@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModel
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-from sos_deap import Evaluator, InputError, prune
-from sos_deap.models.pretrained import cpu_dtype, load_pretrained
+from sos_deap import Evaluator, InputError, load, prune
+from sos_deap.models.pretrained import BUILTIN, cpu_dtype, load_pretrained
+from sos_deap.outcome import original
 from tests.conftest import small_llama
 
 
@@ -69,6 +71,38 @@ def test_the_dtype_on_a_cpu_is_what_its_hardware_has(
     assert load_pretrained(str(model_folder), device="cpu", dtype="float32").model.dtype == (
         torch.float32
     )
+
+
+@pytest.mark.parametrize("named", [None, "bfloat16", "int8"])
+@pytest.mark.parametrize("stored", [torch.float64, torch.float32, torch.float16])
+def test_the_stored_dtype_is_that_of_the_files_whatever_the_config_names(
+    stored: torch.dtype, named: str | None, text_file: Path, tmp_path: Path
+) -> None:
+    small_llama().to(stored).save_pretrained(tmp_path, max_shard_size="100KB")
+    AutoTokenizer.from_pretrained(BUILTIN["builtin:tiny"]).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "dtype": named}))
+    files = sorted(tmp_path.glob("*.safetensors"))
+    assert len(files) > 1
+    rest = load_file(files[-1])  # as in old checkpoints, and no weight
+    save_file({**rest, "model.rotary_emb.inv_freq": torch.zeros(4, dtype=torch.float64)}, files[-1])
+    weights = {name: tensor for file in files for name, tensor in load_file(file).items()}
+    loaded = load(tmp_path)
+    computed = "float32" if stored == torch.float64 else "bfloat16"
+    evaluator = Evaluator.from_pretrained(
+        str(tmp_path), dataset=str(text_file), dtype=computed, seqlen=8
+    )
+    assert evaluator.stored_dtype == loaded.dtype == stored
+    for model in (loaded, original(str(tmp_path), evaluator)):
+        for name, parameter in model.named_parameters():
+            assert torch.equal(parameter.double(), weights[name].double())
+
+
+def test_the_dtype_of_weights_that_differ_holds_all_of_them(tmp_path: Path) -> None:
+    model: Any = small_llama()
+    model.to(torch.bfloat16).model.norm.float()
+    model.save_pretrained(tmp_path)
+    assert load(tmp_path).dtype == torch.float32
 
 
 def test_folders_that_hold_no_usable_model(tmp_path: Path) -> None:

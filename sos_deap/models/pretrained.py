@@ -26,6 +26,7 @@ from transformers.utils import logging
 from sos_deap.errors import InputError, first_line, unknown
 from sos_deap.models.families import FAMILIES
 from sos_deap.models.folder import pruned_type
+from sos_deap.models.weight_files import stored_dtype
 
 #: Models that come with this package, by the name the user gives.
 BUILTIN = {"builtin:tiny": Path(__file__).resolve().parent.parent / "builtin" / "tiny"}
@@ -59,7 +60,8 @@ def load(name: str | Path, *, dtype: str | torch.dtype = "auto") -> PreTrainedMo
     :param name: a folder, such as one written by the ``save_pretrained`` of a pruned model, a Hub
         name, or a name in :data:`BUILTIN`. Only safetensors weights are read, and no code in the
         folder is run.
-    :param dtype: as for ``from_pretrained``; ``"auto"`` is the one the weights are stored in.
+    :param dtype: as for ``from_pretrained``; ``"auto"`` is the one that the files hold the weights
+        in, whatever the config names.
     :returns: the model, in evaluation mode.
     :raises InputError: if the model is missing, damaged, or of an unknown class.
     """
@@ -90,7 +92,8 @@ def load_pretrained(
     if model.config.pad_token_id is None:
         # Without one, stock classes take batches of one text only.
         model.config.pad_token_id = tokenizer.pad_token_id or tokenizer.eos_token_id
-    return Pretrained(model.to(place), tokenizer, config.dtype or model.dtype)
+    stored = stored_dtype(_source(name), config) or model.dtype
+    return Pretrained(model.to(place), tokenizer, stored)
 
 
 def load_as(name: str, kind: type, dtype: str) -> PreTrainedModel:
@@ -156,13 +159,16 @@ def _read_weights(name: str, config: Any, stock: Any, dtype: str | torch.dtype) 
     kind: Any = pruned_type(stock) if pruned else stock
     try:
         with _silent():
+            stored = stored_dtype(_source(name), config)
             model, info = kind.from_pretrained(
                 _source(name),
-                dtype=dtype,
+                dtype=stored or "auto" if dtype == "auto" else dtype,
                 use_safetensors=True,
                 trust_remote_code=False,
                 output_loading_info=True,
             )
+    except InputError:
+        raise
     except Exception as error:  # a damaged folder fails in many ways, deep inside three libraries
         raise _cannot_load("model", name, error) from error
     if not pruned:

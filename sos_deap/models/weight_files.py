@@ -1,0 +1,81 @@
+"""A model's safetensors files: which they are, and the dtypes and number of tensors in them.
+
+Only headers are read, which takes milliseconds whatever the size of the model.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import reduce
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
+
+from sos_deap.errors import InputError
+
+#: Floating-point dtypes of weights by their names in a safetensors header.
+_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+}
+
+#: Where configs state how many layers there are.
+_LAYERS = ("num_hidden_layers", "encoder_layers", "decoder_layers", "num_decoder_layers")
+
+
+def stored_dtype(source: str, config: Any) -> torch.dtype | None:
+    """The dtype that holds every stored weight exactly; ``None`` without safetensors files.
+
+    The config is not asked: it may lack the dtype, as those of old checkpoints do, or name another.
+
+    :param source: a folder or a Hub name.
+    :param config: the model's config.
+    :raises InputError: for files outside of the folder, and for more layers than tensors.
+    """
+    tensors = {name: dtype for file in _files(source, config) for name, dtype in _header(file)}
+    if not tensors:
+        return None
+    layers = max((n for n in (getattr(config, k, 0) for k in _LAYERS) if type(n) is int), default=0)
+    if layers > len(tensors):  # building such a model would take long
+        raise InputError(
+            f"the weights of {source} do not fit its config.json: {layers} layers, and "
+            f"{len(tensors)} tensors; save or download the model again"
+        )
+    # Old checkpoints hold the frequencies of rotary embeddings, which are computed and no weights.
+    weights = {dtype for name, dtype in tensors.items() if not name.endswith("inv_freq")}
+    found = [_DTYPES[dtype] for dtype in weights if dtype in _DTYPES]
+    return reduce(torch.promote_types, found) if found else None
+
+
+def _files(source: str, config: Any) -> list[str]:
+    own = getattr(config, "transformers_weights", None)
+    for name in [own] if own else [SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME]:
+        file = _file(source, name)
+        if file is not None:
+            if not name.endswith(".index.json"):
+                return [file]
+            shards = set(json.loads(Path(file).read_text(encoding="utf-8"))["weight_map"].values())
+            return [shard for name in sorted(shards) if (shard := _file(source, name))]
+    return []
+
+
+def _file(source: str, name: str) -> str | None:
+    """The path of a file of the model, downloaded if need be; ``None`` if it is not there."""
+    for path in (PurePosixPath(name), PureWindowsPath(name)):
+        if path.is_absolute() or ".." in path.parts:
+            raise InputError(
+                f"the weights of {source} name {name!r}, a file outside of its folder: save or "
+                "download the model again"
+            )
+    file: str | None = cached_file(source, name, _raise_exceptions_for_missing_entries=False)
+    return file
+
+
+def _header(file: str) -> list[tuple[str, str]]:
+    with safe_open(file, framework="pt") as tensors:
+        return [(name, tensors.get_slice(name).get_dtype()) for name in tensors.keys()]  # noqa: SIM118
