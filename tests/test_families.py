@@ -19,7 +19,10 @@ from transformers import (
 )
 
 from sos_deap import InputError, head_map, load, masked, prune
+from sos_deap.models.density import sparsity_of
 from sos_deap.models.families import FAMILIES, why_unsliceable
+from sos_deap.models.prune import check_layout
+from sos_deap.models.sharing import States, shared
 from tests.tiny import (
     HEAD_DIM,
     HEADS,
@@ -402,3 +405,51 @@ def test_relative_positions_of_deberta(shared: bool) -> None:
             expected = output(model, batch)
         pruned = prune(model, genes)
         assert_close(output(pruned, batch), expected)
+
+
+@pytest.mark.parametrize("kv_heads", [None, 2, 1])
+def test_norms_of_each_head(kv_heads: int | None, tmp_path: Path) -> None:
+    model = build("cohere", kv_heads, use_qk_norm=True)
+    batch, heads = inputs(model), head_map(model)
+    assert model.model.layers[0].self_attn.q_norm.weight.shape == (HEADS, HEAD_DIM)
+    share = sparsity_of(model, heads, "parameters")
+    several = chromosomes(len(heads), 20)
+    with shared(model, several, heads, States(0), None):
+        together = output(model, repeated(batch, len(several))).split(2)
+    for number, (genes, at_once) in enumerate(zip(several, together, strict=True)):
+        with masked(model, [genes]):
+            expected = output(model, batch)
+        pruned = prune(model, genes)
+        assert_close(output(pruned, batch), expected)
+        assert_close(at_once, expected)
+        left = pruned.num_parameters() / model.num_parameters()
+        assert share(genes) == pytest.approx(1 - left)
+        pruned.save_pretrained(tmp_path / str(number))
+        assert torch.equal(output(load(tmp_path / str(number)), batch), output(pruned, batch))
+    if kv_heads is None:
+        genes = [1, 1, 0, 0] * LAYERS
+        with masked(model, [genes]):
+            assert_close(output(prune(model, genes, layout="uniform"), batch), output(model, batch))
+
+
+@pytest.mark.parametrize("family", ["bert", "qwen3"])
+def test_sizes_that_follow_the_heads_and_are_in_no_row_are_refused(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attention: Any = type(build(family).get_submodule(head_map(build(family)).layers[0].attention))
+    stock, follows = attention.__init__, True
+
+    def with_sinks(self: Any, config: Any, *args: Any, **kwargs: Any) -> None:
+        stock(self, config, *args, **kwargs)
+        self.sinks = torch.nn.Parameter(torch.zeros(config.num_attention_heads if follows else 4))
+
+    monkeypatch.setattr(attention, "__init__", with_sinks)
+    model, genes = build(family), [1, 0, 0, 1] * LAYERS
+    for layout in ("sliced", "uniform"):
+        with pytest.raises(InputError, match=r"sinks cannot be sliced: .*; use the layout zeroed"):
+            check_layout(model, head_map(model), layout)
+    prune(model, genes, layout="zeroed")
+    follows = False  # as many by chance
+    prune(model, genes)
+    if family == "qwen3":  # its norms are as wide as a head, and there are as many heads
+        prune(build(family, head_dim=HEADS), genes)

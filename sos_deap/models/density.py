@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from sos_deap.errors import InputError, unknown
 from sos_deap.models.families import why_unsliceable
 from sos_deap.models.heads import HeadMap
-from sos_deap.models.slicing import AttentionLayer, features, projection_rows
+from sos_deap.models.slicing import AttentionLayer, features, rows_to_keep
 
 Sparsity = Callable[[Sequence[int]], float]
 
@@ -60,11 +60,11 @@ def _removed(model: nn.Module, heads: HeadMap, layer: AttentionLayer, keep: Sequ
         inside = heads.family.output_inside
         own = sum(parameter.numel() for parameter in attention.parameters())
         return own - sum(p.numel() for p in output.parameters()) * inside + removed
-    for part, rows in projection_rows(heads.family, layer, keep).items():
+    for part, rows in rows_to_keep(heads.family, layer, keep).items():
         if hasattr(attention, part):
-            projection = attention.get_submodule(part)
-            outputs, inputs = features(projection)
-            removed += (outputs - len(rows)) * (inputs + (projection.bias is not None))
+            module = attention.get_submodule(part)
+            own, outputs = sum(p.numel() for p in module.parameters()), features(module)[0]
+            removed += own // outputs * (outputs - len(rows))
     return removed
 
 

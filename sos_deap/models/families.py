@@ -43,7 +43,7 @@ FAMILIES: dict[str, Family] = {
         unsliceable="its position bias (ALiBi) is one tensor over all the heads of all layers",
     ),
     "camembert": _BERT,
-    "cohere": _LLAMA,
+    "cohere": replace(_LLAMA, per_head=(("q_norm", "heads"), ("k_norm", "kv_heads"))),
     "deberta-v2": replace(
         _BERT,
         attention=("attention.self",),

@@ -14,7 +14,7 @@ from sos_deap.models.heads import HeadMap
 from sos_deap.models.slicing import (
     AttentionLayer,
     NoHeads,
-    projection_rows,
+    rows_to_keep,
     set_sizes,
     use_ragged_attention,
 )
@@ -52,7 +52,7 @@ def narrowed(
             before = dict(vars(attention))
             stack.callback(_restore, attention, before)
             set_sizes(model, heads.family, layer, keep)
-            for part, rows in projection_rows(heads.family, layer, keep).items():
+            for part, rows in rows_to_keep(heads.family, layer, keep).items():
                 if hasattr(attention, part):
                     stack.enter_context(_selected(attention.get_submodule(part), 0, rows))
         else:
@@ -86,7 +86,7 @@ def _restore(module: nn.Module, before: dict[str, Any]) -> None:
 def _selected(projection: Any, axis: int, rows: list[int]) -> Iterator[None]:
     """Let a projection have some of its outputs (axis 0) or inputs (axis 1) only."""
     conv = isinstance(projection, Conv1D)
-    weight, bias = projection.weight, projection.bias
+    weight, bias = projection.weight, getattr(projection, "bias", None)
     index = torch.tensor(rows, dtype=torch.long, device=weight.device)
     parameters: dict[str, Tensor | None] = projection._parameters
     width = {"nf": len(rows)} if conv and axis == 0 else {}
@@ -98,7 +98,9 @@ def _selected(projection: Any, axis: int, rows: list[int]) -> Iterator[None]:
         with replaced(projection, **width):
             yield
     finally:
-        parameters["weight"], parameters["bias"] = weight, bias
+        parameters["weight"] = weight
+        if bias is not None:
+            parameters["bias"] = bias
 
 
 def _rows(heads: Sequence[int], width: int) -> list[int]:

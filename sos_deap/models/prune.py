@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,6 +23,12 @@ Kept = list[list[int]]  # the numbers of the query heads that each attention mod
 #: What can become of the removed heads: cut out, each layer as many as it lost; cut out, with as
 #: many left in every layer, so that the stock class fits; or left in place with zeros for weights.
 LAYOUTS = ("sliced", "uniform", "zeroed")
+
+#: Where configs have numbers of heads.
+_HEAD_COUNTS = (
+    *("num_attention_heads", "num_key_value_heads"),
+    *("encoder_attention_heads", "decoder_attention_heads"),
+)
 
 
 def prune(
@@ -80,6 +87,12 @@ def check_layout(model: PreTrainedModel, heads: HeadMap, layout: str) -> None:
         raise InputError(
             f"a {model.config.model_type} model cannot be sliced: {why}; use the layout zeroed"
         )
+    if unnamed := _unnamed(model, heads):
+        raise InputError(
+            f"a {model.config.model_type} model with {unnamed} cannot be sliced: its size depends "
+            "on the number of heads, and the table of architectures does not name it; use the "
+            "layout zeroed"
+        )
     if layout == "uniform":
         uniform_counts(model, heads)
 
@@ -111,6 +124,47 @@ def uniform_counts(model: PreTrainedModel, heads: HeadMap) -> list[int]:
         raise _not_uniform(model, why)
     _check_shapes(model, heads, config)
     return [*counts, size]
+
+
+def _unnamed(model: PreTrainedModel, heads: HeadMap) -> str:
+    """A tensor of an attention module whose size depends on its heads and that no row names.
+
+    :returns: its name, or nothing if there is none.
+    """
+    family = heads.family
+    named = [family.query, family.key, family.value, family.output, *family.more]
+    named += [part for part, _ in family.per_head]
+    others = dict[str, torch.Size]()
+    for layer in heads.layers:
+        attention = model.get_submodule(layer.attention)
+        for name, tensor in itertools.chain(
+            attention.named_parameters(), attention.named_buffers()
+        ):
+            if not name.startswith(tuple(f"{part}." for part in named)):
+                others[f"{layer.attention}.{name}"] = tensor.shape
+    if not others:
+        return ""
+    wider = _with_twice_the_heads(model)
+    return next((name for name, shape in others.items() if wider.get(name, shape) != shape), "")
+
+
+def _with_twice_the_heads(model: PreTrainedModel) -> dict[str, torch.Size]:
+    """The shapes of the tensors in such a model, with heads of the same width.
+
+    Nothing where its class cannot be built so.
+    """
+    config: Any = copy.deepcopy(model.config)
+    for name in ("hidden_size", *_HEAD_COUNTS):
+        if isinstance(size := getattr(model.config, name, None), int):
+            setattr(config, name, 2 * size)
+    kind: Any = type(model)
+    try:
+        with torch.device("meta"):
+            built = kind(config)
+    except Exception:  # each model class has its own
+        return {}
+    tensors = itertools.chain(built.named_parameters(), built.named_buffers())
+    return {name: tensor.shape for name, tensor in tensors}
 
 
 def _projections(model: nn.Module, attention: str, family: Family) -> list[str]:

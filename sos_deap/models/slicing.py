@@ -38,6 +38,8 @@ class Family:
     :param interleaved: whether a fused projection gives each head's query, key and value in turn;
         else it gives all the queries, then all the keys, then all the values.
     :param more: further projections whose outputs belong to the query heads.
+    :param per_head: modules whose weight has a row for each head, such as norms with a scale of
+        their own for each, and which heads: ``"heads"`` or ``"kv_heads"``. A model may lack them.
     :param head_dim: attribute of the attention module that holds the width of a head.
     :param attributes: attributes of the attention module that ``forward`` reads besides the
         weights, each with what it counts: ``"heads"``, ``"kv_heads"`` or ``"width"``, which is
@@ -54,6 +56,7 @@ class Family:
     value: str = ""
     interleaved: bool = False
     more: tuple[str, ...] = ()
+    per_head: tuple[tuple[str, str], ...] = ()
     head_dim: str = "head_dim"
     attributes: tuple[tuple[str, str], ...] = ()
     requires: tuple[tuple[str, Any], ...] = ()
@@ -158,10 +161,10 @@ def smaller_modules(
         output: Any = model.get_submodule(layer.output)
         narrow = sliced(output, 1, _rows(keep, layer.head_dim))
         if keep:
-            for part, rows in projection_rows(family, layer, keep).items():
+            for part, rows in rows_to_keep(family, layer, keep).items():
                 if hasattr(attention, part):
-                    projection = attention.get_submodule(part)
-                    new[f"{layer.attention}.{part}"] = sliced(projection, 0, rows)
+                    module = attention.get_submodule(part)
+                    new[f"{layer.attention}.{part}"] = sliced(module, 0, rows)
         else:
             own = {family.output: narrow} if family.output_inside else {}
             new[layer.attention] = NoHeads(own, getattr(attention, "layer_idx", None))
@@ -266,29 +269,44 @@ def projection_rows(
     return {family.query: query + keys + values}
 
 
+def rows_to_keep(
+    family: Family, layer: AttentionLayer, keep: Sequence[int]
+) -> dict[str, list[int]]:
+    """The same, with the rows of the modules that have one for each head."""
+    kept = {"heads": list(keep), "kv_heads": list(layer.kv_counts(keep))}
+    own = {part: kept[which] for part, which in family.per_head}
+    return projection_rows(family, layer, keep) | own
+
+
 def _rows(heads: Iterable[int], width: int) -> list[int]:
     return [head * width + i for head in heads for i in range(width)]
 
 
 def features(projection: Any) -> tuple[int, int]:
-    """The numbers of outputs and inputs of a projection."""
+    """The numbers of outputs and inputs of a projection; of a norm the shape of its weight."""
     if isinstance(projection, Conv1D):
         return projection.nf, projection.nx
+    if not hasattr(projection, "out_features"):
+        return len(projection.weight), projection.weight[0].numel()
     return projection.out_features, projection.in_features
 
 
 def sliced(projection: nn.Module, axis: int, rows: list[int]) -> nn.Module:
-    """A copy of a projection with some of its outputs (axis 0) or inputs (axis 1)."""
+    """A copy of a projection with some of its outputs (axis 0) or inputs (axis 1).
+
+    Of a norm with a row for each head: with some of these rows.
+    """
     weight: Any = projection.weight
     index = torch.tensor(rows, dtype=torch.long, device=weight.device)
     stored_axis = 1 - axis if isinstance(projection, Conv1D) else axis  # Conv1D stores (in, out)
     memo: dict[int, Any] = {id(weight): _selected(weight, stored_axis, index)}
-    bias: Any = projection.bias
+    bias: Any = getattr(projection, "bias", None)
     if axis == 0 and bias is not None:
         memo[id(bias)] = _selected(bias, 0, index)
     new: Any = copy.deepcopy(projection, memo)
     names = ("nf", "nx") if isinstance(projection, Conv1D) else ("out_features", "in_features")
-    setattr(new, names[axis], len(rows))
+    if hasattr(new, names[axis]):
+        setattr(new, names[axis], len(rows))
     smaller: nn.Module = new
     return smaller
 
