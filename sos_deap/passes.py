@@ -248,7 +248,7 @@ class Passes:
         if self.flops is not None:
             try:
                 self._counted = self._count_dense()
-            except RuntimeError:  # out of memory, say: the passes themselves tell
+            except Exception:  # out of memory, or code that the counter cannot follow
                 self.flops = None
         if self.batching != "masked" and not self._shares():
             self.batching = "masked"

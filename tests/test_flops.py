@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from sos_deap import head_map, prune
 from sos_deap.models.flops import Flops
 from sos_deap.models.sharing import blocks_of
-from tests.tiny import VOCABULARY, build, chromosomes, output
+from tests.tiny import LAYERS, VOCABULARY, WIDTH, build, chromosomes, output
 
 
 @pytest.mark.parametrize(
@@ -38,3 +38,20 @@ def test_sub_models_cost_what_the_sliced_model_s_operations_are(
             flops.layer(depth, keep) for depth, keep in enumerate(heads.kept_heads(genes))
         )
         assert mine == pytest.approx(count(prune(model, genes)))
+
+
+@pytest.mark.parametrize("shared_key", [True, False])
+def test_relative_positions_of_deberta_are_counted(shared_key: bool) -> None:
+    kinds = ["c2p", "p2c"]
+    settings: dict[str, Any] = {"share_att_key": shared_key, "position_buckets": 4}
+    settings |= {"norm_rel_ebd": "layer_norm", "relative_attention": True, "pos_att_type": kinds}
+    model = build("deberta-v2", **settings)
+    heads, batch = head_map(model), {"input_ids": torch.randint(1, VOCABULARY, (2, 9))}
+    with torch.inference_mode():
+        flops = Flops(model, heads, blocks_of(model, heads) or [], lambda: model(**batch), 18)
+    table = 2 * 4  # relative positions, which have a key and a query each
+    projections = 2 * WIDTH * WIDTH * (4 * 18 + 2 * table)
+    scores = 2 * 2 * WIDTH * (2 * 9 * 9 + 2 * 9 * table)  # by content, and by position
+    feed_forward = 2 * 2 * 18 * WIDTH * 48
+    assert flops.total == LAYERS * (projections + scores + feed_forward)
+    assert all(parameter.requires_grad for parameter in model.parameters())

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -10,6 +11,25 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from sos_deap.models.heads import HeadMap
 from sos_deap.models.slicing import AttentionLayer, features, projection_rows
+
+
+@contextmanager
+def counting(model: Any) -> Iterator[FlopCounterMode]:
+    """Count the floating-point operations of a model's forward passes.
+
+    Inside the context no parameter requires a gradient: the counter hooks the gradient of those
+    that modules are given as inputs, as DeBERTa's are, and without gradients there is none.
+    """
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    try:
+        for parameter in trained:
+            parameter.requires_grad_(False)
+        # The maths backend shows attention as matrix products, which the counter knows.
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            yield counter
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
 
 
 class Flops:
@@ -30,8 +50,7 @@ class Flops:
         run: Callable[[], Any],
         tokens: int,
     ) -> None:
-        # The maths backend shows attention as matrix products, which the counter knows.
-        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        with counting(model) as counter:
             run()
         counts = counter.get_flop_counts()
         root = type(model).__name__

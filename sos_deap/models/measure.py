@@ -18,12 +18,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
 from sos_deap.errors import InputError
 from sos_deap.models.examples import random_inputs
+from sos_deap.models.flops import counting
 
 #: Fewest rounds, whatever they take: a median of fewer says nothing.
 LEAST_ROUNDS = 3
@@ -175,8 +174,7 @@ def _medians(times: _Times, batch_size: int) -> dict[str, float | None]:
 def _figures(model: Any, batch: dict[str, Tensor], cached: float) -> dict[str, Any]:
     """What is counted rather than timed; ``cached`` is the mean number of tokens in the cache."""
     weights = sum(parameter.nbytes for parameter in model.parameters())
-    # The maths backend shows attention as matrix products, which the counter knows.
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+    with counting(model) as counter:
         output = _prefill(model, batch)
     cache_bytes = _cache_bytes(output) / next(iter(batch.values())).shape[:2].numel()
     sequences = len(next(iter(batch.values())))
