@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
@@ -137,9 +137,7 @@ def _unnamed(model: PreTrainedModel, heads: HeadMap) -> str:
     others = dict[str, torch.Size]()
     for layer in heads.layers:
         attention = model.get_submodule(layer.attention)
-        for name, tensor in itertools.chain(
-            attention.named_parameters(), attention.named_buffers()
-        ):
+        for name, tensor in _tensors(attention):
             if not name.startswith(tuple(f"{part}." for part in named)):
                 others[f"{layer.attention}.{name}"] = tensor.shape
     if not others:
@@ -163,8 +161,11 @@ def _with_twice_the_heads(model: PreTrainedModel) -> dict[str, torch.Size]:
             built = kind(config)
     except Exception:  # each model class has its own
         return {}
-    tensors = itertools.chain(built.named_parameters(), built.named_buffers())
-    return {name: tensor.shape for name, tensor in tensors}
+    return {name: tensor.shape for name, tensor in _tensors(built)}
+
+
+def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    return itertools.chain(module.named_parameters(), module.named_buffers())
 
 
 def _projections(model: nn.Module, attention: str, family: Family) -> list[str]:
