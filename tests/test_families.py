@@ -255,13 +255,23 @@ def test_a_key_value_head_goes_with_its_last_query_head() -> None:
     assert widths == [(1, 1), (2, 1), (3, 2)]
 
 
-def test_the_attention_implementation_can_be_changed_afterwards() -> None:
-    model = build("phi3", 2)
-    batch, genes = inputs(model), [1, 1, 0, 0] + [1, 0, 1, 0] + [0, 1, 0, 1]
-    pruned = prune(model, genes)
-    expected = output(pruned, batch)
-    pruned.set_attn_implementation("eager")
-    assert_close(output(pruned, batch), expected)
+@pytest.mark.parametrize("family", ["cohere", "mistral", "phi3", "qwen3"])
+def test_the_attention_implementation_can_be_changed_afterwards(
+    family: str, tmp_path: Path
+) -> None:
+    model = build(family, 2)
+    batch, genes = inputs(model), [1, 1, 0, 0] + [1, 0, 1, 1] + [0, 1, 0, 1]  # unequal groups
+    prune(model, genes).save_pretrained(tmp_path)
+    for how in ("eager", "sdpa", "eager"):
+        model.set_attn_implementation(how)
+        with masked(model, [genes]):
+            expected = output(model, batch)
+        code = AutoModelForCausalLM.from_pretrained(tmp_path, trust_remote_code=True)
+        for pruned in (prune(model, genes), load(tmp_path), code, copy.deepcopy(code)):
+            for _ in range(2):
+                pruned.set_attn_implementation(how)
+                assert pruned.config._attn_implementation == how
+                assert_close(output(pruned, batch), expected)
 
 
 def test_head_map() -> None:

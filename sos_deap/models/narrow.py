@@ -16,7 +16,6 @@ from sos_deap.models.slicing import (
     NoHeads,
     rows_to_keep,
     set_sizes,
-    use_ragged_attention,
 )
 
 
@@ -60,20 +59,6 @@ def narrowed(
             nothing = NoHeads(own, None)
             stack.enter_context(replaced(attention, forward=nothing.forward))
         yield
-
-
-@contextmanager
-def ragged_attention(model: Any, heads: HeadMap) -> Iterator[None]:
-    """Let a model with grouped-query attention compute with unequal groups."""
-    if all(layer.kv_heads == layer.heads for layer in heads.layers):
-        yield
-        return
-    before = model.config._attn_implementation
-    use_ragged_attention(model)
-    try:
-        yield
-    finally:
-        model.set_attn_implementation(before)
 
 
 def _restore(module: nn.Module, before: dict[str, Any]) -> None:

@@ -20,7 +20,7 @@ from transformers import Cache
 from sos_deap.errors import InputError
 from sos_deap.models.families import why_unsliceable
 from sos_deap.models.heads import HeadMap, masked, masked_layer
-from sos_deap.models.narrow import narrowed, ragged_attention, replaced
+from sos_deap.models.narrow import narrowed, replaced
 from sos_deap.models.slicing import AttentionLayer
 
 Prefix = tuple[tuple[int, ...], ...]  # the head genes of the first layers, a tuple for each
@@ -115,7 +115,6 @@ def shared(
     genes = [tuple(map(tuple, heads.head_genes(chromosome))) for chromosome in chromosomes]
     run = _Run(model, heads, genes, states, data)
     with ExitStack() as stack:
-        stack.enter_context(ragged_attention(model, heads))
         for depth, path in enumerate(blocks):
             block = model.get_submodule(path)
             stack.enter_context(replaced(block, forward=run.layer(depth, block.forward)))

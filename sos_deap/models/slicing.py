@@ -18,8 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface, Cache
-from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers import AttentionInterface, Cache
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.pytorch_utils import Conv1D
 
@@ -181,35 +180,45 @@ def finish(
 ) -> None:
     """Set what the attention code of the sliced layers reads besides the weights."""
     pairs = [(layer, keep) for layer, keep in zip(layers, kept, strict=True) if keep]
-    sliced = [pair for pair in pairs if len(pair[1]) < pair[0].heads]
-    ragged = [set_sizes(model, family, *pair) for pair in sliced]
-    if any(ragged):
-        use_ragged_attention(model)
+    for layer, keep in pairs:
+        if len(keep) < layer.heads:
+            set_sizes(model, family, layer, keep)
 
 
-def set_sizes(model: Any, family: Family, layer: AttentionLayer, keep: Sequence[int]) -> bool:
-    """The same for one layer; returns whether it needs :func:`use_ragged_attention`."""
+def set_sizes(model: Any, family: Family, layer: AttentionLayer, keep: Sequence[int]) -> None:
+    """The same for one layer."""
     attention: Any = model.get_submodule(layer.attention)
     counts = list(layer.kv_counts(keep).values())
     sizes = {"heads": len(keep), "kv_heads": len(counts), "width": len(keep) * layer.head_dim}
+    own = dict[str, int]()
     for name, what in family.attributes:
         if name.startswith("config."):
-            attention.config = LayerConfig(model.config, {name[7:]: sizes[what]})
+            own[name[7:]] = sizes[what]
         else:
             setattr(attention, name, sizes[what])
-    if layer.kv_heads == layer.heads:
-        return False
-    even = len(set(counts)) == 1
-    attention.num_key_value_groups = counts[0] if even else 1
-    attention.query_heads_per_kv_head = None if even else counts
-    return not even
+    ragged = len(set(counts)) > 1
+    if layer.kv_heads < layer.heads:
+        attention.num_key_value_groups = 1 if ragged else counts[0]
+    if own or ragged:
+        attention.config = LayerConfig(model.config, own, counts if ragged else None)
 
 
 class LayerConfig:
-    """A layer's view of the model's config, with values of its own; all else stays shared."""
+    """A layer's view of the model's config, with values of its own; all else stays shared.
 
-    def __init__(self, config: Any, own: dict[str, Any]) -> None:
-        self.__dict__.update(own, shared=config)
+    :param config: the model's config.
+    :param own: the layer's values.
+    :param ragged: the layer's numbers of query heads per key/value head, where they differ.
+    """
+
+    def __init__(self, config: Any, own: dict[str, Any], ragged: list[int] | None) -> None:
+        self.__dict__.update(own, shared=config, ragged=ragged)
+
+    @property
+    def _attn_implementation(self) -> str:
+        """The model's, whichever is set at the time, for groups of the layer's sizes."""
+        inner: str = self.shared._attn_implementation
+        return inner if self.ragged is None else _ragged(inner)
 
     def __getattr__(self, name: str) -> Any:
         if name == "shared":  # not there yet while this is being copied
@@ -315,13 +324,12 @@ def _selected(parameter: Tensor, axis: int, index: Tensor) -> nn.Parameter:
     return nn.Parameter(parameter.detach().index_select(axis, index), parameter.requires_grad)
 
 
-def use_ragged_attention(model: Any) -> None:
-    """Let the model's own attention function see each key/value head once per query head."""
-    inner = model.config._attn_implementation
+def _ragged(inner: str) -> str:
+    """The name of an attention function that lets ``inner`` see equal groups."""
     name = f"ragged_{inner}"
-    AttentionInterface.register(name, functools.partial(_ragged_attention, inner))
-    AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[inner])
-    model.set_attn_implementation(name)
+    if name not in ALL_ATTENTION_FUNCTIONS:
+        AttentionInterface.register(name, functools.partial(_ragged_attention, inner))
+    return name
 
 
 def _ragged_attention(
@@ -332,8 +340,7 @@ def _ragged_attention(
     Shapes are (batch, heads, tokens, head_dim), as transformers' attention functions have them. The
     counts are plain integers: nothing to load, to move between devices or to initialise.
     """
-    if counts := getattr(module, "query_heads_per_kv_head", None):
-        key, value = (_repeat_heads(states, counts) for states in (key, value))
+    key, value = (_repeat_heads(states, module.config.ragged) for states in (key, value))
     eager: Any = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
     attend = ALL_ATTENTION_FUNCTIONS.get_interface(inner, eager)
     return attend(module, query, key, value, *args, **kwargs)
