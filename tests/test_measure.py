@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from sos_deap import InputError, prune
+from sos_deap.models.length import most_tokens
 from sos_deap.models.measure import measure
 from sos_deap.report import measured_table
+from sos_deap.tasks.sequences import checked_seqlen
 from tests.tiny import HEAD_DIM, LAYERS, VOCABULARY, WIDTH, build
 
 GENES = [1, 0, 1, 1] + [0] * 4 + [1, 1, 0, 0]
@@ -98,6 +100,32 @@ def test_rounds_end_with_the_time_but_not_before_three() -> None:
     assert row["rounds"] == 3
     assert row["models"]["model"]["decode_seconds"] is None
     assert math.isfinite(row["models"]["model"]["prefill_seconds"])
+
+
+@pytest.mark.parametrize(
+    ("family", "settings", "tokens"),
+    [
+        ("roberta", {"max_position_embeddings": 12, "pad_token_id": 3}, 8),
+        ("camembert", {"max_position_embeddings": 12, "pad_token_id": 1}, 10),
+        ("xlm-roberta", {"max_position_embeddings": 12, "pad_token_id": 1}, 10),
+        ("bert", {"max_position_embeddings": 12}, 12),
+        ("distilbert", {"max_position_embeddings": 12}, 12),
+        ("opt", {"max_position_embeddings": 12, "pad_token_id": 1}, 12),
+        ("bart", {"max_position_embeddings": 12, "pad_token_id": 1}, 12),
+        ("gpt2", {"max_position_embeddings": 12}, 12),
+    ],
+)
+def test_the_longest_length_is_what_stock_models_read(
+    family: str, settings: dict[str, Any], tokens: int
+) -> None:
+    model = build(family, **settings)
+    assert most_tokens(model) == checked_seqlen(None, model) == tokens
+    measure({"model": model}, lengths=[tokens], new_tokens=0, rounds=1)
+    ids = torch.full((1, tokens + 1), 5)
+    with pytest.raises((IndexError, RuntimeError, ValueError)):
+        model(input_ids=ids)
+    with pytest.raises(InputError, match=f"length {tokens + 1} and 0 new tokens are more"):
+        measure({"model": model}, lengths=[tokens + 1], new_tokens=0)
 
 
 @pytest.mark.parametrize(

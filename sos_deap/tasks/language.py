@@ -131,7 +131,7 @@ def _sequences(loaded: Pretrained, settings: TaskSettings) -> Callable[[Draw], S
     if encoder:
         length = longest(loaded, settings.seqlen)
     else:
-        length = checked_seqlen(settings.seqlen, loaded.model.config)
+        length = checked_seqlen(settings.seqlen, loaded.model)
 
     def sequences(draw: Draw) -> Sequences:
         if draw.part is None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from sos_deap.errors import InputError
+from sos_deap.models.length import most_tokens
 from sos_deap.models.pretrained import Pretrained
 from sos_deap.tasks.columns import only_text, strings
 from sos_deap.tasks.data import Part
@@ -106,13 +107,14 @@ def around(tokenizer: Any) -> tuple[list[int], list[int]]:
     return ids[:start], ids[end:]
 
 
-def checked_seqlen(seqlen: int | None, config: Any) -> int:
+def checked_seqlen(seqlen: int | None, model: Any) -> int:
     """The sequence length to use.
 
     :param seqlen: the user's, or ``None`` for the model's longest, at most 2,048.
-    :raises InputError: if it is below 2 or beyond what the model was made for.
+    :param model: the model; see :func:`most_tokens`.
+    :raises InputError: if it is below 2 or beyond what the model can read.
     """
-    longest = getattr(config, "max_position_embeddings", None)
+    longest = most_tokens(model)
     if seqlen is None:
         return min(longest or 2048, 2048)
     if seqlen < 2:
@@ -125,6 +127,6 @@ def checked_seqlen(seqlen: int | None, config: Any) -> int:
 
 
 def longest(loaded: Pretrained, seqlen: int | None) -> int:
-    """The same for encoders, whose position table may be longer than what they read (RoBERTa's)."""
+    """The same, within what the tokenizer was made for."""
     limit = min(int(loaded.tokenizer.model_max_length), 2048)
-    return min(checked_seqlen(seqlen, loaded.model.config), limit)
+    return min(checked_seqlen(seqlen, loaded.model), limit)
