@@ -54,6 +54,7 @@ def run(config: RunConfig, settings: TaskSettings) -> Path:
     from sos_deap.models.prune import check_layout
     from sos_deap.outcome import quality, size
     from sos_deap.progress import Console
+    from sos_deap.rehearsal import rehearse
 
     check(config)
     console = Console(not config.quiet, config.json_lines)
@@ -64,6 +65,7 @@ def run(config: RunConfig, settings: TaskSettings) -> Path:
     assert heldout is not None  # from_pretrained always cuts a held-out part
     check_layout(evaluator.model, heads, config.layout)
     toolbox = toolbox_of(config, evaluator)
+    rehearse(evaluator, config.layout, *_measured_on(evaluator.model, evaluator.task.seqlen))
     dense: dict[str, Any] = {
         **quality(evaluator, heldout, evaluator.model),
         **size(evaluator.model, evaluator.stored_dtype, sum(heads.heads_per_layer)),
@@ -295,11 +297,17 @@ def _measure(models: dict[str, Any], seqlen: int) -> Any:
     """Time the models on no more positions than they were evaluated on, for some ten seconds."""
     from sos_deap.models.measure import measure
 
+    length, new_tokens = _measured_on(models["dense"], seqlen)
+    return measure(models, lengths=[length], new_tokens=new_tokens, seconds=10)
+
+
+def _measured_on(model: PreTrainedModel, seqlen: int) -> tuple[int, int]:
+    """The prompt length and the number of new tokens that models are timed on."""
+    from sos_deap.models.length import most_tokens
+
+    seqlen = min(seqlen, most_tokens(model) or seqlen)  # of several beams it is that of all
     new_tokens = min(16, seqlen // 2)
-    length = min(512, seqlen - new_tokens)
-    return measure(
-        models, lengths=[length], new_tokens=new_tokens if new_tokens > 1 else 0, seconds=10
-    )
+    return min(512, seqlen - new_tokens), new_tokens if new_tokens > 1 else 0
 
 
 def check(config: RunConfig) -> None:

@@ -23,6 +23,8 @@ from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaLis
 from sos_deap.errors import InputError
 from sos_deap.models.examples import random_inputs
 from sos_deap.models.flops import counting
+from sos_deap.models.generating import generate
+from sos_deap.models.length import most_tokens
 
 #: Fewest rounds, whatever they take: a median of fewer says nothing.
 LEAST_ROUNDS = 3
@@ -86,12 +88,26 @@ def measure(
     return rows
 
 
+def try_out(model: Any, length: int, new_tokens: int) -> None:
+    """Make one pass of each kind that :func:`measure` makes, for its errors.
+
+    :raises InputError: for a prompt longer than the model's positions.
+    """
+    decoded = new_tokens if _generates(model) else 0
+    _check_positions(model, length, decoded)
+    batch = random_inputs(model, 1, length)
+    with torch.inference_mode():
+        _figures(model, batch, length)
+        if decoded:
+            _decode_seconds(model, batch, 2)
+
+
 def _generates(model: Any) -> bool:
     return bool(model.can_generate())
 
 
 def _check_positions(model: Any, length: int, new_tokens: int) -> None:
-    longest = getattr(model.config, "max_position_embeddings", None)
+    longest = most_tokens(model)
     if longest is not None and length + new_tokens > longest:
         raise InputError(
             f"length {length} and {new_tokens} new tokens are more than the model's {longest} "
@@ -138,15 +154,12 @@ def _decode_seconds(model: Any, batch: dict[str, Tensor], new_tokens: int) -> fl
             ticks.append(_now(model))
             return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 
-    plain = GenerationConfig(
-        max_new_tokens=new_tokens, min_new_tokens=new_tokens, do_sample=False, pad_token_id=0
-    )
+    # Without an end token, so that nothing ends the text.
+    plain = GenerationConfig(max_new_tokens=new_tokens, do_sample=False, pad_token_id=0)
     given = {name: value for name, value in batch.items() if name != "decoder_input_ids"}
     if model.config.is_encoder_decoder:
         plain.decoder_start_token_id = 0
-    model.generate(
-        **given, generation_config=plain, stopping_criteria=StoppingCriteriaList([Clock()])
-    )
+    generate(model, plain, **given, stopping_criteria=StoppingCriteriaList([Clock()]))
     return (ticks[-1] - ticks[0]) / (len(ticks) - 1)
 
 

@@ -26,6 +26,7 @@ from transformers.utils import logging
 from sos_deap.errors import InputError, first_line, unknown
 from sos_deap.models.families import FAMILIES
 from sos_deap.models.folder import pruned_type
+from sos_deap.models.generating import padding_token, token_settings
 from sos_deap.models.weight_files import stored_dtype
 
 #: Models that come with this package, by the name the user gives.
@@ -89,9 +90,8 @@ def load_pretrained(
     stock = PURPOSES[purpose](name, config)
     tokenizer = load_tokenizer(name)
     model: Any = _read_weights(name, config, stock, chosen or "auto")
-    if model.config.pad_token_id is None:
-        # Without one, stock classes take batches of one text only.
-        model.config.pad_token_id = tokenizer.pad_token_id or tokenizer.eos_token_id
+    # Without one, stock classes take batches of one text only.
+    model.config.pad_token_id = padding_token(model, tokenizer)
     stored = stored_dtype(_source(name), config) or model.dtype
     return Pretrained(model.to(place), tokenizer, stored)
 
@@ -115,9 +115,11 @@ def load_encoder(name: str) -> tuple[PreTrainedModel, Any]:
 def load_tokenizer(name: str) -> Any:
     """The tokenizer that comes with a model; raises :class:`InputError` if there is none."""
     try:
-        return AutoTokenizer.from_pretrained(_source(name), trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(_source(name), trust_remote_code=False)
+        tokenizer.model_max_length = int(tokenizer.model_max_length)  # a file may have it as text
     except Exception as error:
         raise _cannot_load("tokenizer of", name, error) from error
+    return tokenizer
 
 
 def save_companions(name: str, folder: Path) -> None:
@@ -185,8 +187,25 @@ def _read_weights(name: str, config: Any, stock: Any, dtype: str | torch.dtype) 
             f"the weights of {name} do not fit its config.json: {len(names)} "
             f"{what.replace('_', ' ')}, {names[0]} among them; save or download the model again"
         )
+    _tidy(model)
     result: PreTrainedModel = model.eval()
     return result
+
+
+def _tidy(model: Any) -> None:
+    """Leave out settings of a folder that stock classes read and then do not save."""
+    # They are about what a call returns; tasks read outputs by name.
+    model.config.output_attentions = model.config.output_hidden_states = False
+    model.config.return_dict = True
+    own = getattr(model, "generation_config", None)
+    try:
+        if own is not None:
+            own.validate(strict=True)
+    except Exception as error:
+        logging.get_logger(__name__).warning(
+            f"of the model's generation settings only token ids are kept: {first_line(error)}"
+        )
+        model.generation_config = token_settings(model)
 
 
 @contextmanager

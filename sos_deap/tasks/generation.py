@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 from collections.abc import Sequence
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sos_deap.models.generating import generate, token_settings
 from sos_deap.models.pretrained import Pretrained, load_encoder
 from sos_deap.tasks.columns import SOURCES, SUMMARIES, one, strings
 from sos_deap.tasks.data import Part
@@ -92,7 +92,7 @@ class Summarization:
         """The summaries of some examples, a block for each sub-model."""
         batch = self.prompts.batch(examples, sub_models)
         settings = greedy(model, self._tokenizer, self._new_tokens, self._num_beams)
-        written = model.generate(**batch, generation_config=settings)
+        written = generate(model, settings, **batch)
         if not model.config.is_encoder_decoder:
             written = written[:, batch["input_ids"].shape[1] :]
         texts: list[str] = self._tokenizer.batch_decode(written, skip_special_tokens=True)
@@ -100,25 +100,15 @@ class Summarization:
 
 
 def greedy(model: Any, tokenizer: Any, new_tokens: int, num_beams: int = 1) -> Any:
-    """The model's own generation settings, but without chance and of the length asked for.
+    """Generation settings without chance, with the model's special tokens.
 
     :param model: that is to write.
     :param tokenizer: whose padding fills texts that have ended, where the model has none.
     :param new_tokens: most tokens to write.
     :param num_beams: beams of the search; 1 is greedy.
     """
-    settings = copy.deepcopy(model.generation_config)
-    settings.update(
-        do_sample=False,
-        num_beams=num_beams,
-        max_new_tokens=new_tokens,
-        max_length=None,
-        **dict.fromkeys(("temperature", "top_k", "top_p", "min_p", "typical_p")),
-    )
-    if num_beams == 1:
-        settings.update(early_stopping=None, length_penalty=None)
-    if settings.pad_token_id is None:
-        settings.pad_token_id = tokenizer.pad_token_id or settings.eos_token_id
+    settings = token_settings(model, tokenizer)
+    settings.update(do_sample=False, num_beams=num_beams, max_new_tokens=new_tokens)
     return settings
 
 

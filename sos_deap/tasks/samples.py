@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList
 
+from sos_deap.models.generating import generate
 from sos_deap.tasks.divergence import KL
 from sos_deap.tasks.generation import Summarization, greedy
 from sos_deap.tasks.language import Perplexity
@@ -67,10 +68,11 @@ def _continued(ids: Tensor, models: Mapping[str, Any], tokenizer: Any, most: int
     found = {"prompt": prompts, "text": ids[:, before : before + new]}
     for name, model in models.items():
         read = prompts.to(model.device)
-        written = model.generate(
+        written = generate(
+            model,
+            greedy(model, tokenizer, new),
             input_ids=read,
             attention_mask=torch.ones_like(read),
-            generation_config=greedy(model, tokenizer, new),
             logits_processor=LogitsProcessorList([_Luck()]),
         )
         found[name] = written[:, before:]
