@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import pickle
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -392,6 +394,41 @@ def test_the_model_is_left_as_found_after_an_exception(family: str) -> None:
         output(model, three)
     assert torch.equal(output(model, batch), dense)
     assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2", "llama"])
+def test_copies_made_inside_the_context_outlive_it_without_the_mask(family: str) -> None:
+    model = build(family)
+    batch, genes = inputs(model), [1, 0, 1, 1] + [0, 1, 1, 0] * (LAYERS - 1)
+    dense = output(model, batch)
+    expected = [output(prune(model, genes, layout=name), batch) for name in ("sliced", "zeroed")]
+    with masked(model, [genes[::-1]]):
+        pruned = [prune(model, genes, layout=name) for name in ("sliced", "zeroed")]
+        copies = [copy.deepcopy(model), pickle.loads(pickle.dumps(model))]
+    assert all(map(torch.equal, [output(one, batch) for one in pruned], expected))
+    assert all(torch.equal(output(one, batch), dense) for one in [*copies, model])
+
+
+def test_a_mask_serves_once() -> None:
+    model = build("llama")
+    context = masked(model, [[1, 0, 1, 1] * LAYERS])
+    with context, pytest.raises(InputError, match=r"serves once: call masked\(\) again"), context:
+        pass
+    with pytest.raises(InputError, match="serves once"), context:
+        pass
+
+
+@pytest.mark.parametrize("family", ["bert", "distilbert", "gpt2", "llama"])
+def test_dynamic_quantisation_of_a_pruned_model(family: str) -> None:
+    model = build(family)
+    batch = inputs(model)
+    for genes in ([1, 0, 1, 1] * LAYERS, [0] * HEADS + [1, 0, 1, 1] * (LAYERS - 1)):
+        pruned = prune(model, genes)
+        expected = output(pruned, batch)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            quantised = torch.ao.quantization.quantize_dynamic(pruned, {torch.nn.Linear})
+        assert (output(quantised, batch) - expected).abs().max() < 0.1 * expected.abs().max()
 
 
 @pytest.mark.parametrize("layout", ["sliced", "zeroed"])

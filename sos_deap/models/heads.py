@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -139,10 +139,9 @@ def _layers(model: nn.Module, family: Family) -> tuple[AttentionLayer, ...]:
         return ()
 
 
-@contextmanager
 def masked(
     model: nn.Module, chromosomes: Sequence[Sequence[int]], heads: HeadMap | None = None
-) -> Iterator[nn.Module]:
+) -> AbstractContextManager[nn.Module]:
     """Make one model compute many sub-models at once.
 
     Inside the context a batch of ``len(chromosomes) * B`` rows is read as that many consecutive
@@ -154,8 +153,29 @@ def masked(
     :param chromosomes: one chromosome per sub-model.
     :param heads: the model's :func:`head_map`, where the caller has it already.
     :raises InputError: for a chromosome that does not fit the model, or inside the context for a
-        batch that does not divide into as many blocks.
+        batch that does not divide into as many blocks, or for a context that is entered twice.
     """
+    return _Once(_masked(model, chromosomes, heads))
+
+
+class _Once(AbstractContextManager[nn.Module]):
+    def __init__(self, context: AbstractContextManager[nn.Module]) -> None:
+        self._context, self._entered = context, False
+
+    def __enter__(self) -> nn.Module:
+        if self._entered:
+            raise InputError("a context of masked() serves once: call masked() again")
+        self._entered = True
+        return self._context.__enter__()
+
+    def __exit__(self, *error: Any) -> bool | None:
+        return self._context.__exit__(*error)
+
+
+@contextmanager
+def _masked(
+    model: nn.Module, chromosomes: Sequence[Sequence[int]], heads: HeadMap | None
+) -> Iterator[nn.Module]:
     heads = heads or head_map(model)
     if not chromosomes:
         raise InputError("masked() was given no chromosome: give at least one")
@@ -173,7 +193,7 @@ def masked_layer(
     model: nn.Module, layer: AttentionLayer, genes: Sequence[Sequence[int]]
 ) -> Iterator[None]:
     """The same for one attention module; ``genes`` has one 0/1 per query head and sub-model."""
-    hook = _mask_hook(torch.tensor(genes).repeat_interleave(layer.head_dim, dim=1))
+    hook = _Mask(torch.tensor(genes).repeat_interleave(layer.head_dim, dim=1))
     handle = model.get_submodule(layer.output).register_forward_pre_hook(hook)
     try:
         yield
@@ -181,14 +201,26 @@ def masked_layer(
         handle.remove()
 
 
-def _mask_hook(mask: Tensor) -> Any:
-    """A hook that scales an output projection's input; `mask` is (sub-models, heads * head_dim)."""
-    mask = mask[:, None, :]
+class _Mask:
+    """A hook that scales an output projection's input.
 
-    def scale(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        nonlocal mask
+    A copy, such as that of a model which is copied inside the context and outlives it, scales
+    nothing.
+
+    :param mask: (sub-models, heads * head_dim), or ``None`` to scale nothing.
+    """
+
+    def __init__(self, mask: Tensor | None) -> None:
+        self._mask = mask if mask is None else mask[:, None, :]
+
+    def __reduce__(self) -> Any:
+        return _Mask, (None,)
+
+    def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        if self._mask is None:
+            return inputs
         context, *rest = inputs  # (sub-models * rows, tokens, heads * head_dim)
-        mask = mask.to(context)  # once: afterwards device and dtype are right
+        mask = self._mask = self._mask.to(context)  # once: then device and dtype are right
         if len(context) % len(mask):
             raise InputError(
                 f"the batch has {len(context)} rows for {len(mask)} sub-models: "
@@ -196,5 +228,3 @@ def _mask_hook(mask: Tensor) -> Any:
             )
         blocks = context.reshape(len(mask), -1, context.shape[-1])
         return ((blocks * mask).view_as(context), *rest)
-
-    return scale

@@ -165,6 +165,8 @@ def smaller_modules(
                     module = attention.get_submodule(part)
                     new[f"{layer.attention}.{part}"] = sliced(module, 0, rows)
         else:
+            if type(narrow) is nn.Linear:
+                narrow.__class__ = LinearWithoutInputs
             own = {family.output: narrow} if family.output_inside else {}
             new[layer.attention] = NoHeads(own, getattr(attention, "layer_idx", None))
         if keep or not family.output_inside:
@@ -224,6 +226,13 @@ class LayerConfig:
         if name == "shared":  # not there yet while this is being copied
             raise AttributeError(name)
         return getattr(self.shared, name)
+
+
+class LinearWithoutInputs(nn.Linear):
+    """The output projection of a layer without heads: its bias.
+
+    A class of its own, as dynamic quantisation cannot convert it and looks for ``nn.Linear`` alone.
+    """
 
 
 class NoHeads(nn.Module):
