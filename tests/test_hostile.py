@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import random
 import shutil
 import time
 import zlib
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
@@ -22,6 +24,7 @@ from sos_deap.chromosome_file import read_chromosome
 from sos_deap.config import parse
 from sos_deap.journal import Journal
 from sos_deap.plain import plain
+from sos_deap.rehearsal import rehearse
 from sos_deap.run import check, main
 from sos_deap.search.named import split
 from sos_deap.store import Store
@@ -342,3 +345,96 @@ def test_a_result_of_anything_is_reported_or_refused(tmp_path: Path, value: Any,
     with suppress(InputError):
         comparison([tmp_path])
         assert part in ("data", "versions") or value == result.get(part)
+
+
+FEW = ["--seqlen=16", "--samples=2", "--heldout_samples=2", "--generations=1"]
+GENERATION = {
+    "num_beams": 10**6,
+    "num_return_sequences": 100,
+    "stop_strings": ["a"],
+    "prompt_lookup_num_tokens": 3,
+    "assistant_early_exit": 1,
+    "max_time": 1e-9,
+    "sequence_bias": [[[5], -10.0]],
+    "eos_token_id": [0, 9, 11],
+    "pad_token_id": 10**6,
+}
+
+
+def changed(folder: Path, **files: dict[str, Any]) -> None:
+    for name, changes in files.items():
+        path = folder / f"{name}.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_settings_that_stock_code_refuses_change_nothing(
+    model_folder: Path, text_file: Path, tmp_path: Path, caplog: Any
+) -> None:
+    strange = tmp_path / "model"
+    shutil.copytree(model_folder, strange)
+    changed(
+        strange,
+        config={"output_attentions": True, "return_dict": False, "dtype": "int8"}
+        | {"eos_token_id": [0, 9, 11], "pad_token_id": None},
+        generation_config=GENERATION,
+        tokenizer_config={"model_max_length": "64", "pad_token": "[NEW]"},  # beyond the table
+    )
+    plain = tmp_path / "plain"
+    shutil.copytree(model_folder, plain)
+    changed(plain, generation_config={"eos_token_id": [0, 9, 11]})
+    found = []
+    for folder in (strange, plain):
+        run = tmp_path / f"run_{folder.name}"
+        flags = ["--population_size=4", f"--model={folder}", f"--dataset={text_file}"]
+        assert main([*flags, *FEW, f"--output_dir={run}", "--quiet"]) == 0
+        result = json.loads((run / "result.json").read_text())
+        found.append((result["best"], json.loads((run / "samples.json").read_text())))
+        load(run / "pruned")
+    assert found[0] == found[1]
+    assert "only the token ids of generation settings are kept" in caplog.text
+
+
+@pytest.mark.parametrize("what", ["template", "measure", "generate"])
+def test_what_will_fail_after_the_search_fails_before_it(
+    model_folder: Path,
+    text_file: Path,
+    tmp_path: Path,
+    what: str,
+    capsys: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(model_folder, folder)
+
+    def fails(*args: Any, **kwargs: Any) -> None:
+        raise RuntimeError("cannot")
+
+    if what == "template":
+        templates = [{"name": "default", "template": "x"}, {"name": "../../x", "template": "x"}]
+        changed(folder, tokenizer_config={"chat_template": templates})
+    elif what == "measure":
+        monkeypatch.setattr("sos_deap.models.measure.peak_bytes", fails)
+    else:
+        monkeypatch.setattr("transformers.LlamaForCausalLM.generate", fails)
+    run = tmp_path / "run"
+    flags = ["--population_size=4", f"--model={folder}", f"--dataset={text_file}"]
+    assert main([*flags, *FEW, f"--output_dir={run}"]) == 2
+    assert "before the search" in one_error(capsys)
+    assert not run.exists()
+
+
+def test_a_rehearsal_draws_no_random_numbers_and_leaves_the_model_as_it_was(
+    model_folder: Path, text_file: Path
+) -> None:
+    evaluator = Evaluator.from_pretrained(
+        str(model_folder), dataset=str(text_file), seqlen=16, samples=2, dtype="float32"
+    )
+    states = random.getstate(), torch.get_rng_state().tolist()
+    settings, weights = evaluator.model.config.to_dict(), evaluator.model.state_dict()
+    before = {name: tensor.clone() for name, tensor in weights.items()}
+    for layout in ("sliced", "zeroed"):
+        rehearse(evaluator, layout, 8, 8)
+    assert (random.getstate(), torch.get_rng_state().tolist()) == states
+    assert evaluator.model.config.to_dict() == settings
+    assert all(torch.equal(weights[name], tensor) for name, tensor in before.items())
+    assert all(parameter.requires_grad for parameter in evaluator.model.parameters())

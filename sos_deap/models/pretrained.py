@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from transformers import (
     AutoTokenizer,
     PreTrainedModel,
 )
-from transformers.utils import logging
+from transformers.utils.logging import get_verbosity, set_verbosity, set_verbosity_error
 
 from sos_deap.errors import InputError, first_line, unknown
 from sos_deap.models.families import FAMILIES
@@ -39,6 +40,9 @@ DTYPES = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
+
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -202,21 +206,19 @@ def _tidy(model: Any) -> None:
         if own is not None:
             own.validate(strict=True)
     except Exception as error:
-        logging.get_logger(__name__).warning(
-            f"of the model's generation settings only token ids are kept: {first_line(error)}"
-        )
+        _LOG.warning("only the token ids of generation settings are kept: %s", first_line(error))
         model.generation_config = token_settings(model)
 
 
 @contextmanager
 def _silent() -> Iterator[None]:
     """Without transformers' reports of what does not fit: here that is an error of its own."""
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()
+    before = get_verbosity()
+    set_verbosity_error()
     try:
         yield
     finally:
-        logging.set_verbosity(before)
+        set_verbosity(before)
 
 
 def checked_device(device: str) -> torch.device:
