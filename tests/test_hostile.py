@@ -350,6 +350,7 @@ def test_a_result_of_anything_is_reported_or_refused(tmp_path: Path, value: Any,
 FEW = ["--seqlen=16", "--samples=2", "--heldout_samples=2", "--generations=1"]
 GENERATION = {
     "num_beams": 10**6,
+    "temperature": 0.5,  # without sampling: stock code does not save this
     "num_return_sequences": 100,
     "stop_strings": ["a"],
     "prompt_lookup_num_tokens": 3,

@@ -42,7 +42,7 @@ DTYPES = {
 }
 
 
-_LOG = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -206,7 +206,7 @@ def _tidy(model: Any) -> None:
         if own is not None:
             own.validate(strict=True)
     except Exception as error:
-        _LOG.warning("only the token ids of generation settings are kept: %s", first_line(error))
+        _log.warning("only the token ids of generation settings are kept: %s", first_line(error))
         model.generation_config = token_settings(model)
 
 
