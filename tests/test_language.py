@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+import shutil
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForMaskedLM, LlamaConfig
+from tokenizers.processors import TemplateProcessing
+from transformers import AutoModelForMaskedLM, AutoTokenizer, LlamaConfig
 
 from sos_deap import Evaluator, InputError, head_map, masked, prune
+from sos_deap.models.pretrained import BUILTIN
 from sos_deap.tasks.divergence import KL
 from sos_deap.tasks.language import Perplexity, PseudoPerplexity
 from sos_deap.tasks.logits import logits_at
@@ -55,6 +59,57 @@ def test_seqlen() -> None:
         checked_seqlen(4097, config)
     with pytest.raises(InputError, match="at least 2 tokens"):
         checked_seqlen(1, config)
+
+
+@pytest.mark.parametrize("task", ["perplexity", "kl"])
+@pytest.mark.parametrize("puts", ["<|end|>", "<|end|> value"])
+def test_sequences_begin_as_the_tokenizer_begins_a_text(
+    task: str, puts: str, model_folder: Path, text_file: Path, tmp_path: Path
+) -> None:
+    """Against stock transformers' loss, one sequence at a time."""
+    shutil.copytree(model_folder, tmp_path / "model")
+    tokenizer: Any = AutoTokenizer.from_pretrained(model_folder)
+    start = [tokenizer.convert_tokens_to_ids(token) for token in puts.split()]
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{puts} $A", special_tokens=list(zip(puts.split(), start, strict=True))
+    )
+    tokenizer.save_pretrained(tmp_path / "model")
+    text = text_file.read_text()
+    half = text[text.find("\n\n", len(text) // 2) :].lstrip("\n")
+    ids = tokenizer(half, add_special_tokens=False)["input_ids"]
+    own = tokenizer(half)["input_ids"]
+    model = small_llama()
+    for how, head, tokens in (("auto", start, ids), ("each", start, ids), ("none", [], own)):
+        evaluator = Evaluator.from_pretrained(
+            str(tmp_path / "model"),
+            dataset=str(text_file),
+            task=task,
+            dtype="float32",
+            seqlen=24,
+            heldout_samples=10**6,
+            start_token=how,
+        )
+        inner, losses = 24 - len(head), []
+        for i in range(0, len(tokens) // inner * inner, inner):
+            row = torch.tensor([head + tokens[i : i + inner]])
+            labels = row.clone()
+            labels[:, : len(head)] = -100
+            with torch.inference_mode():
+                losses.append(float(model(row, labels=labels).loss))
+        heldout: Any = evaluator.heldout
+        found = evaluator.metrics_of(evaluator.model, heldout)["perplexity"]
+        assert found == pytest.approx(math.exp(sum(losses) / len(losses)), rel=1e-5)
+        assert heldout.describe()["start_token"].startswith("".join(puts.split()))
+        with torch.inference_mode():
+            loss = float(heldout.loss(evaluator.model, slice(0, len(losses))))
+        assert math.exp(loss) == pytest.approx(found, rel=1e-5)
+
+
+def test_encoders_have_their_own_special_tokens(tmp_path: Path, text_file: Path) -> None:
+    build("bert", auto=AutoModelForMaskedLM, vocab_size=2048).save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(BUILTIN["builtin:tiny"]).save_pretrained(tmp_path)
+    with pytest.raises(InputError, match="start_token is none: each sequence of an encoder has"):
+        Evaluator.from_pretrained(str(tmp_path), dataset=str(text_file), start_token="none")
 
 
 def divergence(dense: Any, pruned: Any, ids: torch.Tensor, top_k: int) -> float:
@@ -160,6 +215,29 @@ def test_text_of_the_model_s_own_is_a_sample_of_its_distribution() -> None:
     other = sampled_sequences(model, "held-out", 40, 20, temperature=1.0, seed=2)
     assert not torch.equal(other.input_ids, sample.input_ids)
     assert "temperature 1.0, seed 2" in other.split
+
+
+@pytest.mark.parametrize(
+    ("puts", "bos", "start"), [("<|end|> ", 3, 0), ("", 3, 3), ("<|end|> ", None, 0)]
+)
+def test_text_of_the_model_s_own_begins_with_the_start_token(
+    puts: str, bos: int | None, start: int, tmp_path: Path
+) -> None:
+    model = small_llama()
+    model.config.bos_token_id = bos
+    model.save_pretrained(tmp_path)
+    tokenizer: Any = AutoTokenizer.from_pretrained(BUILTIN["builtin:tiny"])
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{puts}$A", special_tokens=[("<|end|>", 0)]
+    )
+    tokenizer.save_pretrained(tmp_path)
+    for how in ("auto", "none"):
+        evaluator: Any = Evaluator.from_pretrained(
+            str(tmp_path), dataset="builtin:self", seqlen=5, samples=2, start_token=how
+        )
+        assert evaluator.task.sequences.input_ids[:, 0].tolist() == [start, start]
+        described = f"{tokenizer.convert_ids_to_tokens(start)} in each sequence"
+        assert evaluator.task.describe()["start_token"] == described
 
 
 def test_a_low_temperature_is_greedy_and_steps_with_a_cache_are_whole_passes() -> None:

@@ -13,7 +13,14 @@ from sos_deap import InputError
 from sos_deap.models.pretrained import BUILTIN
 from sos_deap.tasks.data import Part
 from sos_deap.tasks.draw import Draw
-from sos_deap.tasks.sequences import Sequences, around, cut_sequences, running_text
+from sos_deap.tasks.sequences import (
+    Ends,
+    Sequences,
+    around,
+    cut_sequences,
+    running_text,
+    start_of_sequences,
+)
 
 
 def cut(
@@ -24,11 +31,11 @@ def cut(
     samples: int | None = None,
     seed: int = 0,
     skip: int = 0,
-    whole: bool = False,
+    ends: Ends | None = None,
 ) -> Sequences:
     part = Part("x", {"text": documents}, {}, separator)
     draw = Draw("calibration", part, samples, seed, skip)
-    return cut_sequences(draw, documents, tokenizer, seqlen, whole=whole)
+    return cut_sequences(draw, documents, tokenizer, seqlen, ends)
 
 
 @pytest.fixture
@@ -73,12 +80,50 @@ def test_encoders_get_whole_sequences(tokenizer: Any) -> None:
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
         single="<|end|> $A <|end|>", special_tokens=[("<|end|>", 0)]
     )
-    assert around(tokenizer) == ([0], [0])
+    assert around(tokenizer) == Ends([0], [0])
     text = "Raise an error if the value is negative."
     inner = tokenizer(text, add_special_tokens=False)["input_ids"]
-    sequences = cut(tokenizer, [text], "", 5, whole=True)
+    sequences = cut(tokenizer, [text], "", 5, ends=around(tokenizer))
     rows = [[0, *inner[i : i + 3], 0] for i in range(0, len(inner) // 3 * 3, 3)]
     assert sequences.input_ids.tolist() == rows
+
+
+@pytest.mark.parametrize(
+    ("puts", "bos", "how", "before", "described"),
+    [
+        ("", None, "auto", [], "none"),
+        ("", "<|end|>", "auto", [], "none"),
+        ("", "<|end|>", "each", [0], "<|end|> in each sequence"),
+        ("", "<|end|>", "none", [], "none"),
+        ("<|end|> ", "<|end|>", "auto", [0], "<|end|> in each sequence"),
+        ("<|end|> <|end|> ", None, "auto", [0, 0], "<|end|><|end|> in each sequence"),
+        ("<|end|> ", None, "each", [0], "<|end|> in each sequence"),
+        ("<|end|> ", "<|end|>", "none", [], "<|end|> before the text alone"),
+    ],
+)
+def test_where_a_start_token_stands(
+    tokenizer: Any, puts: str, bos: str | None, how: str, before: list[int], described: str
+) -> None:
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{puts}$A", special_tokens=[("<|end|>", 0)]
+    )
+    tokenizer.bos_token = bos
+    ends = start_of_sequences(tokenizer, how)
+    assert (list(ends.before), list(ends.after)) == (before, [])
+    text = "Raise an error if the value is negative."
+    sequences = cut(tokenizer, [text], "", 5, ends=ends)
+    assert sequences.describe()["start_token"] == described
+    assert sequences.context == max(1, len(before))
+    ids = tokenizer(text, add_special_tokens=not before)["input_ids"]
+    inner = 5 - len(before)
+    rows = [before + ids[i : i + inner] for i in range(0, len(ids) // inner * inner, inner)]
+    assert sequences.input_ids.tolist() == rows
+
+
+def test_a_start_token_that_the_tokenizer_lacks(tokenizer: Any) -> None:
+    tokenizer.bos_token = None
+    with pytest.raises(InputError, match="start_token is each, and the tokenizer has no start to"):
+        start_of_sequences(tokenizer, "each")
 
 
 def test_the_description_tells_data_apart(tokenizer: Any) -> None:

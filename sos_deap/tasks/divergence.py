@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sos_deap.tasks.likelihood import OnSequences, beside, exp, nats_of, scored, targets
+from sos_deap.tasks.likelihood import OnSequences, beside, exp, nats_of
 from sos_deap.tasks.logits import logits_in_slices
 from sos_deap.tasks.sequences import Sequences
 from sos_deap.tasks.task import checked_metric
@@ -58,18 +58,19 @@ class KL(OnSequences):
     def score(self, model: Any, examples: slice, sub_models: int) -> Tensor:
         """Sums (divergence in nats, positions, negative log-likelihood, scored tokens)."""
         ids = self._input_ids[examples].repeat(sub_models, 1)
+        next_tokens = self._targets[examples].repeat(sub_models, 1)
         teacher_tokens, teacher_logs = self._tokens[examples], self._logs[examples]
         divergence = torch.zeros(sub_models, dtype=torch.float64, device=ids.device)
         nats = torch.zeros_like(divergence)
         for positions, logits in logits_in_slices(model, ids):
-            nats += nats_of(logits, targets(ids)[:, positions], sub_models)
+            nats += nats_of(logits, next_tokens[:, positions], sub_models)
             tokens = teacher_tokens[:, positions].long().repeat(sub_models, 1, 1)
             dense = teacher_logs[:, positions].repeat(sub_models, 1, 1)
             difference = dense.exp() * (dense - _log_partition(logits, tokens))
             divergence += difference.double().view(sub_models, -1).sum(1)
         positions_each = ids.numel() // sub_models
         counted = beside(divergence, positions_each)
-        return torch.cat((counted, beside(nats, scored(ids, sub_models))), dim=1)
+        return torch.cat((counted, beside(nats, self.scored(examples))), dim=1)
 
     def metrics(self, sums: list[float]) -> dict[str, float]:
         """The mean divergence per position, the perplexity, and the distillation loss."""

@@ -12,7 +12,7 @@ from sos_deap.errors import InputError
 from sos_deap.models.pretrained import Pretrained
 from sos_deap.tasks.divergence import KL
 from sos_deap.tasks.draw import Draw, Make
-from sos_deap.tasks.likelihood import OnSequences, beside, exp, nats_of, nats_on, scored
+from sos_deap.tasks.likelihood import OnSequences, beside, exp, nats_of, nats_on
 from sos_deap.tasks.logits import logits_at
 from sos_deap.tasks.self_text import sampled_sequences
 from sos_deap.tasks.sequences import (
@@ -22,6 +22,7 @@ from sos_deap.tasks.sequences import (
     cut_sequences,
     longest,
     running_text,
+    start_of_sequences,
 )
 from sos_deap.tasks.settings import TaskSettings
 
@@ -29,7 +30,8 @@ from sos_deap.tasks.settings import TaskSettings
 class Perplexity(OnSequences):
     """Perplexity of a causal language model: exp of the mean negative log-likelihood per token.
 
-    The first token of a sequence has no context and is not scored, as in the field's convention.
+    The first token of a sequence, or its start tokens, are context and are not scored, as in the
+    field's convention.
     """
 
     name = "perplexity"
@@ -39,8 +41,8 @@ class Perplexity(OnSequences):
 
     def score(self, model: Any, examples: slice, sub_models: int) -> Tensor:
         """Sums (negative log-likelihood in nats, scored tokens), (sub-models, 2)."""
-        ids = self._input_ids[examples].repeat(sub_models, 1)
-        return beside(nats_on(model, ids, sub_models), scored(ids, sub_models))
+        nats = nats_on(model, self._input_ids[examples], self._targets[examples], sub_models)
+        return beside(nats, self.scored(examples))
 
     def metrics(self, sums: list[float]) -> dict[str, float]:
         """Perplexity; infinite where it exceeds what a float holds."""
@@ -106,12 +108,12 @@ def make_perplexity(loaded: Pretrained, settings: TaskSettings) -> Make:
     sequences, device = _sequences(loaded, settings), loaded.model.device
     if not loaded.is_encoder:
         return lambda draw: Perplexity(sequences(draw), device)
-    before, after = around(loaded.tokenizer)
+    ends = around(loaded.tokenizer)
     mask = loaded.tokenizer.mask_token_id
     if mask is None:
         raise InputError("pseudo-perplexity needs a mask token, and the tokenizer has none")
-    ends = len(before), len(after)
-    return lambda draw: PseudoPerplexity(sequences(draw), mask, ends, device)
+    counts = len(ends.before), len(ends.after)
+    return lambda draw: PseudoPerplexity(sequences(draw), mask, counts, device)
 
 
 def make_kl(loaded: Pretrained, settings: TaskSettings) -> Make:
@@ -127,17 +129,23 @@ def make_kl(loaded: Pretrained, settings: TaskSettings) -> Make:
 
 def _sequences(loaded: Pretrained, settings: TaskSettings) -> Callable[[Draw], Sequences]:
     """Makes sequences of a part's text, or of the model's own."""
-    encoder = loaded.is_encoder
-    if encoder:
-        length = longest(loaded, settings.seqlen)
+    how, tokenizer = settings.start_token, loaded.tokenizer
+    if loaded.is_encoder:
+        if how != "auto":
+            raise InputError(
+                f"start_token is {how}: each sequence of an encoder has the special tokens "
+                "of its tokenizer around it; give auto"
+            )
+        length, ends = longest(loaded, settings.seqlen), around(tokenizer)
     else:
         length = checked_seqlen(settings.seqlen, loaded.model)
+        ends = start_of_sequences(tokenizer, how)
 
     def sequences(draw: Draw) -> Sequences:
         if draw.part is None:
             return _own_text(loaded, length, settings, draw)
         documents = running_text(draw, settings.text_column)
-        return cut_sequences(draw, documents, loaded.tokenizer, length, whole=encoder)
+        return cut_sequences(draw, documents, tokenizer, length, ends)
 
     return sequences
 
@@ -146,11 +154,15 @@ def _own_text(loaded: Pretrained, seqlen: int, settings: TaskSettings, draw: Dra
     if loaded.is_encoder:
         raise InputError("builtin:self needs a model that writes: give an encoder a data set")
     assert settings.samples is not None  # filled in for the task
+    # Each sequence is a text of its own, so that `none` puts a start token before each, too.
+    how = settings.start_token
+    bos = loaded.model.config.get_text_config().bos_token_id
     return sampled_sequences(
         loaded.model,
         draw.purpose,
-        draw.samples or 4 * settings.samples,
+        4 * settings.samples if draw.samples is None else draw.samples,
         seqlen,
         temperature=settings.temperature,
         seed=draw.seed,
+        start=start_of_sequences(loaded.tokenizer, "auto" if how == "none" else how, bos),
     )

@@ -30,6 +30,7 @@ class OnSequences:
     def __init__(self, sequences: Sequences, device: torch.device | str) -> None:
         self.sequences = sequences
         self._input_ids = sequences.input_ids.to(device)
+        self._targets = targets(self._input_ids, sequences.context)
 
     @property
     def seqlen(self) -> int:
@@ -54,20 +55,23 @@ class OnSequences:
         A scalar, with its gradient where gradients are on; also of the task ``kl``, since a
         divergence from the dense model has no gradient at the dense model.
         """
-        ids = self._input_ids[examples]
-        return nats_on(model, ids, 1)[0] / scored(ids, 1)
+        nats = nats_on(model, self._input_ids[examples], self._targets[examples], 1)
+        return nats[0] / self.scored(examples)
+
+    def scored(self, examples: slice) -> int:
+        """How many tokens of some examples are scored."""
+        return len(self._input_ids[examples]) * (self.seqlen - self.sequences.context)
 
 
-def targets(ids: Tensor) -> Tensor:
-    """The next token at each position."""
+def targets(ids: Tensor, context: int = 1) -> Tensor:
+    """The next token at each position, or none.
+
+    :param context: tokens at the head of each sequence that are not scored.
+    """
     targets = ids.roll(-1, dims=1)
+    targets[:, : context - 1] = _UNSCORED
     targets[:, -1] = _UNSCORED  # the last position predicts nothing that is there
     return targets
-
-
-def scored(ids: Tensor, sub_models: int) -> int:
-    """How many tokens of each sub-model have one before them."""
-    return ids[:, 1:].numel() // sub_models
 
 
 def nats_of(logits: Tensor, targets: Tensor, sub_models: int) -> Tensor:
@@ -82,11 +86,12 @@ def nats_of(logits: Tensor, targets: Tensor, sub_models: int) -> Tensor:
     return losses.view(sub_models, -1).double().sum(1)
 
 
-def nats_on(model: Any, ids: Tensor, sub_models: int) -> Tensor:
-    """The same of a causal model on whole sequences, a block of rows of ``ids`` per sub-model."""
+def nats_on(model: Any, ids: Tensor, targets: Tensor, sub_models: int) -> Tensor:
+    """The same of a causal model on whole sequences, which each sub-model reads."""
+    ids, targets = ids.repeat(sub_models, 1), targets.repeat(sub_models, 1)
     nats = torch.zeros(sub_models, dtype=torch.float64, device=ids.device)
     for positions, logits in logits_in_slices(model, ids):
-        nats = nats + nats_of(logits, targets(ids)[:, positions], sub_models)
+        nats = nats + nats_of(logits, targets[:, positions], sub_models)
     return nats
 
 

@@ -19,6 +19,9 @@ _COUNTS = (
     *("stream_rows", "top_k", "num_beams"),
 )
 
+#: Where a start token stands in running text.
+START_TOKENS = ("auto", "each", "none")
+
 
 @dataclass(frozen=True)
 class TaskSettings:
@@ -41,6 +44,12 @@ class TaskSettings:
         None,
         "Tokens in a sequence of text, or most tokens of an example; None is the model's longest, "
         "at most 2048.",
+    )
+    start_token: str = setting(
+        "auto",
+        "Start token of a causal language model's sequences: each (the tokenizer's, at the head of "
+        "every sequence), none (at the beginning of the whole text alone, as in the tables of "
+        "papers on pruning), or auto: each where the tokenizer puts one before a text.",
     )
     text_column: str | None = setting(
         None,
@@ -94,6 +103,8 @@ class TaskSettings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"{name} is {value}: give at least 1")
+        if self.start_token not in START_TOKENS:
+            raise unknown("start_token", self.start_token, START_TOKENS)
         if self.max_new_tokens < 1:
             raise InputError(f"max_new_tokens is {self.max_new_tokens}: give at least 1")
         if not 0 < self.label_threshold < 1:
