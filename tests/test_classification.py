@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import random
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tokenizers.processors import TemplateProcessing
 from torchmetrics.functional.classification import multilabel_f1_score
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -16,6 +18,7 @@ from sos_deap.models.pretrained import BUILTIN
 from sos_deap.search.chromosome import WORST_FITNESS
 from sos_deap.tasks.classification import Accuracy, MultiLabel
 from sos_deap.tasks.encoded import Encoded, encode
+from sos_deap.tasks.generation import greedy
 from tests.tiny import VOCABULARY, build
 
 TEXTS = [
@@ -72,6 +75,34 @@ def test_batched_sub_models_give_every_example_the_sliced_models_label(
     for tokens in (1, 100, 10**5):
         found = Evaluator(model, task, batch_tokens=tokens).metrics(several)
         assert found == pytest.approx((right / 40).tolist())
+
+
+def test_a_padding_token_of_number_0_is_one(tmp_path: Path, tokenizer: Any) -> None:
+    """Against stock transformers, a text at a time; every text ends with the end token."""
+    tokenizer = AutoTokenizer.from_pretrained(BUILTIN["builtin:tiny"])
+    end = tokenizer.convert_ids_to_tokens(7)
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"$A {end}", special_tokens=[(end, 7)]
+    )
+    tokenizer.eos_token = end
+    tokenizer.save_pretrained(tmp_path)
+    model = classifier("llama", labels=2)
+    model.config.pad_token_id = None
+    model.save_pretrained(tmp_path)
+    rng = random.Random(6)
+    texts = [" ".join(rng.choices(["value", "list", "the", "of"], k=i % 9 + 1)) for i in range(80)]
+    rows = [f"{text},{i % 2}\n" for i, text in enumerate(texts)]
+    (tmp_path / "rows.csv").write_text("".join(["text,label\n", *rows]))
+    evaluator: Any = Evaluator.from_pretrained(
+        str(tmp_path), dataset=str(tmp_path / "rows.csv"), task="accuracy", dtype="float32"
+    )
+    with torch.inference_mode():
+        stock = [int(model(**tokenizer(t, return_tensors="pt")).logits.argmax()) for t in texts]
+    right = sum(stock[i] == i % 2 for i in range(40, 80))
+    assert evaluator.model.config.pad_token_id == tokenizer.pad_token_id == 0
+    assert evaluator.metrics_of(evaluator.model, evaluator.heldout) == {"accuracy": right / 40}
+    writer = build("llama", pad_token_id=None, eos_token_id=7)
+    assert greedy(writer, tokenizer, 3).pad_token_id == 0
 
 
 def test_metrics_of_several_labels_by_hand() -> None:

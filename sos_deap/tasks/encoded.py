@@ -85,7 +85,7 @@ def encode(
     )
     rows = encoded["input_ids"]
     order = sorted(range(len(rows)), key=lambda row: -len(rows[row]))
-    fill = {"input_ids": pad_token or 0}
+    fill = {"input_ids": 0 if pad_token is None else pad_token}
     inputs = {
         name: _padded([values[row] for row in order], fill.get(name, 0), left)
         for name, values in encoded.items()

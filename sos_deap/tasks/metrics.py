@@ -70,8 +70,9 @@ def make_tasks(
     if dataset == SELF and not kind.own_text:
         able = ", ".join(name for name, row in TASKS.items() if row.own_text)
         raise InputError(f"{SELF} is text for {able}: give this task a data set with --dataset")
-    samples, more = settings.samples or kind.samples, settings.validation_samples
-    if more and samples is None:
+    samples, more = settings.samples, settings.validation_samples
+    samples = kind.samples if samples is None else samples
+    if more is not None and samples is None:
         raise InputError(
             "this task takes all examples for calibration: give --samples too, so that "
             f"{more} are left for validation"
@@ -84,7 +85,7 @@ def make_tasks(
         make(calibration),
         make(Draw("held-out", unseen, settings.heldout_samples, seed)),
         make(replace(calibration, purpose="validation", samples=more, skip=samples or 0))
-        if more
+        if more is not None
         else None,
     )
     checked_metric(settings.metric, (tasks.calibration.name,))  # one of one metric has no other
