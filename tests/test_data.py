@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet
 import pytest
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
 
 from sos_deap import InputError
 from sos_deap.tasks.data import Part, read_parts
+from sos_deap.tasks.local import local_tables
 from sos_deap.tasks.settings import TaskSettings
 
 ROWS = [
@@ -236,3 +240,107 @@ def test_bad_names(tmp_path: Path) -> None:
     data = folder(tmp_path / "data", "train", "test")
     with pytest.raises(InputError, match="unknown heldout split 'tests': did you mean 'test'"):
         read_parts(data, TaskSettings(heldout_split="tests"))
+
+
+@pytest.mark.parametrize("name", ["d[ab].txt", "*.txt", "a::b.txt", "only[x].txt", "http:a.txt"])
+def test_names_are_no_patterns(tmp_path: Path, name: str) -> None:
+    for other in ("da.txt", "b.txt"):
+        (tmp_path / other).write_text("another\n\ntext")
+    (tmp_path / name).write_text("one\n\ntwo")
+    texts = [columns(part)["text"] for part in read_parts(str(tmp_path / name))]
+    assert texts == [["one\n"], ["two"]]
+
+
+def test_a_file_is_read_as_it_is_now(tmp_path: Path) -> None:
+    path = tmp_path / "text.txt"
+    path.write_text("one\n\ntwo")
+    before = path.stat()
+    read_parts(str(path))
+    path.write_text("ONE\n\nTWO")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    for data in (path, tmp_path):
+        assert "ONE" in "".join(text for p in read_parts(str(data)) for text in p.columns["text"])
+
+
+def test_a_folder_is_its_own_files(tmp_path: Path) -> None:
+    """Not those that its README.md names, and none that are hidden."""
+    (tmp_path / "diary.jsonl").write_text('{"text": "secret", "label": 0}\n')
+    data = Path(folder(tmp_path / "data", "train", "test"))
+    (data / "README.md").write_text("---\nconfigs:\n- data_files: ../diary.jsonl\n---\n")
+    (data / "._train.jsonl").write_bytes(b"\x00\x05\x16\x07\xb0\xff")
+    assert columns(read_parts(str(data))[0])["text"] == [f"train {i}" for i in range(4)]
+    (data / "valid.jsonl").symlink_to(tmp_path / "diary.jsonl")
+    with pytest.raises(InputError, match=r"holds valid\.jsonl, a link to a file outside of it"):
+        read_parts(str(data))
+    (data / "valid.jsonl").unlink()
+    os.mkfifo(data / "valid.jsonl")
+    with pytest.raises(InputError, match=r"holds valid\.jsonl, which is no file"):
+        read_parts(str(data))
+    with pytest.raises(InputError, match="is neither a file nor a folder"):
+        read_parts(str(data / "valid.jsonl"))
+
+
+def test_a_folder_of_several_data_sets(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        folder(tmp_path / name, "train", "test")
+    with pytest.raises(InputError, match=r"several data sets \(a, b\): give one, such as .*:a"):
+        read_parts(str(tmp_path))
+    part, _ = read_parts(f"{tmp_path}:b")
+    assert part.split == "b train" and len(part) == 4
+    with pytest.raises(InputError, match="unknown data set in the folder .* 'c': known are a, b"):
+        read_parts(f"{tmp_path}:c")
+
+
+@pytest.mark.parametrize(
+    ("names", "splits"),
+    [
+        (("data/train-00000-of-00002", "data/train-00001-of-00002", "data/test"), "train test"),
+        (("train/0", "train/1", "dev/0"), "train validation"),
+        (("my_train.v2", "my_eval"), "train test"),
+        (("ann/0", "bob/1"), "train"),
+        (("data/train-00000-of-00001", "data/validation_m-00000-of-00001"), "train validation_m"),
+    ],
+)
+def test_splits_by_the_names_of_files_and_folders(
+    tmp_path: Path, names: tuple[str, ...], splits: str
+) -> None:
+    for name in names:
+        path = tmp_path / f"{name}.jsonl"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f'{{"text": "{name}"}}\n')
+    found = local_tables(tmp_path)
+    assert sorted(found) == sorted(splits.split())
+    assert sorted(t for table in found.values() for t in table.columns["text"]) == sorted(names)
+
+
+def test_parquet_keeps_class_names_and_asks_no_network(tmp_path: Path) -> None:
+    features = Features({"text": Value("string"), "label": ClassLabel(names=["x", "y"])})
+    rows = {"text": ["a", "b"], "label": [0, 1]}
+    path = str(tmp_path / "rows.parquet")
+    Dataset.from_dict(rows, features=features).to_parquet(path)
+    assert read_parts(path)[0].label_names == {"label": ["x", "y"]}
+    features = Features({**features, "image": Image()})
+    images = [{"path": "https://example.org/a.png", "bytes": None}] * 2
+    # As it is: to_parquet() would fetch the images.
+    table = pyarrow.Table.from_pydict({**rows, "image": images}, schema=features.arrow_schema)
+    pyarrow.parquet.write_table(table, path)
+    assert list(read_parts(path)[0].columns) == ["text", "label"]
+
+
+def test_columns_without_end(tmp_path: Path) -> None:
+    path, names = tmp_path / "wide.csv", ",".join(f"c{i}" for i in range(20_000))
+    path.write_text(f"text,{names}\na{',1' * 20_000}\nb{',1' * 20_000}\n")
+    start = time.monotonic()
+    assert columns(read_parts(str(path))[1])["text"] == ["b"]
+    assert time.monotonic() - start < 60
+
+
+def test_a_name_that_is_not_utf8(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"name '.*caf\\udce9\.txt' is not UTF-8"):
+        read_parts(f"{tmp_path}/caf\udce9.txt")
+
+
+def test_more_fields_than_names(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("text,label\nx,a text,1\ny,another,0\n")
+    with pytest.raises(InputError, match="its rows have more fields than its header"):
+        read_parts(str(tmp_path / "rows.csv"))

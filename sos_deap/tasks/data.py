@@ -1,32 +1,19 @@
 """Data sets as two parts that share no example: calibration, which the search sees, and held-out.
 
-They come from the Hub, local files or folders, through the datasets library, or are built in.
+They come from the Hub, through the datasets library, from local files or folders, or are built in.
 """
 
 from __future__ import annotations
 
-import codecs
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from sos_deap.errors import InputError, first_line, unknown
+from sos_deap.tasks.local import class_names, local_path, local_tables
 from sos_deap.tasks.pydoc import pydoc_documents
 from sos_deap.tasks.settings import TaskSettings
-
-#: File types by suffix: the datasets library's name for each, and how to read it to the letter
-#: (by default csv readers take a text of "null" or "NA" for a missing one). Tab-separated text is
-#: read as GLUE writes it, where a quotation mark is one.
-FILES: dict[str, tuple[str, dict[str, Any]]] = {
-    ".csv": ("csv", {"keep_default_na": False}),
-    ".json": ("json", {}),
-    ".jsonl": ("json", {}),
-    ".parquet": ("parquet", {}),
-    ".tsv": ("csv", {"keep_default_na": False, "sep": "\t", "quoting": 3}),
-    ".txt": ("text", {"sample_by": "document"}),
-}
 
 
 @dataclass(frozen=True)
@@ -58,14 +45,19 @@ class Part:
 def read_parts(dataset: str, settings: TaskSettings | None = None) -> tuple[Part, Part]:
     """Read a data set.
 
-    :param dataset: ``builtin:pydoc``; a file or folder of one of the types in :data:`FILES`; or a
-        Hub name, with the configuration after a colon (``Salesforce/wikitext:wikitext-2-raw-v1``).
+    :param dataset: ``builtin:pydoc``; a file or folder of one of the types in
+        :data:`sos_deap.tasks.local.FILES`, with a sub-folder after a colon; or a Hub name, with the
+        configuration after a colon (``Salesforce/wikitext:wikitext-2-raw-v1``).
     :param settings: the names of the splits, and how many rows to stream.
     :returns: the calibration and the held-out part. Where there is one split for both, it is cut in
         the middle.
     :raises InputError: for a data set or split that is missing, empty or damaged.
     """
     settings = settings or TaskSettings()
+    try:
+        dataset.encode()
+    except UnicodeEncodeError as error:  # or the report could not be written in the end
+        raise InputError(f"the data set's name {dataset!r} is not UTF-8: rename it") from error
     if dataset.startswith("builtin:"):
         if dataset not in BUILTIN:
             raise unknown("data set", dataset, [*BUILTIN, SELF])
@@ -153,39 +145,36 @@ def _cut(text: str) -> tuple[str, str]:
 
 def _splits(dataset: str, settings: TaskSettings) -> dict[str, Part]:
     """The parts of a data set by the names of its splits."""
-    path = Path(dataset).expanduser()
-    # A Hub name may have dots too: abisee/cnn_dailymail:3.0.0.
-    typed = path.is_absolute() or dataset.startswith((".", "~"))
-    local = path.exists() or typed or path.suffix.lower() in FILES
-    arguments = _local(path) if local else _remote(dataset)
-    kind = FILES[_suffix(path)][0] if local else ""
+    path = local_path(dataset)
+    if path is None:
+        return {
+            name: _remote_part(f"{dataset} {name}", rows)
+            for name, rows in _loaded(dataset, settings.stream_rows).items()
+        }
     found = {}
-    for name, rows in _loaded(dataset, arguments, settings.stream_rows).items():
-        # A file that datasets calls a train split is no split; its name says more.
-        split = path.name if path.is_file() else f"{path.name if local else dataset} {name}"
-        found[name] = _part(split, rows, "" if kind == "text" else "\n\n")
+    for name, (kind, columns, names) in local_tables(path, settings.stream_rows).items():
+        # A file is no split; its name says more.
+        split = path.name if path.is_file() else f"{path.absolute().name} {name}"
+        # Documents are joined as they are, rows with a blank line between them.
+        found[name] = Part(split, columns, names, "" if kind == ".txt" else "\n\n")
     return found
 
 
-def _part(split: str, rows: Any, separator: str) -> Part:
+def _remote_part(split: str, rows: Any) -> Part:
     columns = {name: rows[name] for name in rows.column_names}
-    features = rows.features.items()
-    names = {n: f.names for n, f in features if getattr(f, "names", None) is not None}
-    names |= {
-        n: f.feature.names
-        for n, f in features
-        if getattr(getattr(f, "feature", None), "names", None) is not None
-    }
-    return Part(split, columns, names, separator)
+    return Part(split, columns, class_names(rows.features))
 
 
-def _loaded(dataset: str, arguments: dict[str, Any], stream_rows: int | None) -> dict[str, Any]:
-    """The splits as datasets has them, or the first rows of each."""
+def _loaded(dataset: str, stream_rows: int | None) -> dict[str, Any]:
+    """The splits of a data set on the Hub as datasets has them, or the first rows of each."""
     from datasets import Dataset, load_dataset  # half a second that builtin:pydoc does not need
 
+    name, _, configuration = dataset.partition(":")
     try:
         with _silent():
-            splits = load_dataset(**arguments, streaming=stream_rows is not None)
+            splits = load_dataset(
+                path=name, name=configuration or None, streaming=stream_rows is not None
+            )
             if stream_rows is None:
                 return dict(splits)
             return {
@@ -194,62 +183,7 @@ def _loaded(dataset: str, arguments: dict[str, Any], stream_rows: int | None) ->
             }
     except Exception as error:  # it raises its own kinds, the Hub client's and the file readers'
         why = first_line(error.__cause__ or error)
-        if "corresponds to no data" in why:
-            why = "it is empty"
         raise InputError(f"cannot load the data set {dataset}: {why}") from error
-
-
-def _remote(dataset: str) -> dict[str, Any]:
-    name, _, configuration = dataset.partition(":")
-    return {"path": name, "name": configuration or None}
-
-
-def _local(path: Path) -> dict[str, Any]:
-    """How to load a file or folder; raises :class:`InputError` unless it is there and readable."""
-    if not path.exists():
-        raise InputError(f"data set file {path} does not exist: give a file, or builtin:pydoc")
-    suffix = _suffix(path)
-    kind, options = FILES[suffix]
-    if kind != "parquet":
-        for file in [path] if path.is_file() else sorted(path.rglob(f"*{suffix}")):
-            _check_text(file)
-    if path.is_file():
-        return {"path": kind, "data_files": str(path), **options}
-    return {"path": str(path.resolve()), **options}
-
-
-def _suffix(path: Path) -> str:
-    """The type of a file, or of the files in a folder, as its suffix."""
-    if path.is_file():
-        found = {path.suffix.lower()}
-    else:
-        found = {file.suffix.lower() for file in path.rglob("*")} & set(FILES)
-    if len(found) == 1 and found <= set(FILES):
-        return found.pop()
-    kinds = ", ".join(sorted(FILES))
-    if path.is_file():
-        raise InputError(f"data set file {path} is a {path.suffix} file: give one of {kinds}")
-    has = f"files of several types ({', '.join(sorted(found))})" if found else "no data file"
-    raise InputError(f"data set folder {path} holds {has}: give one with files of one of {kinds}")
-
-
-def _check_text(path: Path) -> None:
-    """Raise :class:`InputError` for an empty file, and for one that is not UTF-8.
-
-    Some readers would let the latter pass.
-    """
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    try:
-        with path.open("rb") as file:
-            if not path.stat().st_size:
-                raise InputError(f"data set file {path} is empty: give one with text")
-            while block := file.read(1 << 20):
-                decoder.decode(block)
-            decoder.decode(b"", final=True)
-    except UnicodeDecodeError as error:
-        raise InputError(f"data set file {path} is not UTF-8: {error.reason}") from error
-    except OSError as error:
-        raise InputError(f"data set file {path} cannot be read: {error.strerror}") from error
 
 
 @contextmanager
