@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 from typing import Any
 
@@ -71,6 +72,9 @@ def test_missing_columns(call: Any, message: str) -> None:
     [
         ([1, 0, 2], None),
         ([1.0, 0.0, 2.0], None),
+        (["1", "0", "2"], None),
+        (["1.0", " 0", "2"], None),
+        ([" pos", "neg ", "other"], None),
         (["pos", "NEG", "Other"], None),
         ([0, 1, 2], ["pos", "neg", "other"]),  # the data set's own order
         ([1, 0, 2], ["positive", "negative", "mixed"]),  # names that say nothing here
@@ -83,8 +87,51 @@ def test_single_labels(values: list[Any], names: list[str] | None) -> None:
 
 @pytest.mark.parametrize("value", [3, -1, 0.5, "bad", None, True])
 def test_labels_beyond_the_model_s(value: Any) -> None:
-    with pytest.raises(InputError, match=r"the label .* in its column label: .* classes 0 to 2 \("):
+    with pytest.raises(
+        InputError, match=r"label .* in row 1 of its column label: .* classes 0 to 2 \("
+    ):
         single_labels(part(label=[0, value]), None, model("neg", "pos", "other"))
+
+
+@pytest.mark.parametrize(
+    "values", [[True, False], ["True", "false"], ["TRUE ", "FALSE"], ["1", "0"], [1.0, 0.0]]
+)
+def test_two_labels(values: list[Any]) -> None:
+    assert single_labels(part(label=values), None, model("neg", "pos")).tolist() == [1, 0]
+    assert single_labels(part(label=[True, "False"]), None, model("true", "false")).tolist() == [
+        0,
+        1,
+    ]
+    flags = multiple_labels(part(a=values, b=values[::-1]), None, model("a", "b"))
+    assert flags.tolist() == [[1, 0], [0, 1]]
+
+
+@pytest.mark.parametrize("value", ["", None, math.nan])
+def test_a_missing_label(value: Any) -> None:
+    with pytest.raises(InputError, match=r"has no label \(.*\) in row 2 of its column label"):
+        single_labels(part(label=["0", "1", value, "1"]), None, model("neg", "pos"))
+    with pytest.raises(InputError, match=r"has the label .* in row 1: expected 0 or 1"):
+        multiple_labels(part(a=[1, value], b=[1, 0], id=[0, 1]), None, model("a", "b"))
+
+
+def test_names_of_classes_that_are_numbers() -> None:
+    stars = model("1", "2", "3")
+    for values in ([3, 1], ["3", "1"], [3.0, 1.0]):
+        assert single_labels(part(label=values), None, stars).tolist() == [2, 0]
+
+
+def test_the_names_are_those_of_the_model_s_outputs() -> None:
+    """A config whose label2id was left as it was made."""
+    config = SimpleNamespace(
+        id2label={0: "pos", 1: "neg"}, label2id={"LABEL_0": 0, "LABEL_1": 1}, num_labels=2
+    )
+    assert single_labels(part(label=["neg", "pos"]), None, config).tolist() == [1, 0]
+
+
+def test_a_hidden_label_is_not_the_last_class() -> None:
+    data = part({"label": ["pos", "neg"]}, label=[0, -1])
+    with pytest.raises(InputError, match=r"has the label -1 in row 1"):
+        single_labels(data, None, model("neg", "pos"))
 
 
 @pytest.mark.parametrize(
@@ -110,7 +157,7 @@ def test_several_labels(columns: dict[str, list[Any]]) -> None:
         ({"labels": [["d"]]}, None, "has the label 'd'"),
         ({"labels": [1]}, "labels", "has 1 in its column labels: expected a list"),
         ({"a": [1], "b": [0]}, None, "has 2 columns of labels .*: the model has 3"),
-        ({"a": [1], "b": [2], "c": [0]}, "a,b,c", "has the label 2: expected 0 or 1"),
+        ({"a": [1], "b": [2], "c": [0]}, "a,b,c", "has the label 2 in row 0: expected 0 or 1"),
     ],
 )
 def test_bad_labels(columns: dict[str, list[Any]], given: str | None, message: str) -> None:
