@@ -12,7 +12,7 @@ import sacrebleu
 import torch
 from rouge_score import rouge_scorer
 from tokenizers.processors import TemplateProcessing
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoModel, AutoTokenizer, ByT5Tokenizer
 
 from sos_deap import Evaluator, InputError, head_map, prune
 from sos_deap.models.pretrained import BUILTIN
@@ -139,6 +139,19 @@ def test_a_prompt_keeps_its_end_however_long_the_text(tokenizer: Any) -> None:
     assert cut.removeprefix("Read: ").removesuffix("\nTL;DR:") in text
     with pytest.raises(InputError, match=r"no text fits into 12 tokens beside the prompt"):
         fitted(text, tokenizer, prompt, 12)
+
+
+def test_the_beginning_of_a_text_is_kept_whatever_the_tokenizer(tokenizer: Any) -> None:
+    """One that cuts texts on the left, and one of bytes that knows no offsets."""
+    text, prompt = "the value of é " * 30, "Read: {text}\nTL;DR:"
+    left = copy.deepcopy(tokenizer)
+    left.truncation_side = "left"
+    assert fitted(text, left, prompt, 60) == fitted(text, tokenizer, prompt, 60)
+    bytewise = ByT5Tokenizer()
+    cut = fitted(text, bytewise, prompt, 60)
+    room = 60 - 4 - len(b"Read: \nTL;DR:") - 1  # the end token is one too
+    assert cut == f"Read: {text.encode()[:room].decode(errors='ignore')}\nTL;DR:"
+    assert fitted("é", bytewise, prompt, 60) == "Read: é\nTL;DR:"
 
 
 def test_a_missing_package_is_named(monkeypatch: Any) -> None:

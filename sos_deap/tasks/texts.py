@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
@@ -119,13 +120,20 @@ def fitted(text: str, tokenizer: Any, prompt: str, longest: int) -> str:
             f"no text fits into {longest} tokens beside the prompt, which takes {around}: "
             "give a larger --seqlen or a smaller --max_new_tokens"
         )
-    encoded = tokenizer(
-        text,
-        add_special_tokens=False,
-        truncation=True,
-        max_length=room,
-        return_offsets_mapping=True,
-        verbose=False,
-    )
-    ends = encoded["offset_mapping"]
-    return prompt.replace("{text}", text[: ends[-1][1]] if ends else "")
+    return prompt.replace("{text}", text[: _end(text, tokenizer, room)])
+
+
+def _end(text: str, tokenizer: Any, room: int) -> int:
+    """Where the beginning of a text ends that takes at most so many tokens."""
+    if tokenizer.is_fast:
+        encoded = tokenizer(
+            text, add_special_tokens=False, return_offsets_mapping=True, verbose=False
+        )
+        ends = encoded["offset_mapping"][:room]
+        return int(ends[-1][1]) if ends else 0
+
+    # Tokenizers written in Python do not know which characters a token stands for.
+    def tokens(end: int) -> int:
+        return len(tokenizer(text[:end], add_special_tokens=False, verbose=False)["input_ids"])
+
+    return bisect_right(range(1, len(text) + 1), room, key=tokens)
