@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,11 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from sos_deap import Evaluator, InputError, load, prune
-from sos_deap.models.pretrained import BUILTIN, cpu_dtype, load_pretrained
+from sos_deap.models.pretrained import BUILTIN, cpu_dtype, load_pretrained, load_tokenizer
 from sos_deap.outcome import original
 from tests.conftest import small_llama
+
+REPLACE = {"type": "Replace", "pattern": {"Regex": "[a-z]"}, "content": "$#" * 50_000}
 
 
 def test_the_embedded_model() -> None:
@@ -163,3 +166,28 @@ def test_from_pretrained_checks_its_arguments(model_folder: Path) -> None:
     for arguments, message in cases:
         with pytest.raises(InputError, match=message):
             Evaluator.from_pretrained(str(model_folder), **arguments)
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "message"),
+    [
+        ("tokenizer_config.json", '"model_max_length": 128', '"model_max_length": "128"', "'128'"),
+        (
+            "tokenizer.json",
+            '"normalizer": null',
+            f'"normalizer": {json.dumps(REPLACE)}',
+            "000 tokens of th",
+        ),
+    ],
+)
+def test_tokenizers_that_fail_on_text(
+    file: str, old: str, new: str, message: str, model_folder: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(model_folder, tmp_path / "model")
+    path = tmp_path / "model" / file
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+    with pytest.raises(InputError, match=message) as error:
+        load_tokenizer(str(tmp_path / "model"))
+    assert "\n" not in str(error.value)

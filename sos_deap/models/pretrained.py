@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import string
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ from sos_deap.models.weight_files import stored_dtype
 
 #: Models that come with this package, by the name the user gives.
 BUILTIN = {"builtin:tiny": Path(__file__).resolve().parent.parent / "builtin" / "tiny"}
+
+_MOST_OF_ONE = 1000  # tokens of a character; real tokenizers make a few
 
 #: Dtypes by the name the user gives; ``None`` is what suits the device.
 DTYPES = {
@@ -123,7 +126,24 @@ def load_tokenizer(name: str) -> Any:
         tokenizer.model_max_length = int(tokenizer.model_max_length)  # a file may have it as text
     except Exception as error:
         raise _cannot_load("tokenizer of", name, error) from error
+    _check_tokenizer(name, tokenizer)
     return tokenizer
+
+
+def _check_tokenizer(name: str, tokenizer: Any) -> None:
+    """Raise :class:`InputError` for a tokenizer that would fail, or fill the memory, on a text."""
+    if tokenizer.model_max_length < 1:
+        raise InputError(
+            f"the tokenizer of {name} has the model_max_length {tokenizer.model_max_length}: give a number above 0 "
+            "in its tokenizer_config.json"
+        )
+    for character in string.printable:  # each alone: all together might be too much
+        count = len(tokenizer(character, verbose=False)["input_ids"])
+        if count > _MOST_OF_ONE:
+            raise InputError(
+                f"the tokenizer of {name} makes {count} tokens of the one character "
+                f"{character!r}: download it again, or give another model"
+            )
 
 
 def save_companions(name: str, folder: Path) -> None:
