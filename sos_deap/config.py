@@ -23,9 +23,11 @@ class RunConfig:
         "text that the model writes.",
     )
     task: str = setting(
-        "perplexity",
+        "auto",
         "What to measure: perplexity (of causal or masked language models), kl (divergence from "
-        "the dense model), accuracy, multilabel, summarization, or module:function of your own.",
+        "the dense model), accuracy, multilabel, summarization, or module:function of your own; "
+        "auto is accuracy or multilabel of classifiers, summarization of encoder-decoders, else "
+        "perplexity.",
     )
     algorithm: str = setting(
         "sos-repaired",
@@ -169,16 +171,15 @@ class RunConfig:
     )
 
 
-#: Settings by a name, which may come first on the command line; flags override them.
+#: Settings by a name, which may come first on the command line; flags override them. Those under
+#: the name of a task are for that task alone.
 PRESETS: dict[str, dict[str, Any]] = {
-    # What removed least of the quality in the comparisons (README, "Which search"), for causal
-    # language models. Its budget is the tokens of the defaults' 1,010 evaluations of 8 sequences.
+    # What removed least of the quality in the comparisons (README, "Which search"), which were of
+    # causal language models: these get the task kl. Its budget is the tokens of the defaults' 1,010
+    # evaluations of 8 sequences.
     "best": {
         "algorithm": "sweep,prior=wanda",
-        "task": "kl",
-        "metric": "distillation",
-        "samples": 128,
-        "max_evaluations": 63,
+        "kl": {"metric": "distillation", "samples": 128, "max_evaluations": 63},
     },
 }
 
@@ -235,7 +236,8 @@ def parse(arguments: list[str]) -> tuple[RunConfig, TaskSettings]:
         description="Prune a model's attention heads with a genetic algorithm. Without flags it "
         "prunes the small model inside this package, on text that comes with Python. Settings may "
         "come first: best, the search that kept most of the quality in the comparisons in the "
-        "README (for causal language models), or a file of them.",
+        "README (of causal language models with the task kl and the metric distillation; other "
+        "models and tasks get the search alone), or a file of them.",
         allow_abbrev=False,
     )
 
@@ -248,7 +250,9 @@ def parse(arguments: list[str]) -> tuple[RunConfig, TaskSettings]:
         return config, settings
 
     if arguments and not arguments[0].startswith("-"):
-        arguments = [*_settings(arguments[0]), *arguments[1:]]
+        first, *arguments = arguments
+        named = _preset(first, parsed(arguments)[0]) if first in PRESETS else _settings(first)
+        arguments = [*named, *arguments]
     found = parsed(arguments)
     folder = found[0].resume
     if folder is None:
@@ -280,14 +284,23 @@ def _resumed(
 
 
 def _settings(name: str) -> list[str]:
-    """A preset or a configuration file as flags, so that all are checked by the same code."""
-    if name.endswith((".yaml", ".yml", ".json")):
-        given = _from_file(Path(name))
-    elif name in PRESETS:
-        given = PRESETS[name]
-    else:
+    """A configuration file as flags, so that all are checked by the same code."""
+    if not name.endswith((".yaml", ".yml", ".json")):
         raise unknown("preset", name, PRESETS)
-    return [f"--{key}={value}" for key, value in given.items() if value is not None]
+    return _as_flags(_from_file(Path(name)))
+
+
+def _preset(name: str, given: RunConfig) -> list[str]:
+    """A preset as flags, with those of the task that is given or fits the model."""
+    from sos_deap.tasks.metrics import resolved_task
+
+    task = resolved_task(given.task, given.model, causal="kl")
+    settings = {k: v for k, v in PRESETS[name].items() if not isinstance(v, dict)}
+    return _as_flags({**settings, "task": task, **PRESETS[name].get(task, {})})
+
+
+def _as_flags(values: dict[str, Any]) -> list[str]:
+    return [f"--{key}={value}" for key, value in values.items() if value is not None]
 
 
 def _from_file(path: Path) -> dict[str, Any]:

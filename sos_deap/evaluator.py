@@ -39,7 +39,7 @@ from sos_deap.scores import Span
 from sos_deap.search.chromosome import WORST_FITNESS, within
 from sos_deap.store import Store
 from sos_deap.tasks.custom import CallableTask
-from sos_deap.tasks.metrics import make_tasks, task_kind
+from sos_deap.tasks.metrics import make_tasks, resolved_task, task_kind
 from sos_deap.tasks.objectives import Objective, checked_objective
 from sos_deap.tasks.settings import task_settings
 from sos_deap.tasks.task import Task
@@ -163,7 +163,7 @@ class Evaluator:
         model: str = "builtin:tiny",
         *,
         dataset: str = "builtin:pydoc",
-        task: str | Callable[..., Any] = "perplexity",
+        task: str | Callable[..., Any] = "auto",
         objective: str | Objective = "paper",
         device: str = "auto",
         dtype: str = "auto",
@@ -176,7 +176,8 @@ class Evaluator:
         :param dataset: a Hub name (``name:configuration``), a local file or folder of files,
             ``builtin:pydoc``, or ``builtin:self`` for text that the model writes.
         :param task: a name in :data:`sos_deap.tasks.metrics.TASKS`, or a function of a model, its
-            tokenizer and a list of rows (``"module:function"`` names one).
+            tokenizer and a list of rows (``"module:function"`` names one), or ``"auto"`` for the
+            task that fits the model's class.
         :param objective: a name in :data:`sos_deap.tasks.objectives.OBJECTIVES`, or a function.
         :param device: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ...
         :param dtype: ``"auto"`` (on a CPU bfloat16 if it has that in hardware, else float32;
@@ -189,6 +190,8 @@ class Evaluator:
         """
         own = {name: settings.pop(name) for name in OPTIONS if name in settings}
         chosen = task_settings(settings)
+        if isinstance(task, str):
+            task = resolved_task(task, model)
         task_kind(task)  # the cheap checks first: a large model takes its time
         goal = checked_objective(objective) if isinstance(objective, str) else objective
         loaded, tasks = make_tasks(

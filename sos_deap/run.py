@@ -55,8 +55,10 @@ def run(config: RunConfig, settings: TaskSettings) -> Path:
     from sos_deap.outcome import quality, size
     from sos_deap.progress import Console
     from sos_deap.rehearsal import rehearse
+    from sos_deap.tasks.metrics import resolved_task
 
     check(config)
+    config = replace(config, task=resolved_task(config.task, config.model))
     console = Console(not config.quiet, config.json_lines)
     resumed = config.resume is not None
     folder = _folder(config)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,10 @@ from transformers import (
 )
 
 from sos_deap import Evaluator, load
+from sos_deap.config import parse
 from sos_deap.models.pretrained import BUILTIN
 from sos_deap.run import main
+from sos_deap.tasks.metrics import resolved_task
 from tests.tiny import build
 
 WORDS = ["tree", "list", "value", "the", "of", "module", "class", "error"]
@@ -139,6 +142,46 @@ def test_every_task(
     assert evaluator.heldout is not None
     again = evaluator.metrics_of(load(folder / "pruned"), evaluator.heldout)
     assert again == pytest.approx(result["best"]["heldout"], rel=1e-5, abs=1e-6)
+
+
+FITTING = {
+    "classifier": "accuracy",
+    "labels": "multilabel",
+    "masked": "perplexity",
+    "seq2seq": "summarization",
+    "causal": "perplexity",
+}
+
+
+@pytest.mark.parametrize(("model", "task"), FITTING.items())
+def test_the_task_fits_the_model(
+    models: dict[str, Path], tmp_path: Path, model: str, task: str
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(models[model], folder)
+    if model == "labels":
+        config = json.loads((folder / "config.json").read_text())
+        config["problem_type"] = "multi_label_classification"
+        (folder / "config.json").write_text(json.dumps(config))
+    assert resolved_task("auto", str(folder)) == task
+    assert resolved_task("kl", str(folder)) == "kl"
+    config, settings = parse(["best", f"--model={folder}"])
+    wanted = ("kl", "distillation", 128) if model == "causal" else (task, None, None)
+    assert (config.task, settings.metric, settings.samples) == wanted
+    assert config.algorithm == "sweep,prior=wanda"
+    config, settings = parse(["best", f"--model={folder}", "--task=accuracy", "--samples=5"])
+    assert (config.task, settings.metric, settings.samples) == ("accuracy", None, 5)
+
+
+def test_the_best_search_of_a_classifier(
+    models: dict[str, Path], data: Path, tmp_path: Path
+) -> None:
+    given = flags(models["classifier"], data, tmp_path / "run", "--max_evaluations=4")
+    assert main(["best", *given]) == 0
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert list(result["best"]["heldout"]) == ["accuracy"]
+    assert "--task=accuracy" in result["command"]
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["task"] == "accuracy"
 
 
 def test_a_decoder_that_classifies_without_a_padding_token_of_its_own(

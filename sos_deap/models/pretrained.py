@@ -306,6 +306,23 @@ def _language_model(name: str, config: Any) -> Any:
     )
 
 
+def kind_of(name: str) -> str:
+    """What a model was saved as, by its config.json alone.
+
+    :returns: ``"classifier"`` or ``"multi-label classifier"`` of sequences, ``"encoder-decoder"``,
+        ``"encoder"``, or ``"causal"`` for any other.
+    :raises InputError: if the config.json is missing or damaged.
+    """
+    config = read_config(name)
+    names = config.architectures
+    if isinstance(names, list) and str(names[:1]).endswith("ForSequenceClassification']"):
+        several = config.problem_type == "multi_label_classification"
+        return "multi-label classifier" if several else "classifier"
+    if config.is_encoder_decoder:
+        return "encoder-decoder"
+    return "encoder" if _is_encoder(config) else "causal"
+
+
 def _writer(name: str, config: Any) -> Any:
     if config.is_encoder_decoder and type(config) in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING:
         return MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING[type(config)]

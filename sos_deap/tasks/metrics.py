@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from sos_deap.errors import InputError, unknown
-from sos_deap.models.pretrained import Pretrained
+from sos_deap.models.pretrained import Pretrained, kind_of
 from sos_deap.tasks.classification import make_accuracy, make_multilabel
 from sos_deap.tasks.custom import make_custom
 from sos_deap.tasks.data import SELF, read_parts
@@ -45,6 +45,25 @@ TASKS: dict[str, TaskKind] = {
     "perplexity": TaskKind("language modelling", make_perplexity, samples=8, own_text=True),
     "summarization": TaskKind("generation", make_summarization, samples=16),
 }
+
+
+def resolved_task(task: str, model: str, causal: str = "perplexity") -> str:
+    """The task of that name; for ``"auto"`` the one that fits what the model was saved as.
+
+    :param model: a Hub name, a folder or a built-in name; its config.json alone is read.
+    :param causal: the task of causal language models.
+    :raises InputError: if the config.json is missing or damaged.
+    """
+    if task != "auto":
+        return task
+    fitting = {
+        "classifier": "accuracy",
+        "multi-label classifier": "multilabel",
+        "encoder-decoder": "summarization",
+        "encoder": "perplexity",
+        "causal": causal,
+    }
+    return fitting[kind_of(model)]
 
 
 def make_tasks(
@@ -99,7 +118,7 @@ def task_kind(task: str | Callable[..., Any]) -> TaskKind:
     """
     if isinstance(task, str) and ":" not in task:
         if task not in TASKS:
-            raise unknown("task", task, [*TASKS, "module:function"])
+            raise unknown("task", task, ["auto", *TASKS, "module:function"])
         return TASKS[task]
     function = user_function(task) if isinstance(task, str) else task
     return TaskKind("any", partial(make_custom, function), samples=None)
