@@ -173,15 +173,29 @@ def test_the_task_fits_the_model(
     assert (config.task, settings.metric, settings.samples) == ("accuracy", None, 5)
 
 
-def test_the_best_search_of_a_classifier(
-    models: dict[str, Path], data: Path, tmp_path: Path
+@pytest.mark.parametrize(
+    ("model", "task", "metric", "more"),
+    [
+        ("classifier", "accuracy", "accuracy", []),
+        ("labels", "multilabel", "micro_f1", ["--task=multilabel"]),
+        ("seq2seq", "summarization", "rougeL_f1", ["--max_new_tokens=2"]),
+    ],
+)
+def test_the_best_search_of_other_tasks(
+    models: dict[str, Path],
+    data: Path,
+    tmp_path: Path,
+    model: str,
+    task: str,
+    metric: str,
+    more: list[str],
 ) -> None:
-    given = flags(models["classifier"], data, tmp_path / "run", "--max_evaluations=4")
+    given = flags(models[model], data, tmp_path / "run", "--max_evaluations=4", *more)
     assert main(["best", *given]) == 0
     result = json.loads((tmp_path / "run" / "result.json").read_text())
-    assert list(result["best"]["heldout"]) == ["accuracy"]
-    assert "--task=accuracy" in result["command"]
-    assert json.loads((tmp_path / "run" / "config.json").read_text())["task"] == "accuracy"
+    assert next(iter(result["best"]["heldout"])) == metric
+    assert f"--task={task}" in result["command"]
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["task"] == task
 
 
 def test_a_decoder_that_classifies_without_a_padding_token_of_its_own(
