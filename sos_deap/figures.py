@@ -12,6 +12,8 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
+from sos_deap.files import make_subfolder, whole_file
+
 #: Text and axes; the page puts its own colour in the place of it.
 INK = "#2b2b2c"
 #: Okabe and Ito's colours, which the colour-blind can tell apart, but for black and yellow: the
@@ -44,11 +46,12 @@ _STYLE: dict[str, Any] = {
 
 def save(folder: Path, name: str, draw: Callable[[], Figure]) -> str:
     """Draw a figure into ``name.png`` and ``name.svg``; returns the SVG for a page."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_subfolder(folder)
     with _style(name):
         figure = draw()
-        figure.savefig(folder / f"{name}.png", dpi=144, facecolor="white")
-        figure.savefig(folder / f"{name}.svg", facecolor="white", metadata={"Date": None})
+        for kind, how in (("png", {"dpi": 144}), ("svg", {"metadata": {"Date": None}})):
+            with whole_file(folder / f"{name}.{kind}") as part:
+                figure.savefig(part, format=kind, facecolor="white", **how)
         return _for_page(figure)
 
 

@@ -16,7 +16,7 @@ from sos_deap.card import model_card
 from sos_deap.chromosome_file import write_chromosome
 from sos_deap.errors import InputError
 from sos_deap.evaluator import Evaluator
-from sos_deap.files import whole_folder, write_json
+from sos_deap.files import whole_folder, write_json, write_text
 from sos_deap.models.folder import auto_class
 from sos_deap.models.heads import HeadMap
 from sos_deap.models.identity import fingerprint
@@ -79,7 +79,7 @@ def write_card(
         facts={**facts, "versions": ", ".join(f"{k} {v}" for k, v in versions().items())},
         metrics=metrics,
     )
-    (folder / "README.md").write_text(card, encoding="utf-8")
+    write_text(folder / "README.md", card)
 
 
 def save_best(

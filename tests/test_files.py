@@ -1,13 +1,25 @@
-"""Folders that appear whole or not at all."""
+"""Files and folders that appear whole or not at all."""
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
 
 import pytest
 
 from sos_deap import InputError
-from sos_deap.files import whole_folder
+from sos_deap.files import (
+    make_anew,
+    make_subfolder,
+    remove_temporary,
+    temporary_path,
+    whole_file,
+    whole_folder,
+    write_csv,
+    write_json,
+    write_text,
+)
 
 
 def test_a_folder_appears_when_it_is_whole(tmp_path: Path) -> None:
@@ -26,12 +38,113 @@ def test_a_failure_leaves_nothing(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_what_a_killed_process_left_is_no_hindrance(tmp_path: Path) -> None:
-    (tmp_path / "out.part").mkdir()
-    (tmp_path / "out.part" / "half").write_text("h")
-    with whole_folder(tmp_path / "out"):
+def write_figure(path: Path) -> None:
+    with whole_file(path) as part:
+        part.write_bytes(b"a figure")
+
+
+WRITERS = {
+    "x.csv": lambda path: write_csv(path, ["a"], [[1]]),
+    "x.json": lambda path: write_json(path, [1]),
+    "x.txt": lambda path: write_text(path, "a"),
+    "x.png": write_figure,
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_files_of_others_stay_as_they_are(tmp_path: Path, name: str) -> None:
+    """A file with a name like a temporary one, and what links lead to."""
+    theirs, path = tmp_path / "thesis", tmp_path / "run" / name
+    theirs.write_text("mine")
+    path.parent.mkdir()
+    (path.parent / f"{name}.part").symlink_to(theirs)
+    path.symlink_to(theirs)
+    WRITERS[name](path)
+    assert theirs.read_text() == "mine" and not path.is_symlink()
+    assert path.stat().st_mode == theirs.stat().st_mode  # that of any new file
+    assert sorted(p.name for p in path.parent.iterdir()) == [name, f"{name}.part"]
+
+
+def test_folders_of_others_stay_as_they_are(tmp_path: Path) -> None:
+    theirs, place = tmp_path / "out.part", tmp_path / "out"
+    theirs.mkdir()
+    (theirs / "thesis").write_text("mine")
+    with whole_folder(place):
         pass
-    assert not list((tmp_path / "out").iterdir())
+    assert (theirs / "thesis").read_text() == "mine"
+    (tmp_path / "link").symlink_to(theirs)
+    for make in (make_subfolder, make_anew):
+        with pytest.raises(InputError, match="link is a symbolic link"):
+            make(tmp_path / "link")
+    assert (theirs / "thesis").read_text() == "mine"
+    place.rmdir()
+    place.symlink_to(tmp_path / "empty")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="out is a symbolic link"), whole_folder(place):
+        pass
+
+
+def test_only_names_of_ours_are_removed(tmp_path: Path) -> None:
+    for name in ("x.part", "x.0123456789abcdef.part.txt", "x.0123.part"):
+        (tmp_path / name).touch()
+    before = set(tmp_path.iterdir())
+    temporary_path(tmp_path / "x").touch()
+    temporary_path(tmp_path / "y").mkdir()
+    remove_temporary(tmp_path)
+    assert set(tmp_path.iterdir()) == before
+
+
+def test_the_longest_names_can_be_written(tmp_path: Path) -> None:
+    for name in ("a" * 255, "\u00e4" * 127):
+        write_text(tmp_path / name, "a")
+        assert (tmp_path / name).read_text() == "a"
+
+
+@pytest.fixture
+def events(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """What is synced and renamed, in order."""
+    found: list[tuple[str, str]] = []
+    sync, rename = os.fsync, os.replace
+
+    def syncing(descriptor: int) -> None:
+        path = Path(f"/proc/self/fd/{descriptor}").resolve()
+        found.append(("sync", re.sub(r"\.[0-9a-f]{16}\.part", ".part", path.name)))
+        assert path.is_dir() or path.stat().st_size
+        sync(descriptor)
+
+    def renaming(old: Path, new: Path) -> None:
+        found.append(("rename", new.name))
+        rename(old, new)
+
+    monkeypatch.setattr(os, "fsync", syncing)
+    monkeypatch.setattr(os, "replace", renaming)
+    return found
+
+
+on_linux = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="reads /proc")
+
+
+@on_linux
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_file_is_on_the_disk_before_its_name_is(
+    tmp_path: Path, name: str, events: list[tuple[str, str]]
+) -> None:
+    WRITERS[name](tmp_path / name)
+    assert events == [("sync", f"{name}.part"), ("rename", name), ("sync", tmp_path.name)]
+
+
+@on_linux
+def test_a_folder_is_on_the_disk_before_its_name_is(
+    tmp_path: Path, events: list[tuple[str, str]]
+) -> None:
+    with whole_folder(tmp_path / "deep" / "out") as part:
+        assert events == [("sync", tmp_path.name)]
+        events.clear()
+        (part / "in").mkdir()
+        (part / "in" / "a").write_text("a")
+    renamed = events.index(("rename", "out"))
+    assert {("sync", name) for name in ("a", "in", "out.part")} == set(events[:renamed])
+    assert events[renamed + 1 :] == [("sync", "deep")]
 
 
 def test_an_empty_folder_may_be_there_but_nothing_in_it(tmp_path: Path) -> None:

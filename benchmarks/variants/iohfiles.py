@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from benchmarks.variants.results import Group
 from sos_deap.errors import InputError
+from sos_deap.files import make_anew
 
 
 def checked() -> Any:
@@ -35,8 +35,7 @@ def write(folder: Path, groups: Sequence[Group]) -> None:
     that all share.
     """
     ioh = checked()
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    make_anew(folder)
     replays = [_Replay(ioh, group) for group in groups]
     for variant in dict.fromkeys(name for group in groups for name in group.results):
         logger = ioh.logger.Analyzer(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from benchmarks.variants.results import Group
 from benchmarks.variants.settings import Settings
 from benchmarks.variants.tables import Tested
 from sos_deap.figures import COLOURS, save
+from sos_deap.files import write_text
 from sos_deap.page import TEMPLATES
 
 
@@ -55,9 +55,7 @@ def write(
         files=files,
     )
     path = settings.output_dir / "index.html"
-    beside = path.with_name(path.name + ".part")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, path)
+    write_text(path, text)
     return path
 
 

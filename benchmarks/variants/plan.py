@@ -14,7 +14,7 @@ from benchmarks.variants.settings import Settings
 from sos_deap import run as front
 from sos_deap.config import RunConfig, parse
 from sos_deap.errors import InputError
-from sos_deap.files import write_json
+from sos_deap.files import make_folder, make_subfolder, write_json
 from sos_deap.tasks.settings import TaskSettings
 
 #: Shares of the budget after which the incumbent is measured.
@@ -229,12 +229,8 @@ def remember(settings: Settings, before: dict[str, Any] | None) -> None:
     now = remembered(settings)
     if before is not None:
         now["variants"] = {**before["variants"], **now["variants"]}
-    try:
-        (settings.output_dir / "jobs").mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"cannot write to output folder {settings.output_dir}: {error.strerror}"
-        ) from error
+    make_folder(settings.output_dir)
+    make_subfolder(settings.output_dir / "jobs")
     write_json(settings.output_dir / "settings.json", now)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from benchmarks.variants.plan import Job
 from sos_deap.engines.process import Processes
 from sos_deap.errors import first_line
-from sos_deap.files import write_json
+from sos_deap.files import write_json, write_text
 
 
 def result_path(folder: Path, job: Job) -> Path:
@@ -85,7 +85,7 @@ def do(folder: Path, job: Job) -> str:
         result: dict[str, Any] = run_job(job)
         write_json(result_path(folder, job), result)
     except Exception as error:  # one job must not take the others with it
-        _error_path(folder, job).write_text(traceback.format_exc(), encoding="utf-8")
+        write_text(_error_path(folder, job), traceback.format_exc())
         return f"{type(error).__name__}: {first_line(error)}"
     finally:
         gc.collect()  # the states that a search kept are gigabytes, and held in a circle

@@ -13,6 +13,7 @@ import transformers
 from transformers import PreTrainedModel
 
 from sos_deap.errors import InputError
+from sos_deap.files import write_text
 from sos_deap.models import slicing
 from sos_deap.models.families import FAMILIES
 from sos_deap.models.slicing import pruned_class
@@ -42,8 +43,7 @@ def pruned_type(stock: Any) -> Any:
                 raise InputError("save_pretrained cannot push: call model.push_to_hub(name)")
             with _complete(self.config):
                 super().save_pretrained(save_directory, *args, **kwargs)
-            code = Path(save_directory, f"{CODE}.py")
-            code.write_text(_code(self.config), encoding="utf-8")
+            write_text(Path(save_directory, f"{CODE}.py"), _code(self.config))
 
     Pruned.__name__ = Pruned.__qualname__ = stock.__name__
     Pruned.__doc__, Pruned.__module__ = stock.__doc__, __name__

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from transformers import LlamaForCausalLM, PreTrainedModel
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from sos_deap.errors import InputError, first_line
+from sos_deap.files import whole_file
 from sos_deap.models.gguf_tokenizer import add_tokenizer, read_vocabulary
 
 _FILE_TYPES = {
@@ -72,20 +72,17 @@ def _package() -> Any:
 
 
 def _write(writer: Any, path: Path) -> None:
-    beside = path.with_name(path.name + ".part")
     try:
-        try:
-            writer.write_header_to_file(beside)
-            writer.write_kv_data_to_file()
-            writer.write_tensors_to_file()
-        finally:
-            writer.close()
-        os.replace(beside, path)
+        with whole_file(path) as part:
+            try:
+                writer.write_header_to_file(part)
+                writer.write_kv_data_to_file()
+                writer.write_tensors_to_file()
+            finally:
+                writer.close()
     except OSError as error:
         why = error.strerror or first_line(error)  # numpy gives a text only
         raise InputError(f"cannot write {path}: {why}") from error
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def _check(model: PreTrainedModel) -> None:
