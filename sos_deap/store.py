@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from sos_deap.errors import InputError
+from sos_deap.run_folder import JOURNAL
 
 _log = logging.getLogger(__name__)
 
@@ -29,16 +30,18 @@ _SCHEMA = (
     "WITHOUT ROWID",
 )
 _SECONDS = 30  # to wait for another process that is writing
+_COMPANIONS = ("-wal", "-shm")  # of a file that is open, or was open in a process that was killed
+_BEGINNING = 4096  # bytes, with the schema of a store
 
 
 class Store:
     """The evaluations of one scope in a file.
 
-    :param path: the file; made where there is none. One that is damaged is renamed and replaced,
-        with a warning.
+    :param path: the file; made where there is none. A store that is damaged is renamed and
+        replaced, with a warning.
     :param scope: what the metrics depend on, as text.
-    :raises InputError: for a path that cannot be written, a file of another kind, or one that
-        another process keeps locked.
+    :raises InputError: for a path that cannot be written, a file of another kind, a symbolic link,
+        or a file that another process keeps locked.
 
     A store saves time and is nobody's only copy. So when it fails later, locked or damaged or on a
     full disk, it warns once and is done without.
@@ -46,6 +49,7 @@ class Store:
 
     def __init__(self, path: Path, scope: str) -> None:
         self.path = path
+        check_store(path)
         try:
             self._connection = _opened(path)
             with self._connection as connection:
@@ -96,7 +100,10 @@ class Store:
 
     def close(self) -> None:
         """Put everything into the one file, and let go of it."""
-        self._connection.close()
+        try:
+            self._connection.close()
+        except sqlite3.Error as error:
+            _log.warning("store %s fails (%s): its last evaluations may be lost", self.path, error)
 
     def _tried(self, job: Callable[[sqlite3.Connection], Any]) -> Any:
         """What a job in a transaction returns; ``None`` once one has failed."""
@@ -123,6 +130,29 @@ def _checksum(chromosome: bytes, metric: bytes) -> int:
     return zlib.crc32(chromosome + metric)
 
 
+def check_store(path: Path) -> None:
+    """Raise :class:`InputError` for a file that never was a store, which is left alone.
+
+    What a killed process or a power failure left in a run folder may be anything.
+    """
+    for end in ("", *_COMPANIONS):
+        if path.with_name(path.name + end).is_symlink():
+            raise InputError(f"store {path}{end} is a symbolic link: give --store the file itself")
+    if not path.is_file() or not path.stat().st_size or path.with_name(JOURNAL).is_file():
+        return
+    with path.open("rb") as file:
+        beginning = file.read(_BEGINNING)
+    if not beginning.startswith(b"SQLite format 3\0"):
+        raise InputError(f"store {path} is a file of another kind: give another --store")
+
+
+def _was_store(path: Path) -> bool:
+    """Whether a damaged SQLite file was made as a store."""
+    with path.open("rb") as file:
+        made = b"CREATE TABLE scopes" in file.read(_BEGINNING)
+    return made or path.with_name(JOURNAL).is_file()
+
+
 def _opened(path: Path) -> sqlite3.Connection:
     """A connection to a sound store."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -131,10 +161,14 @@ def _opened(path: Path) -> sqlite3.Connection:
     except sqlite3.OperationalError:
         raise  # locked, or not to be opened: nothing is wrong with what is in it
     except sqlite3.DatabaseError as error:
+        if not _was_store(path):
+            raise InputError(
+                f"store {path} is a damaged file of another kind ({error}): give another --store"
+            ) from error
         aside = _free(path.with_name(f"{path.name}.damaged"))
         _log.warning("store %s is damaged (%s): set aside as %s", path, error, aside.name)
         os.replace(path, aside)
-        for end in ("-wal", "-shm"):  # they belong to what was damaged
+        for end in _COMPANIONS:  # they belong to what was damaged
             path.with_name(path.name + end).unlink(missing_ok=True)
         return _connected(path)
 

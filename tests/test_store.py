@@ -9,6 +9,8 @@ import struct
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -73,11 +75,20 @@ def test_several_processes_write_one(tmp_path: Path) -> None:
     assert mine.get(bytes([2, 255, 0])) == 255.0  # written by another while this was open
 
 
+def written(path: Path) -> list[bytes]:
+    """The chromosomes that a store has, as any reader of SQLite sees them."""
+    if not path.exists():
+        return []
+    with closing(sqlite3.connect(path)) as reader, suppress(sqlite3.Error):
+        return [row[0] for row in reader.execute("SELECT chromosome FROM evaluations")]
+    return []
+
+
 def killed(path: Path, after: float) -> None:
     writer = subprocess.Popen(
         [sys.executable, "-c", WRITER.replace("300", "10**7"), str(path), "1"]
     )
-    while not path.exists():
+    while not written(path):
         time.sleep(0.01)
     time.sleep(after)
     writer.kill()
@@ -89,26 +100,36 @@ def test_a_writer_that_is_killed_leaves_whole_rows(tmp_path: Path) -> None:
     for after in (0.05, 0.11, 0.2):
         killed(path, after)
         store = Store(path, "x")
-        rows = sqlite3.connect(path).execute("SELECT chromosome FROM evaluations").fetchall()
-        assert len(rows) > 0
-        assert all(store.get(chromosome) is not None for (chromosome,) in rows)
+        assert written(path)
+        assert all(store.get(chromosome) is not None for chromosome in written(path))
         store.close()
     assert not list(tmp_path.glob("*.damaged*"))
 
 
-@pytest.mark.parametrize("damage", ["cut", "noise", "text", "page"])
-def test_a_damaged_store_is_set_aside(tmp_path: Path, damage: str, caplog: Any) -> None:
+BROKEN: dict[str, Callable[[bytes], bytes]] = {
+    "cut": lambda content: content[: len(content) // 2 + 100],
+    "page": lambda content: content[:4096] + bytes(4096) + content[8192:],
+    "noise": lambda content: bytes(reversed(content)),
+    "zeros": lambda content: bytes(len(content)),
+    "text": lambda content: b"my thesis: a text that is longer than a header " * 10,
+    "note": lambda content: b"a thesis",
+}
+
+
+@pytest.mark.parametrize(
+    ("damage", "in_a_run"),
+    [("cut", False), ("page", False), ("noise", True), ("zeros", True), ("text", True)],
+)
+def test_a_damaged_store_is_set_aside(
+    tmp_path: Path, damage: str, in_a_run: bool, caplog: Any
+) -> None:
     path = tmp_path / "store.sqlite"
+    if in_a_run:  # where only a store has this name
+        (tmp_path / "journal.jsonl").touch()
     store = Store(path, "x")
     store.put({bytes([1, i % 256, i // 256]): float(i) for i in range(2000)})
     store.close()
-    content = path.read_bytes()
-    broken = {
-        "cut": content[: len(content) // 2 + 100],
-        "noise": bytes(reversed(content)),
-        "text": b"not a database at all, but a text that is longer than a header " * 10,
-        "page": content[:4096] + bytes(4096) + content[8192:],
-    }[damage]
+    broken = BROKEN[damage](path.read_bytes())
     path.write_bytes(broken)
     with caplog.at_level(logging.WARNING):
         fresh = Store(path, "x")
@@ -120,6 +141,27 @@ def test_a_damaged_store_is_set_aside(tmp_path: Path, damage: str, caplog: Any) 
     path.write_bytes(broken)
     Store(path, "x")
     assert (tmp_path / "store.sqlite.damaged-1").exists()  # nothing is overwritten
+
+
+@pytest.mark.parametrize("damage", ["noise", "zeros", "text", "note", "other"])
+def test_a_file_that_never_was_a_store_is_left_alone(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "thesis"
+    with sqlite3.connect(path) as mine:
+        mine.executescript("CREATE TABLE letters (a); INSERT INTO letters VALUES (zeroblob(9999))")
+    content = path.read_bytes()
+    broken = content[:5000] if damage == "other" else BROKEN[damage](content)
+    path.write_bytes(broken)
+    with pytest.raises(InputError, match="of another kind.*: give another --store"):
+        Store(path, "x")
+    assert path.read_bytes() == broken and [p.name for p in tmp_path.iterdir()] == ["thesis"]
+
+
+@pytest.mark.parametrize("end", ["", "-wal"])
+def test_a_store_is_not_written_through_a_link(tmp_path: Path, end: str) -> None:
+    (tmp_path / f"store.sqlite{end}").symlink_to(tmp_path / "bashrc")
+    with pytest.raises(InputError, match="is a symbolic link"):
+        Store(tmp_path / "store.sqlite", "x")
+    assert not (tmp_path / "bashrc").exists()
 
 
 def test_a_value_that_was_changed_is_not_trusted(tmp_path: Path, caplog: Any) -> None:
