@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 from sos_deap.command import Parser
 from sos_deap.errors import InputError, first_line, unknown
 from sos_deap.tasks.settings import TaskSettings, setting
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -257,12 +260,27 @@ def parse(arguments: list[str]) -> tuple[RunConfig, TaskSettings]:
     folder = found[0].resume
     if folder is None:
         return found
-    if not (Path(folder) / "config.json").is_file():
+    before = _saved(Path(folder))
+    return _resumed(folder, parsed(before), parsed([*before, *arguments]))
+
+
+def _saved(folder: Path) -> list[str]:
+    """The settings of a run as flags: from ``config.json``, or the journal where that is damaged."""
+    from sos_deap.journal import read_settings
+
+    written = read_settings(folder / "journal.jsonl")
+    path = folder / "config.json"
+    if written is None and not path.is_file():
         raise InputError(
             f"run folder {folder} holds no run: give the folder of one, with its config.json"
         )
-    before = _settings(str(Path(folder) / "config.json"))
-    return _resumed(folder, parsed(before), parsed([*before, *arguments]))
+    try:
+        return _settings(str(path))
+    except InputError as error:
+        if written is None:
+            raise
+        _log.warning("%s: the settings are taken from journal.jsonl", error)
+        return _as_flags(_checked(written, folder / "journal.jsonl"))
 
 
 def _resumed(
@@ -316,6 +334,11 @@ def _from_file(path: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(content, dict):
         raise InputError(f"configuration file {path} holds no settings: write lines of name: value")
+    return _checked(content, path)
+
+
+def _checked(content: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Settings that a file holds, by name; raises :class:`InputError` for any that are none."""
     for key, value in content.items():
         if key not in _NAMES:
             raise unknown(f"setting in {path}", str(key), _NAMES)

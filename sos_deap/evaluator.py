@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from functools import partial
@@ -350,7 +350,12 @@ class Evaluator:
         self.close_store()
         self._known.store = Store(Path(path), self.scope)
 
-    def open_journal(self, path: str | Path, claim: Callable[[], Any] = lambda: None) -> Journal:
+    def open_journal(
+        self,
+        path: str | Path,
+        claim: Callable[[], Any] = lambda: None,
+        settings: Mapping[str, Any] | None = None,
+    ) -> Journal:
         """Write all that is computed into a file, and take from it what is there.
 
         With the file of a run that was stopped, the same search goes on where it was, to the bit.
@@ -358,11 +363,12 @@ class Evaluator:
 
         :param path: the file of a :class:`sos_deap.journal.Journal`, made where there is none.
         :param claim: called once no other process can have it, before it is read or written.
+        :param settings: those of a run, to be kept in it.
         :returns: the journal, which no other process can open as long as it is open.
         :raises InputError: for a file that cannot be written, or is another run's.
         """
         self.close_journal()
-        journal = Journal(Path(path), self.scope, self.task.metrics, claim)
+        journal = Journal(Path(path), self.scope, self.task.metrics, claim, settings)
         self._known.scores.journal = journal
         return journal
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-import shutil
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from sos_deap.errors import InputError
 from sos_deap.evaluator import Evaluator
+from sos_deap.files import make_anew
 from sos_deap.progress import Progress
 from sos_deap.report import chromosomes, front, generation, generations, number, winner
+from sos_deap.run_folder import to_go_on
 
 _FIRST = 3.0  # seconds: a search that ends before has its whole page soon enough
 _PAUSE = 30.0  # seconds between two pages, at least
@@ -45,17 +47,33 @@ class LivePage:
         self._folder, self._evaluator, self._progress = folder, evaluator, progress
         self._logbook, self._model, self._known = logbook, model, known
         self._clock, self._due = clock, clock() + _FIRST
+        self._state = "is going on", "reload this page to see more"
+        self._halloffame: Any = None  # once there is a page
+
+    def __enter__(self) -> None:
+        """Nothing is written before the first generation."""
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Where an error ended the search, write the page once more: it is no longer under way."""
+        if kind is not None and self._halloffame is not None:
+            self._state = "was stopped", to_go_on(self._folder)
+            with suppress(OSError):  # the search's own error is the one to show
+                self._write(self._best())
 
     def __call__(self, _: int, halloffame: Any) -> None:
         """Write the page, if it is time; for :func:`sos_deap.evolve`'s ``on_generation``."""
         started = self._clock()
         if started >= self._due:
-            self._write(winner(halloffame, self._evaluator.task.name))
+            self._halloffame = halloffame
+            self._write(self._best())
             ended = self._clock()
             self._due = ended + max(_PAUSE, _SHARE * (ended - started))
 
     def close(self) -> None:
         """Nothing: the run writes the last page itself."""
+
+    def _best(self) -> Any:
+        return winner(self._halloffame, self._evaluator.task.name)
 
     def _write(self, best: Any) -> None:
         from sos_deap.page import write_unfinished
@@ -67,6 +85,7 @@ class LivePage:
             **evaluator.accounting.asdict(),
             "seconds": rows[-1]["seconds"],
         }
+        state, advice = self._state
         now = time.strftime("%Y-%m-%d %H:%M:%S")
         write_unfinished(
             self._folder,
@@ -75,7 +94,7 @@ class LivePage:
             list(chromosomes(evaluator, evaluator.evaluated())),
             generations(self._logbook, rows),
             list(chromosomes(evaluator, front(evaluator))),
-            [*self._progress.where(), f"Written on {now}; the page loads itself anew."],
+            [*self._progress.where(state), f"Written on {now}; {advice}."],
         )
 
     def _described(self, best: Any) -> dict[str, Any]:
@@ -102,7 +121,7 @@ class TensorBoard:
     """
 
     def __init__(self, folder: Path, metric: str, progress: Progress, logbook: Any) -> None:
-        shutil.rmtree(folder / "tensorboard", ignore_errors=True)
+        make_anew(folder / "tensorboard")
         self._writer = _writer(folder)
         self._metric, self._progress, self._logbook = metric, progress, logbook
 

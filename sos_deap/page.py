@@ -20,6 +20,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from sos_deap.figures import COLOURS, INK, on_page, save
 from sos_deap.files import write_text
 from sos_deap.report import cells, damage_told, inline, measured_cells, number
+from sos_deap.run_folder import PAGE, UNFINISHED
 
 TEMPLATES = Path(__file__).parent
 
@@ -54,9 +55,8 @@ def write_page(folder: Path) -> Path:
             measured=measured,
             samples=samples,
         )
-    path = folder / "report.html"
-    write_text(path, text)
-    return path
+    write_text(folder / PAGE, text)
+    return folder / PAGE
 
 
 def write_unfinished(
@@ -68,7 +68,9 @@ def write_unfinished(
     front: Sequence[Row],
     going_on: Sequence[str],
 ) -> None:
-    """Write ``report.html`` of a search that goes on, alone and at once.
+    """Write ``report.html`` of a search that has not ended, alone.
+
+    It is written often, and lost without harm, so that it is not synced to the disk.
 
     :param folder: the run folder.
     :param model: its name.
@@ -79,7 +81,7 @@ def write_unfinished(
     :param going_on: sentences on where the search is.
     """
     text = _rendered(model, result, evaluations, logbook, front, on_page, going_on=going_on)
-    write_text(folder / "report.html", text)
+    write_text(folder / PAGE, text, durable=False)
 
 
 def _rendered(
@@ -112,6 +114,7 @@ def _rendered(
     return pages.get_template("page.html").render(
         model=model,
         going_on=going_on,
+        unfinished=UNFINISHED,
         heads=dense["heads"],
         removed=dense["heads"] - best["heads"] if best else 0,
         algorithm=search["algorithm"],

@@ -7,12 +7,14 @@ import math
 import shutil
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from torch.profiler import profile
 
 from sos_deap.evaluator import Evaluator
+from sos_deap.files import whole_file
 from sos_deap.report import winner
 from sos_deap.search.limits import Limits, Spent
 
@@ -52,10 +54,16 @@ class Progress:
     :param evaluator: whose accounts to show.
     :param limits: of the search.
     :param console: where.
+    :param clock: gives the seconds since the search began, those of resumed runs among them;
+        ``None`` for the time of this object.
     """
 
     def __init__(
-        self, evaluator: Evaluator, limits: Limits, console: Console | None = None
+        self,
+        evaluator: Evaluator,
+        limits: Limits,
+        console: Console | None = None,
+        clock: Callable[[], float] | None = None,
     ) -> None:
         self._console = console or Console()
         self.rows: list[dict[str, Any]] = []
@@ -63,12 +71,13 @@ class Progress:
         #: What was found so far, for people.
         self.best = "nothing yet"
         self._terminal = self._console.words and sys.stdout.isatty()
-        self._started = time.perf_counter()
+        started = time.perf_counter()
+        self._clock = clock or (lambda: time.perf_counter() - started)
 
     @property
     def seconds(self) -> float:
         """Since the search began."""
-        return time.perf_counter() - self._started
+        return self._clock()
 
     def __call__(self, generation: int, halloffame: Any) -> None:
         """Note a generation and show it; for :func:`sos_deap.evolve`'s ``on_generation``."""
@@ -119,11 +128,11 @@ class Progress:
         row = self.rows[-1]
         return float(row["tokens"] / max(row["seconds"], 1e-3))
 
-    def where(self) -> list[str]:
+    def where(self, state: str = "is going on") -> list[str]:
         """In sentences, where the search is after the last generation."""
         most, left = self._limits.generations, self._left()
         return [
-            f"The search is going on: generation {len(self.rows) - 1}"
+            f"The search {state}: generation {len(self.rows) - 1}"
             + ("." if most is None else f" of {most}."),
             f"{self.rows[-1]['seconds']:.0f} s so far"
             + ("." if left is None else f", about {left:.0f} s to go."),
@@ -171,5 +180,6 @@ class Trace:
         """End the recording, if it goes on, and write it."""
         if self._profile is not None:
             self._profile.stop()
-            self._profile.export_chrome_trace(str(self._path))
+            with whole_file(self._path) as part:
+                self._profile.export_chrome_trace(str(part))
             self._profile = None

@@ -23,6 +23,7 @@ from sos_deap.run_folder import (
     JOURNAL,
     begin_again,
     claim,
+    complete,
     free_run_folder,
     new_run_folder,
     stopped,
@@ -55,9 +56,12 @@ def run(config: RunConfig, settings: TaskSettings) -> Path:
     from sos_deap.outcome import quality, size
     from sos_deap.progress import Console
     from sos_deap.rehearsal import rehearse
+    from sos_deap.store import check_store
     from sos_deap.tasks.metrics import resolved_task
 
     check(config)
+    if config.store is not None:
+        check_store(Path(config.store))
     config = replace(config, task=resolved_task(config.task, config.model))
     console = Console(not config.quiet, config.json_lines)
     resumed = config.resume is not None
@@ -110,8 +114,10 @@ class _Run:
         folder, written = self.folder, self._written()
         make_folder(folder)
         # Held to the end: whoever cannot have it must not touch what is in the folder.
-        self.evaluator.open_journal(
-            folder / JOURNAL, lambda: stopped(folder) if resumed else claim(folder, written)
+        journal = self.evaluator.open_journal(
+            folder / JOURNAL,
+            lambda: stopped(folder) if resumed else claim(folder, written),
+            written,
         )
         try:
             if resumed:
@@ -120,7 +126,15 @@ class _Run:
             known = self._known()
             searched, chromosome = self._search(known)
             self._end(known, searched, chromosome)
-        except OSError as error:  # such as a full disk
+            journal.check_presence()
+            complete(folder)
+        except (OSError, InputError) as error:  # such as a full disk
+            if journal.is_gone or not folder.is_dir():
+                raise OSError(
+                    f"run folder {folder} was removed or renamed during the run: start it again"
+                ) from error
+            if isinstance(error, InputError):
+                raise
             raise OSError(f"{first_line(error)}; {to_go_on(folder)}") from error
         finally:
             self.evaluator.close_journal()
@@ -169,21 +183,28 @@ class _Run:
         """Search; leave logbook and evaluations in the folder; return figures and winner."""
         from deap.tools import Logbook
 
+        from sos_deap.live import LivePage
         from sos_deap.outcome import search_figures
         from sos_deap.progress import Progress
         from sos_deap.report import winner, write_evaluations, write_front, write_logbook
 
         config, evaluator, folder = self.config, self.evaluator, self.folder
         evaluator.open_store(config.store or folder / "store.sqlite")
-        progress, logbook = Progress(evaluator, _all_limits(config), self.console), Logbook()
-        watchers = self._watchers(known, progress, logbook)
+        limits, logbook = _all_limits(config), Logbook()
+        progress = Progress(evaluator, limits, self.console, lambda: journal.seconds)
+        page = LivePage(folder, evaluator, progress, logbook, config.model, known)
+        watchers = [*self._watchers(progress, logbook), page]  # the page shows what the others know
 
         def on_generation(generation: int, halloffame: Any) -> None:
             for watch in watchers:
                 watch(generation, halloffame)
 
         try:
-            with ends_in_time() as check_signals, evaluator.interruptible(check_signals):
+            with (
+                page,
+                ends_in_time() as check_signals,
+                evaluator.interruptible(check_signals),
+            ):
                 evolution = search(config, evaluator, on_generation, self.toolbox, logbook)
         except Interrupted as end:
             end.message = f"interrupted, best {progress.best}; {to_go_on(folder)}"
@@ -206,9 +227,9 @@ class _Run:
         found = {**known["search"], **figures, "seconds": seconds}
         return found, winner(evolution.halloffame, evaluator.task.name)
 
-    def _watchers(self, known: dict[str, Any], progress: Progress, logbook: Any) -> list[Any]:
-        """All that is told of each generation, in order: the page shows what the others know."""
-        from sos_deap.live import LivePage, TensorBoard
+    def _watchers(self, progress: Progress, logbook: Any) -> list[Any]:
+        """All that is called after each generation, in order, but for the page."""
+        from sos_deap.live import TensorBoard
         from sos_deap.progress import Trace
 
         config, evaluator, folder = self.config, self.evaluator, self.folder
@@ -217,7 +238,7 @@ class _Run:
             watchers.append(Trace(folder / "trace.json"))
         if config.tensorboard:
             watchers.append(TensorBoard(folder, evaluator.task.name, progress, logbook))
-        return [*watchers, LivePage(folder, evaluator, progress, logbook, config.model, known)]
+        return watchers
 
     def _end(self, known: dict[str, Any], searched: dict[str, Any], chromosome: Any) -> None:
         """Prune, measure and report."""

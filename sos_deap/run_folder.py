@@ -2,20 +2,53 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
 import shutil
 import time
+import zlib
 from pathlib import Path
 from typing import Any
 
 from sos_deap.errors import InputError
-from sos_deap.files import CONFIG, beside, free_folder, unwritable, write_json
+from sos_deap.files import (
+    CONFIG,
+    free_folder,
+    is_temporary,
+    remove_temporary,
+    unwritable,
+    write_json,
+)
 
 #: The file that a run holds locked, and that it makes before any other.
 JOURNAL = "journal.jsonl"
 
-#: What a run writes at its end, in this order: with the last of them it is complete.
-_END = ("result.json", "measured.json", "report.html")
+#: The page of a run, also while its search goes on.
+PAGE = "report.html"
+
+#: In a page that is not the last one of its run.
+UNFINISHED = "<!-- unfinished -->"
+
+#: The checksums of what a run leaves, written last.
+_COMPLETE = "complete.json"
+
+#: What a run writes at its end.
+_END = ("result.json", "measured.json", PAGE, _COMPLETE)
+
+#: What is checked before a run is taken to be complete, without what a user may well change.
+_CHECKED = (
+    CONFIG,
+    "result.json",
+    "measured.json",
+    "samples.json",
+    "chromosome.json",
+    "evaluations.csv",
+    "logbook.csv",
+    "pareto.csv",
+    "pruned/config.json",
+    "pruned/*.safetensors",
+)
 
 
 def free_run_folder(folder: Path) -> Path:
@@ -25,12 +58,17 @@ def free_run_folder(folder: Path) -> Path:
     """
     journal = folder / JOURNAL
     begun = journal.is_file() and journal.stat().st_size
-    return free_folder(folder, () if begun else (JOURNAL, beside(folder / CONFIG).name))
+
+    def ours(path: Path) -> bool:
+        empty = path.name == CONFIG and not path.stat().st_size  # after a power failure
+        return not begun and (path.name == JOURNAL or is_temporary(path) or empty)
+
+    return free_folder(folder, ours)
 
 
 def new_run_folder(model: str, algorithm: str, seed: int) -> Path:
     """A folder for a run that was given none, by what it does and when."""
-    names = [re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-.") for name in (model, algorithm)]
+    names = [re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-.")[-80:] for name in (model, algorithm)]
     return free_run_folder(
         Path("runs", "-".join([time.strftime("%Y%m%d-%H%M%S"), *names, str(seed)]))
     )
@@ -38,10 +76,11 @@ def new_run_folder(model: str, algorithm: str, seed: int) -> Path:
 
 def stopped(folder: Path) -> Path:
     """The folder of a run that can go on; raises :class:`InputError` for one that is complete."""
-    if all((folder / name).exists() for name in _END):
+    if _is_complete(folder):
+        store = shlex.quote(str(folder / "store.sqlite"))
         raise InputError(
             f"the run in {folder} is complete: for another that takes what it computed, give "
-            f"--store {folder / 'store.sqlite'}"
+            f"--store {store}"
         )
     return folder
 
@@ -53,6 +92,7 @@ def claim(folder: Path, settings: dict[str, Any]) -> None:
     """
     free_run_folder(folder)
     try:
+        remove_temporary(folder)
         write_json(folder / CONFIG, settings)
     except OSError as error:
         raise unwritable(folder, error) from error
@@ -60,12 +100,60 @@ def claim(folder: Path, settings: dict[str, Any]) -> None:
 
 def begin_again(folder: Path, settings: dict[str, Any]) -> None:
     """Take out of a run's folder what its end had written, which came to nothing."""
-    for name in _END:
+    for name in reversed(_END):
         (folder / name).unlink(missing_ok=True)
     shutil.rmtree(folder / "pruned", ignore_errors=True)
+    remove_temporary(folder)
     write_json(folder / CONFIG, settings)
+
+
+def complete(folder: Path) -> None:
+    """Write down that a run is complete, and the checksums of what it left."""
+    write_json(folder / _COMPLETE, {"crc32": _checksums(folder)})
 
 
 def to_go_on(folder: Path) -> str:
     """What to tell whose run was stopped."""
-    return f"to go on: python -m sos_deap.run --resume {folder}"
+    return f"to go on: python -m sos_deap.run --resume {shlex.quote(str(folder))}"
+
+
+def _is_complete(folder: Path) -> bool:
+    """Whether all that a run leaves is there, whole and unchanged.
+
+    The page alone may be another, which ``report`` writes.
+    """
+    try:
+        page = (folder / PAGE).read_text(encoding="utf-8")
+        if UNFINISHED in page or not page.rstrip().endswith("</html>"):
+            return False
+        if (folder / _COMPLETE).exists():
+            written: Any = json.loads((folder / _COMPLETE).read_bytes())
+            return bool(written == {"crc32": _checksums(folder)})
+        return _was_complete(folder, page)
+    except (OSError, ValueError, RecursionError):
+        return False
+
+
+def _was_complete(folder: Path, page: str) -> bool:
+    """The same for runs of earlier versions, as far as can be told from what they left."""
+    for name in ("result.json", "measured.json", "chromosome.json"):
+        json.loads((folder / name).read_bytes())
+    weights = [path.stat().st_size for path in (folder / "pruned").glob("*.safetensors")]
+    return bool(weights) and all(weights) and 'http-equiv="refresh"' not in page
+
+
+def _checksums(folder: Path) -> dict[str, str]:
+    """The CRC-32 of each file that is checked, by its path in the folder."""
+    return {
+        path.relative_to(folder).as_posix(): f"{_crc32(path):08x}"
+        for pattern in _CHECKED
+        for path in sorted(folder.glob(pattern))
+    }
+
+
+def _crc32(path: Path) -> int:
+    found = 0
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            found = zlib.crc32(block, found)
+    return found

@@ -167,18 +167,27 @@ def failed(status: int, capsys: Any, reason: str, folder: Path) -> None:
     assert error.endswith(f"to go on: python -m sos_deap.run --resume {folder}")
 
 
-def never_written(place: Path) -> Path:
-    """A link to the device that is always full: what renames it moves the link alone."""
-    full = place / "full"
-    full.symlink_to("/dev/full")
-    return full
+@contextmanager
+def full_disk_for(*names: str) -> Iterator[None]:
+    """Let new files be links to the device that is always full, those of some names or all."""
+    new_file = files._new_file
+
+    def full(path: Path) -> Path:
+        if names and path.name not in names:
+            return new_file(path)
+        part = files.temporary_path(path)
+        part.symlink_to("/dev/full")
+        return part
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files, "_new_file", full)
+        yield
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
 def test_a_disk_that_is_full_for_any_file(
-    small: list[str], whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    small: list[str], whole: Path, tmp_path: Path, capsys: Any
 ) -> None:
-    beside, full = files.beside, never_written(tmp_path)
     for name in (
         "evaluations.csv",
         "logbook.csv",
@@ -187,30 +196,23 @@ def test_a_disk_that_is_full_for_any_file(
         "result.json",
         "measured.json",
         "report.html",
+        "complete.json",
     ):
         folder = tmp_path / name
-        monkeypatch.setattr(
-            files,
-            "beside",
-            lambda path, name=name: full if path.name == name else beside(path),
-        )
         capsys.readouterr()
-        status = main([*small, f"--output_dir={folder}"])
+        with full_disk_for(name):
+            status = main([*small, f"--output_dir={folder}"])
         failed(status, capsys, "No space left on device", folder)
         assert not (folder / name).exists()
-        monkeypatch.setattr(files, "beside", beside)
         assert main([f"--resume={folder}"]) == 0
         assert known(read(folder)) == known(read(whole))
         assert (folder / "report.html").exists() and not list(folder.glob("*.part"))
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
-def test_a_disk_that_is_full_at_once(
-    small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
-) -> None:
-    folder, full = tmp_path / "run", never_written(tmp_path)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(files, "beside", lambda path: full)
+def test_a_disk_that_is_full_at_once(small: list[str], tmp_path: Path, capsys: Any) -> None:
+    folder = tmp_path / "run"
+    with full_disk_for():
         assert main([*small, f"--output_dir={folder}"]) == 2
     assert "cannot write to output folder" in capsys.readouterr().err
     assert main([*small, f"--output_dir={folder}"]) == 0  # nothing was begun
@@ -401,8 +403,8 @@ def test_killed_between_its_search_and_its_end(whole: Path, reached: str) -> Non
     for later in end[end.index(reached) + 1 :] if reached in end else end:
         (whole / later).unlink()
     if reached == "pruning":
-        (whole / "pruned").rename(whole / "pruned.part")
-        (whole / "pruned.part" / "model.safetensors").write_bytes(b"half")
+        left = (whole / "pruned").rename(files.temporary_path(whole / "pruned"))
+        (left / "model.safetensors").write_bytes(b"half")
     assert main([f"--resume={whole}"]) == 0
     assert load(whole / "pruned").num_parameters() == result["best"]["parameters"]
     assert not list(whole.glob("*.part"))
@@ -415,8 +417,10 @@ def test_files_of_a_process_that_was_killed_before_its_run_began(
     folder = tmp_path / "run"
     folder.mkdir()
     (folder / "journal.jsonl").write_bytes(b"")
-    (folder / "config.json.part").write_text('{"mod')
+    files.temporary_path(folder / "config.json").write_text('{"mod')
+    (folder / "config.json").write_bytes(b"")  # after a power failure
     assert main([*small, f"--output_dir={folder}"]) == 0
+    assert not list(folder.glob("*.part"))
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / "journal.jsonl").write_text("dear diary")  # a user's own, not ours to overwrite

@@ -48,6 +48,12 @@ def timeless(folder: Path) -> list[dict[str, str]]:
     return [row | {"seconds": ""} for row in rows(folder / "logbook.csv")]
 
 
+def lines(path: Path) -> list[Any]:
+    """The lines of a journal without times."""
+    contents = [json.loads(line[9:]) for line in path.read_bytes().splitlines()]
+    return [{k: v for k, v in content.items() if k != "seconds"} for content in contents]
+
+
 def computed(chunks: dict[bytes, list[float]]) -> Any:
     def compute(keys: Any, part: slice) -> Any:
         for key in keys:
@@ -76,7 +82,7 @@ def test_a_journal_gives_back_every_bit(tmp_path: Path) -> None:
 
 def test_what_is_damaged_is_cut_off_and_written_anew(tmp_path: Path, caplog: Any) -> None:
     path = tmp_path / "j"
-    journal = Journal(path, "x")
+    journal = Journal(path, "x", clock=lambda: 0.0)
     sums = {bytes([i]): [float(i)] for i in range(2)} | {A: [0.5], B: [1.5]}
     list(journal.through(list(sums), (0, 1), computed(sums)))
     journal.close()
@@ -85,14 +91,14 @@ def test_what_is_damaged_is_cut_off_and_written_anew(tmp_path: Path, caplog: Any
     for cut in range(len(whole)):
         path.write_bytes(whole[:cut])
         there = sum(len(b"".join(lines[: i + 1])) <= cut for i in range(len(lines)))
-        again = Journal(path, "x")
+        again = Journal(path, "x", clock=lambda: 0.0)
         assert len(again) == max(0, there - 1)
         list(again.through(list(sums), (0, 1), computed(sums)))
         again.close()
         assert path.read_bytes() == whole
     for position in (3, len(lines[0]) + 20, len(whole) - 5):
         path.write_bytes(whole[:position] + bytes([whole[position] ^ 1]) + whole[position + 1 :])
-        again = Journal(path, "x")
+        again = Journal(path, "x", clock=lambda: 0.0)
         assert len(again) < 4
         again.close()
     assert "is damaged from line" in caplog.text
@@ -130,7 +136,7 @@ def test_an_evaluator_computes_nothing_twice(evaluator: Evaluator, tmp_path: Pat
 
 def no_page(folder: Path) -> Path:
     """In place of the page, which `test_page.py` looks at: the file that says a run is complete."""
-    write_text(folder / "report.html", "a page\n")
+    write_text(folder / "report.html", "<html>a page</html>\n")
     return folder / "report.html"
 
 
@@ -173,10 +179,9 @@ def test_killed_at_any_write_a_run_goes_on_to_the_same_end(
 ) -> None:
     whole = tmp_path / "whole"
     assert main([*small, *SEARCHES[name], f"--output_dir={whole}"]) == 0
-    written = (whole / "journal.jsonl").read_bytes()
-    lines = written.count(b"\n")
+    written = lines(whole / "journal.jsonl")
     write = Journal._write
-    for moment in random.Random(name).sample(range(lines), min(4, lines)):
+    for moment in random.Random(name).sample(range(len(written)), min(4, len(written))):
         left = [moment]
 
         def dying(journal: Journal, content: Any, left: list[int] = left) -> None:
@@ -198,7 +203,8 @@ def test_killed_at_any_write_a_run_goes_on_to_the_same_end(
         for file in ("evaluations.csv", "pareto.csv", "samples.json"):
             assert (folder / file).read_bytes() == (whole / file).read_bytes()
         assert timeless(folder) == timeless(whole)
-        assert (folder / "journal.jsonl").read_bytes() == written
+        settings = json.loads((folder / "config.json").read_text())
+        assert lines(folder / "journal.jsonl") == [written[0], {"settings": settings}, *written[2:]]
 
 
 def test_killed_before_its_result_is_written(small: list[str], tmp_path: Path) -> None:

@@ -63,6 +63,7 @@ def test_a_run_leaves_everything_and_a_model_that_loads(
     names = {path.name for path in folder.iterdir()}
     assert names == {
         "chromosome.json",
+        "complete.json",
         "config.json",
         "result.json",
         "logbook.csv",
