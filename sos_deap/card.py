@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from sos_deap.errors import one_line
 
 _LOADING = {
     "sliced": """Every layer has as many heads as it kept, which the stock classes do not know:
@@ -51,7 +54,7 @@ def model_card(
     :param auto: the auto class that loads it.
     :param heads_per_layer: query heads that each layer had.
     :param kept: the numbers of the query heads each layer keeps.
-    :param facts: further lines: command, seed, data, versions.
+    :param facts: further lines: command, seed, data, versions, as plain text.
     :param metrics: name, value of the dense and of the pruned model.
     """
     removed = [
@@ -60,7 +63,7 @@ def model_card(
     ]
     gone, total = sum(map(len, removed)), sum(heads_per_layer)
     # Only a Hub name may stand in the metadata: it becomes a link there.
-    hub = base_model.count("/") == 1 and not base_model.startswith((".", "/", "~"))
+    hub = re.fullmatch(r"\w[\w.-]*/[\w.-]+", base_model, re.ASCII)
     lines = [
         "---",
         "library_name: transformers",
@@ -68,20 +71,38 @@ def model_card(
         "tags: [pruned, attention-head-pruning, sos_deap]",
         "---",
         "",
-        f"# {base_model}, pruned",
+        f"# {_text(base_model)}, pruned",
         "",
-        f"{gone} of the {total} attention heads of `{base_model}` ({gone / total:.1%}) were "
+        f"{gone} of the {total} attention heads of {_code(base_model)} ({gone / total:.1%}) were "
         "removed by sos_deap, without training.",
         "",
         _LOADING[layout].format(auto=auto),
     ]
     if metrics:
         lines += ["| | dense | pruned |", "|---|---|---|"]
-        lines += [f"| {name} | {dense:.4g} | {pruned:.4g} |" for name, dense, pruned in metrics]
+        lines += [
+            f"| {_text(name)} | {dense:.4g} | {pruned:.4g} |" for name, dense, pruned in metrics
+        ]
     else:
         lines += ["Its quality was not measured when it was pruned."]
     lines += ["", "| layer | heads | removed |", "|---|---|---|"]
     for layer, (count, lost) in enumerate(zip(heads_per_layer, removed, strict=True)):
         lines += [f"| {layer} | {count - len(lost)} of {count} | {', '.join(map(str, lost))} |"]
-    lines += ["", *(f"- {name}: {value}" for name, value in facts.items()), ""]
+    shown = (
+        (name, (_code if name == "command" else _text)(value)) for name, value in facts.items()
+    )
+    lines += ["", *(f"- {name}: {value}" for name, value in shown), ""]
     return "\n".join(lines)
+
+
+def _text(value: object) -> str:
+    """A name or a value as text of Markdown, in which it is neither markup nor HTML."""
+    return re.sub(r"([\\`*\[\]<>&|~])", r"\\\1", one_line(str(value)))
+
+
+def _code(value: object) -> str:
+    """The same as code, between more backticks than there are in it."""
+    text = one_line(str(value))
+    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    space = " " if "`" in text else ""
+    return f"{fence}{space}{text}{space}{fence}"

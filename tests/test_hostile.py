@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import re
 import shutil
 import time
 import zlib
@@ -439,3 +440,39 @@ def test_a_rehearsal_draws_no_random_numbers_and_leaves_the_model_as_it_was(
     assert evaluator.model.config.to_dict() == settings
     assert all(torch.equal(weights[name], tensor) for name, tensor in before.items())
     assert all(parameter.requires_grad for parameter in evaluator.model.parameters())
+# Model cards
+
+
+def test_a_model_card_holds_no_markup_of_names() -> None:
+    from sos_deap.card import model_card
+
+    evil = "a/b\nlicense: x <img src=x onerror=alert(1)> [go](javascript:1) `*x*` | \x1b[2J"
+    card = model_card(
+        base_model=evil,
+        layout="sliced",
+        auto="AutoModel",
+        heads_per_layer=[2],
+        kept=[[0]],
+        facts={"command": evil, "data": evil},
+        metrics=[(evil, 1.0, 2.0)],
+    )
+    head, _, body = card.removeprefix("---\n").partition("---\n")
+    assert set(head.splitlines()) == {
+        "library_name: transformers",
+        "tags: [pruned, attention-head-pruning, sos_deap]",
+    }
+    fenced = re.compile(r"(?<!`)``(?!`).*?(?<!`)``(?!`)|^```.*?^```", re.DOTALL | re.MULTILINE)
+    text = fenced.sub("", body)
+    assert len(fenced.findall(body)) == 3  # name and command, and how to load it
+    for mark in "<>[]*`":
+        assert not re.search(rf"(?<!\\)\{mark}", text), mark
+    assert card.replace("\n", "").isprintable() and "license: x \\<img" in text
+    named = model_card(
+        base_model="org/name_1.5",
+        layout="zeroed",
+        auto="AutoModel",
+        heads_per_layer=[2],
+        kept=[[0]],
+        facts={},
+    )
+    assert "base_model: org/name_1.5\n" in named and "# org/name_1.5, pruned\n" in named
