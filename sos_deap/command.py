@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import signal
 import sys
 import threading
@@ -10,11 +11,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
-from sos_deap.errors import InputError, WorkerLostError, first_line, one_line
+from sos_deap.errors import InputError, WorkerLostError, check_utf8, first_line, one_line
 
 
 class Parser(argparse.ArgumentParser):
     """A parser of flags that raises :class:`InputError` for bad ones."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse as argparse does; raises :class:`InputError` for names that are not UTF-8."""
+        check_utf8(sys.argv[1:] if args is None else args)
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         """Raise; what argparse would print and exit with comes from :func:`answered`."""
@@ -74,9 +80,9 @@ def answered(job: Callable[[], Any]) -> int:
         return 2
     except (OSError, WorkerLostError) as error:  # a full disk, say; what was written is whole
         print(f"error: {one_line(first_line(error))}", file=sys.stderr)
-        return 1
+        return 2 if getattr(error, "errno", None) == errno.ENAMETOOLONG else 1
     except Interrupted as end:
-        print(end.message, file=sys.stderr)
+        print(one_line(end.message), file=sys.stderr)
         return 128 + end.number
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from argparse import Namespace
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sos_deap.command import Parser, answered, quiet
-from sos_deap.errors import InputError, unknown
+from sos_deap.errors import InputError, say, unknown
 
 
 def report(arguments: list[str]) -> int:
@@ -98,9 +99,9 @@ def _report(folders: list[Path]) -> None:
     from sos_deap.report import comparison
 
     pages = [write_page(folder) for folder in folders]
-    print(f"{comparison(folders)}\n")
+    say(f"{comparison(folders)}\n")
     for page in pages:
-        print(f"report: {page}")
+        say(f"report: {page}")
 
 
 def _prune(flags: Namespace, given: str) -> None:
@@ -124,15 +125,15 @@ def _prune(flags: Namespace, given: str) -> None:
     with whole_folder(folder) as beside:
         pruned = prune_to(beside, model, genes, heads, flags.layout, model.dtype)
         save_companions(flags.model, beside)
-        facts = {"command": f"`python -m sos_deap prune {given}`"}
+        facts = {"command": f"python -m sos_deap prune {given}"}
         write_card(beside, flags.model, model, genes, heads, flags.layout, facts)
-    print(f"{'':20}{'dense':>16}{'pruned':>16}{'change':>10}")
+    say(f"{'':20}{'dense':>16}{'pruned':>16}{'change':>10}")
     before = size(model, model.dtype, sum(heads.heads_per_layer))
     after = size(pruned, model.dtype, sum(map(len, heads.kept_heads(genes))))
     for label, value in before.items():
         change = after[label] / value - 1
-        print(f"{label:20}{value:>16,}{after[label]:>16,}{change:>+10.1%}")
-    print(f"pruned model: {folder}  (its README.md tells how to load it)")
+        say(f"{label:20}{value:>16,}{after[label]:>16,}{change:>+10.1%}")
+    say(f"pruned model: {folder}  (its README.md tells how to load it)")
 
 
 def _removed(text: str) -> dict[int, list[int]]:
@@ -164,7 +165,7 @@ def _measure(flags: Namespace) -> None:
     from sos_deap.report import measured_table
 
     quiet()
-    if flags.output is not None and flags.output.exists():
+    if flags.output is not None and os.path.lexists(flags.output):
         raise InputError(f"output file {flags.output} exists: give another --output")
     place, dtype = checked_device(flags.device), checked_dtype(flags.dtype)
     if dtype is None and place.type == "cpu":
@@ -182,7 +183,7 @@ def _measure(flags: Namespace) -> None:
         rounds=flags.rounds,
         seconds=flags.seconds,
     )
-    print(measured_table(rows))
+    say(measured_table(rows))
     if flags.output is not None:
         write_json(flags.output, rows)
 
@@ -192,7 +193,7 @@ def _export(flags: Namespace) -> None:
 
     if flags.format not in ("onnx", "gguf"):
         raise unknown("format", flags.format, ("onnx", "gguf"))
-    if flags.output.exists():
+    if os.path.lexists(flags.output):
         raise InputError(f"output {flags.output} exists: give another --output")
     quiet()
     model = load(flags.model)
@@ -200,9 +201,9 @@ def _export(flags: Namespace) -> None:
         from sos_deap.models.onnx import write_onnx
 
         difference = write_onnx(model, flags.output)
-        print(f"{flags.output}: outputs differ from torch's by {difference:.1e} of the largest")
+        say(f"{flags.output}: outputs differ from torch's by {difference:.1e} of the largest")
     else:
         from sos_deap.models.gguf import write_gguf
 
         write_gguf(model, load_tokenizer(flags.model), flags.output)
-        print(f"{flags.output}: {flags.output.stat().st_size:,} bytes")
+        say(f"{flags.output}: {flags.output.stat().st_size:,} bytes")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sos_deap.command import Parser
-from sos_deap.errors import InputError, first_line, unknown
+from sos_deap.errors import InputError, first_line, one_line, unknown
 from sos_deap.tasks.settings import TaskSettings, setting
 
 _log = logging.getLogger(__name__)
@@ -265,7 +265,7 @@ def parse(arguments: list[str]) -> tuple[RunConfig, TaskSettings]:
 
 
 def _saved(folder: Path) -> list[str]:
-    """The settings of a run as flags: from ``config.json``, or the journal where that is damaged."""
+    """The settings of a run as flags: of ``config.json``, or the journal where that is damaged."""
     from sos_deap.journal import read_settings
 
     written = read_settings(folder / "journal.jsonl")
@@ -279,7 +279,7 @@ def _saved(folder: Path) -> list[str]:
     except InputError as error:
         if written is None:
             raise
-        _log.warning("%s: the settings are taken from journal.jsonl", error)
+        _log.warning("%s: the settings are taken from journal.jsonl", one_line(str(error)))
         return _as_flags(_checked(written, folder / "journal.jsonl"))
 
 

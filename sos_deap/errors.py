@@ -19,6 +19,22 @@ def one_line(text: str) -> str:
     return "".join(character if character.isprintable() else " " for character in text)
 
 
+def say(text: str) -> None:
+    """Print lines in which no name or text from a file can move a terminal's cursor."""
+    print("\n".join(map(one_line, text.split("\n"))), flush=True)
+
+
+def check_utf8(arguments: Iterable[str]) -> None:
+    """Raise :class:`InputError` for one that is no UTF-8, which no file could name afterwards."""
+    for argument in arguments:
+        try:
+            argument.encode()
+        except UnicodeEncodeError as error:
+            raise InputError(
+                f"{argument} is not UTF-8: rename the file or folder, or write it in UTF-8"
+            ) from error
+
+
 def first_line(error: BaseException) -> str:
     """What an error of a library says, on one line."""
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(" :")

@@ -1,7 +1,7 @@
 """Files and folders that appear whole or not at all, and never over what is there.
 
-Everything is filled under a temporary name that no other file has, synced, and renamed. So neither a
-process that is killed nor a power failure leaves half of a file, and nothing is written through a
+Everything is filled under a temporary name that no other file has, synced, and renamed. So neither
+a process that is killed nor a power failure leaves half of a file, and nothing is written through a
 symbolic link.
 """
 

@@ -140,6 +140,8 @@ def _rendered(
 def heads_figure(chromosome: Sequence[int], genes_per_layer: Sequence[int]) -> Figure:
     """Which heads stay and which go: a row a layer, a column a gene."""
     widest = max(genes_per_layer)
+    if sum(genes_per_layer) != len(chromosome):
+        raise ValueError(f"{len(chromosome)} genes for {sum(genes_per_layer)} heads")
     figure = Figure(
         figsize=(min(9, 1.6 + 0.32 * widest), min(9, 1 + 0.28 * len(genes_per_layer))),
         layout="constrained",

@@ -13,6 +13,7 @@ from typing import Any
 
 from torch.profiler import profile
 
+from sos_deap.errors import one_line, say
 from sos_deap.evaluator import Evaluator
 from sos_deap.files import whole_file
 from sos_deap.report import winner
@@ -32,7 +33,7 @@ class Console:
     def say(self, text: str) -> None:
         """Something for people."""
         if self.words:
-            print(text, flush=True)
+            say(text)
 
     def event(self, name: str, **fields: Any) -> None:
         """Something for programs; what is no finite number is null."""
@@ -99,7 +100,7 @@ class Progress:
         self._console.event("generation", generation=generation, **self.rows[-1])
         if self._terminal:
             width = shutil.get_terminal_size().columns - 1  # a longer line would not be overwritten
-            print(f"\r\x1b[K{self._line(generation)[:width]}", end="", flush=True)
+            print(f"\r\x1b[K{one_line(self._line(generation))[:width]}", end="", flush=True)
         elif generation % 10 == 0:
             self._console.say(self._line(generation))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import moocore
+from jinja2 import TemplateError
 
 from sos_deap.errors import InputError, first_line
 from sos_deap.evaluator import Evaluator
@@ -27,6 +29,9 @@ _DAMAGE = (
     StopIteration,
     TypeError,
     ValueError,
+    csv.Error,
+    TemplateError,
+    MemoryError,
 )
 
 
@@ -202,6 +207,8 @@ def damage_told(folder: Path) -> Iterator[None]:
         raise InputError(
             f"{folder} is no folder of a complete run: {Path(error.filename).name} is missing"
         ) from error
+    except (IsADirectoryError, NotADirectoryError) as error:
+        raise InputError(f"{error.filename} cannot be read: {error.strerror}") from error
     except KeyError as error:
         raise InputError(f"a file of the run in {folder} is damaged: it has no {error}") from error
     except _DAMAGE as error:

@@ -270,7 +270,7 @@ class _Run:
 
         config = self.config
         facts = {
-            "command": f"`{known['command']}`",
+            "command": known["command"],
             "seed": config.seed,
             **{f"{part} data": inline(described) for part, described in known["data"].items()},
         }

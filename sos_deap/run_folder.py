@@ -20,6 +20,7 @@ from sos_deap.files import (
     unwritable,
     write_json,
 )
+from sos_deap.journal import read_settings
 
 #: The file that a run holds locked, and that it makes before any other.
 JOURNAL = "journal.jsonl"
@@ -129,7 +130,7 @@ def _is_complete(folder: Path) -> bool:
         if (folder / _COMPLETE).exists():
             written: Any = json.loads((folder / _COMPLETE).read_bytes())
             return bool(written == {"crc32": _checksums(folder)})
-        return _was_complete(folder, page)
+        return read_settings(folder / JOURNAL) is None and _was_complete(folder, page)
     except (OSError, ValueError, RecursionError):
         return False
 

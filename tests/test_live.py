@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import io
+import os
 import random
+import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -92,7 +95,11 @@ def test_the_page_follows_the_search_and_leaves_it_alone(
         page = Words(text)
         assert f"The search is going on: generation {number}{limit}." in page.text
         assert page.open.count("svg") == 3
-        assert 'http-equiv="refresh"' in text
+        assert any(
+            re.fullmatch(r"Written on .*; reload this page to see more\.", line)
+            for line in page.text
+        )
+        assert "refresh" not in text  # a page whose run was killed would load itself for ever
         if row["best_metric"]:
             assert f"{float(row['best_metric']):,.3f}" in page.text
     last = (folder / "report.html").read_text()
@@ -146,6 +153,37 @@ def test_pages_take_little_of_the_time(
     gaps = np.diff(written)
     assert gaps.min() >= 30 and gaps.max() <= max(30, 20 * page) + page + generation
     assert page * len(gaps) / (now - written[0]) < 0.05
+
+
+@pytest.mark.usefixtures("at_once")
+def test_the_page_of_a_search_that_was_interrupted_says_so(
+    flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, write, sent = tmp_path / "run", LivePage._write, list[None]()
+
+    def interrupted(page: LivePage, best: Any) -> None:
+        write(page, best)
+        if len(page._progress.rows) == 2 and not sent:
+            sent.append(os.kill(os.getpid(), signal.SIGTERM))
+
+    monkeypatch.setattr(LivePage, "_write", interrupted)
+    assert main([*flags, f"--output_dir={folder}"]) == 128 + signal.SIGTERM
+    page = Words((folder / "report.html").read_text())
+    assert "The search was stopped: generation 1 of 3." in page.text
+    assert f"to go on: python -m sos_deap.run --resume {folder}." in str(page.text)
+    assert "going on" not in str(page.text)
+    monkeypatch.setattr(LivePage, "_write", write)
+    assert main([f"--resume={folder}"]) == 0
+    assert "was stopped" not in (folder / "report.html").read_text()
+
+
+def test_what_a_resumed_search_takes_is_told_by_all_of_its_time(evaluator: Evaluator) -> None:
+    """A third of the generations took 100 s, replayed in no time."""
+    progress = Progress(evaluator, Limits(generations=6), clock=lambda: 100.0)
+    for number in range(3):
+        progress(number, HallOfFame(1))
+    assert progress._left() == pytest.approx(200.0)
+    assert progress.rate == pytest.approx(evaluator.accounting.tokens / 100)
 
 
 KILLED = """

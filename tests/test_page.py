@@ -139,6 +139,34 @@ def test_runs_are_compared(finished: Path, tmp_path: Path, capsys: Any) -> None:
     assert "sos-repaired" in line and "perplexity, held-out" in line and "+100.0%" in line
 
 
+def test_a_stranger_s_folder_moves_nothing_outside(
+    finished: Path, tmp_path: Path, capsys: Any
+) -> None:
+    """Links to the user's files, names with escapes, and files that are folders."""
+    folder, theirs = tmp_path / "run", tmp_path / "theirs"
+    shutil.copytree(finished, folder)
+    theirs.mkdir()
+    names = ("report.html", "plots/heads.png", "plots/generations.svg")
+    for name in names:
+        (theirs / Path(name).name).write_text("precious")
+        (folder / name).unlink()
+        (folder / name).symlink_to(theirs / Path(name).name)
+    (folder / "report.html.part").symlink_to(theirs / "report.html")
+    result = read(folder)
+    result["search"]["algorithm"] = "\x1b]0;title\x07\x1b[2Jmine"
+    (folder / "result.json").write_text(json.dumps(result))
+    assert front_door(["report", str(folder)]) == 0
+    told = capsys.readouterr().out
+    assert "mine" in told and told.replace("\n", "").isprintable()
+    assert {path.read_text() for path in theirs.iterdir()} == {"precious"}
+    assert not any((folder / name).is_symlink() for name in names)
+    shutil.rmtree(folder / "plots")
+    (folder / "plots").symlink_to(theirs)
+    assert front_door(["report", str(folder)]) == 2
+    assert "plots is a symbolic link" in capsys.readouterr().err
+    assert len(list(theirs.iterdir())) == 3
+
+
 def test_what_is_in_the_files_stays_text(finished: Path, tmp_path: Path, capsys: Any) -> None:
     folder = tmp_path / "run"
     shutil.copytree(finished, folder)
@@ -151,6 +179,10 @@ def test_what_is_in_the_files_stays_text(finished: Path, tmp_path: Path, capsys:
         ("result.json", "{", "is damaged: "),
         ("result.json", "{}", "is damaged: "),
         ("logbook.csv", "a,b\n1,2\n", "is damaged: "),
+        ("logbook.csv", "gen\n" + "1" * 200_000, "is damaged: field larger than field limit"),
+        ("samples.json", "[[1]]", "is damaged: "),
+        ("measured.json", "[[]]", "is damaged: "),
+        ("measured.json", "", "is damaged: "),
         ("pareto.csv", None, "no folder of a complete run: pareto.csv is missing"),
     ):
         path = folder / name
@@ -162,3 +194,14 @@ def test_what_is_in_the_files_stays_text(finished: Path, tmp_path: Path, capsys:
         assert message in error
         path.write_text(before)
     assert front_door(["report", str(tmp_path)]) == 2
+    (folder / "samples.json").unlink()
+    (folder / "samples.json").mkdir()
+    result = read(folder)
+    result["search"]["genes_per_layer"][-1] = 10**12
+    capsys.readouterr()
+    assert front_door(["report", str(folder)]) == 2
+    assert "samples.json cannot be read: Is a directory" in capsys.readouterr().err
+    (folder / "samples.json").rmdir()
+    (folder / "result.json").write_text(json.dumps(result))
+    assert front_door(["report", str(folder)]) == 2
+    assert "heads" in capsys.readouterr().err

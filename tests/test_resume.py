@@ -5,12 +5,16 @@ from __future__ import annotations
 import errno
 import json
 import math
+import os
 import random
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import time
+import zlib
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -18,14 +22,17 @@ from typing import Any
 import pytest
 
 from sos_deap import Evaluator, InputError
+from sos_deap.config import parse
 from sos_deap.files import write_text
 from sos_deap.journal import Journal
 from sos_deap.run import main
+from sos_deap.run_folder import stopped, to_go_on
 from tests.conftest import GENES
 from tests.test_run import read, rows
 
 #: What a run that went on has less of, as it did less work.
 WORK = ("layers_computed", "flops", "out_of_memory")
+END = ("result.json", "measured.json", "report.html", "complete.json")
 A, B = bytes([1, 0, 1]), bytes([1, 1, 0])
 
 
@@ -52,6 +59,12 @@ def lines(path: Path) -> list[Any]:
     """The lines of a journal without times."""
     contents = [json.loads(line[9:]) for line in path.read_bytes().splitlines()]
     return [{k: v for k, v in content.items() if k != "seconds"} for content in contents]
+
+
+def line(content: Any) -> bytes:
+    """A line of a journal."""
+    text = json.dumps(content).encode()
+    return b"%08x %s\n" % (zlib.crc32(text), text)
 
 
 def computed(chunks: dict[bytes, list[float]]) -> Any:
@@ -102,6 +115,72 @@ def test_what_is_damaged_is_cut_off_and_written_anew(tmp_path: Path, caplog: Any
         assert len(again) < 4
         again.close()
     assert "is damaged from line" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"my thesis\n", "is no journal"),
+        (b"\x89PNG\r\n\x1a\n", "is no journal"),
+        (None, "is a symbolic link"),
+        ({"examples": [0, 4], "sums": {"101": [1.0]}}, "has lost its first line: restore"),
+    ],
+)
+def test_a_file_that_is_no_journal_is_left_alone(
+    tmp_path: Path, content: Any, message: str
+) -> None:
+    path, other = tmp_path / "j", tmp_path / "bashrc"
+    if content is None:
+        other.write_bytes(b"precious")
+        path.symlink_to(other)
+    else:
+        path.write_bytes(content if isinstance(content, bytes) else line(content))
+    before = path.read_bytes()
+    with pytest.raises(InputError, match=message):
+        Journal(path, "x")
+    assert path.read_bytes() == before
+
+
+def test_a_line_is_on_the_disk_soon_though_no_other_follows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sos_deap.journal._SYNC_SECONDS", 0.05)
+    synced, fsync = list[int](), os.fsync
+
+    def syncing(descriptor: int) -> None:
+        if not Path(f"/proc/self/fd/{descriptor}").resolve().is_dir():
+            synced.append(os.fstat(descriptor).st_size)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", syncing)
+    journal = Journal(tmp_path / "j", "x")
+    sums = {bytes([1, i]): [float(i)] for i in range(2)}
+    for _ in journal.through(list(sums), (0, 1), computed(sums)):
+        until = time.monotonic() + 30
+        while not synced or synced[-1] != journal.path.stat().st_size:
+            assert time.monotonic() < until
+            time.sleep(0.01)
+    list(journal.through(list(sums), (1, 2), computed(sums)))
+    journal.close()
+    assert synced[-1] == journal.path.stat().st_size
+
+
+def test_seconds_are_those_of_all_processes(tmp_path: Path) -> None:
+    sums, now = {bytes([1, i]): [float(i)] for i in range(4)}, [0.0]
+
+    def slow(keys: Any, part: slice) -> Any:
+        for key in keys:
+            now[0] += 10
+            yield [key], [sums[key]]
+
+    keys = list(sums)
+    for begin, told in ((0.0, [10.0, 20.0]), (5000.0, [10.0, 20.0, 30.0, 40.0])):
+        now[0], found = begin, []
+        with closing(Journal(tmp_path / "j", "x", clock=lambda: now[0])) as journal:
+            for key in keys[: len(told)]:
+                list(journal.through([key], (0, 1), slow))
+                found.append(journal.seconds)
+        assert found == told
 
 
 def test_a_journal_is_of_one_scope_and_one_process(tmp_path: Path) -> None:
@@ -237,6 +316,85 @@ def test_a_full_disk_loses_nothing(
     monkeypatch.setattr(Journal, "_write", write)
     assert main([f"--resume={folder}"]) == 0
     assert known(read(folder)) == known(read(whole))
+
+
+DAMAGE: dict[str, Callable[[bytes], bytes]] = {
+    "empty": lambda content: b"",
+    "cut": lambda content: content[: len(content) // 2],
+    "zeros": lambda content: bytes(len(content)),
+    "garbled": lambda content: content[:-9] + bytes(255 - byte for byte in content[-9:]),
+}
+
+
+def test_what_is_damaged_in_a_complete_run_is_made_again(small: list[str], tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    assert main([*small, f"--output_dir={folder}"]) == 0
+    whole = read(folder)
+    settings = parse([f"--resume={folder}"])
+    for name in ("config.json", *END, "chromosome.json", "pruned/model.safetensors"):
+        path = folder / name
+        content = path.read_bytes()
+        for damage in DAMAGE.values():
+            path.write_bytes(damage(content))
+            assert stopped(folder) == folder
+            assert parse([f"--resume={folder}"]) == settings
+        path.unlink()
+        assert stopped(folder) == folder
+        assert parse([f"--resume={folder}"]) == settings
+        path.write_bytes(content)
+        with pytest.raises(InputError, match="is complete"):
+            stopped(folder)
+    weights = (folder / "pruned" / "model.safetensors").read_bytes()
+    for names in (("config.json", "report.html"), ("pruned/model.safetensors", "result.json")):
+        for name in names:
+            (folder / name).write_bytes(b"")
+        assert main([f"--resume={folder}"]) == 0
+        assert known(read(folder)) == known(whole)
+        assert (folder / "pruned" / "model.safetensors").read_bytes() == weights
+        with pytest.raises(InputError, match="is complete"):
+            stopped(folder)
+    # As earlier versions left a run that was complete, and one that was not.
+    (folder / "complete.json").unlink()
+    head, _, *others = (folder / "journal.jsonl").read_bytes().splitlines(keepends=True)
+    (folder / "journal.jsonl").write_bytes(b"".join([head, *others]))
+    with pytest.raises(InputError, match="is complete"):
+        stopped(folder)
+    (folder / "report.html").write_text('<meta http-equiv="refresh"></html>')
+    assert stopped(folder) == folder
+
+
+def test_the_folder_is_removed_while_the_run_goes_on(
+    small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    folder, write, left = tmp_path / "run", Journal._write, [5]
+
+    def removing(journal: Journal, content: Any) -> None:
+        left[0] -= 1
+        if not left[0]:
+            shutil.rmtree(folder)
+        write(journal, content)
+
+    monkeypatch.setattr(Journal, "_write", removing)
+    assert main([*small, f"--output_dir={folder}"]) == 1
+    [error] = capsys.readouterr().err.splitlines()
+    assert f"run folder {folder} was removed or renamed during the run" in error
+    assert not folder.exists()
+
+
+def test_advice_can_be_pasted_into_a_shell() -> None:
+    command = to_go_on(Path("my run's; true")).partition(": ")[2]
+    assert shlex.split(command)[-2:] == ["--resume", "my run's; true"]
+
+
+@pytest.mark.parametrize("name", ["a" * 300, "\udcff", "d\udcff/x", "/".join(["b" * 99] * 50)])
+def test_names_that_no_file_can_have_are_refused(
+    small: list[str], tmp_path: Path, name: str, capsys: Any
+) -> None:
+    for flag in ("output_dir", "dataset"):
+        assert main([*small, f"--{flag}={tmp_path / name}"]) == 2
+        [error] = capsys.readouterr().err.splitlines()
+        assert error.startswith("error: ") and ("too long" in error or "is not UTF-8" in error)
+    assert not list(tmp_path.glob("*"))
 
 
 def test_whoever_cannot_have_a_run_s_folder_leaves_it_as_it_is(
