@@ -159,12 +159,13 @@ def test_pages_take_little_of_the_time(
 def test_the_page_of_a_search_that_was_interrupted_says_so(
     flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder, write, sent = tmp_path / "run", LivePage._write, list[None]()
+    folder, write, sent = tmp_path / "run", LivePage._write, list[int]()
 
     def interrupted(page: LivePage, best: Any) -> None:
         write(page, best)
         if len(page._progress.rows) == 2 and not sent:
-            sent.append(os.kill(os.getpid(), signal.SIGTERM))
+            sent.append(signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr(LivePage, "_write", interrupted)
     assert main([*flags, f"--output_dir={folder}"]) == 128 + signal.SIGTERM
