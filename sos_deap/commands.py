@@ -90,6 +90,9 @@ def export(arguments: list[str]) -> int:
     )
     parser.add_argument("model", help="folder, Hub name or builtin:tiny")
     parser.add_argument("--format", required=True, help="onnx (a folder) or gguf (a file)")
+    parser.add_argument(
+        "--dtype", help="of an ONNX graph's weights: float32 (default) or float16, half the bytes"
+    )
     parser.add_argument("--output", type=Path, required=True, help="where to write it")
     return answered(lambda: _export(parser.parse_args(arguments)))
 
@@ -193,17 +196,29 @@ def _export(flags: Namespace) -> None:
 
     if flags.format not in ("onnx", "gguf"):
         raise unknown("format", flags.format, ("onnx", "gguf"))
+    if flags.dtype and flags.format != "onnx":
+        raise InputError("--dtype is for onnx, a GGUF file has the model's: leave it out")
     if os.path.lexists(flags.output):
         raise InputError(f"output {flags.output} exists: give another --output")
     quiet()
     model = load(flags.model)
+    stored = written = str(model.dtype).removeprefix("torch.")
     if flags.format == "onnx":
         from sos_deap.models.onnx import write_onnx
 
-        difference = write_onnx(model, flags.output)
-        say(f"{flags.output}: outputs differ from torch's by {difference:.1e} of the largest")
+        written = flags.dtype or "float32"
+        difference = write_onnx(model, flags.output, flags.model, written)
+        files = [path for path in flags.output.rglob("*") if path.is_file()]
+        if not any(flags.output.glob("*tokenizer*")) and not any(flags.output.glob("*processor*")):
+            say(f"({flags.model} has no tokenizer to copy: take that which it was trained with)")
+        checked = f", outputs differ from torch's by {difference:.1e} of the largest"
     else:
         from sos_deap.models.gguf import write_gguf
 
         write_gguf(model, load_tokenizer(flags.model), flags.output)
-        say(f"{flags.output}: {flags.output.stat().st_size:,} bytes")
+        files, checked = [flags.output], ""
+    size = sum(path.stat().st_size for path in files)
+    say(f"{flags.output}: {size:,} bytes, weights in {written}{checked}")
+    if written != stored:
+        weights = sum(parameter.nbytes for parameter in model.parameters())
+        say(f"(in {flags.model} they are {weights:,} bytes in {stored})")

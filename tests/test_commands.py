@@ -221,6 +221,9 @@ def test_what_export_refuses(model_folder: Path, tmp_path: Path, capsys: Any) ->
     out = tmp_path / "out"
     assert run("export", model_folder, "--format", "onyx", "--output", out) == 2
     assert "unknown format 'onyx': did you mean 'onnx'" in capsys.readouterr().err
+    flags = ["--format", "gguf", "--dtype", "float16"]
+    assert run("export", model_folder, *flags, "--output", out) == 2
+    assert "--dtype is for onnx" in capsys.readouterr().err
     assert run("export", model_folder, "--format", "onnx", "--output", tmp_path) == 2
     assert "exists: give another --output" in capsys.readouterr().err
 
@@ -233,8 +236,14 @@ def test_export(model_folder: Path, tmp_path: Path, capsys: Any) -> None:
     assert run("export", pruned, "--format", "onnx", "--output", graph) == 0
     assert run("export", pruned, "--format", "gguf", "--output", file) == 0
     printed = capsys.readouterr().out
-    assert "outputs differ from torch's by " in printed and f"{file.stat().st_size:,}" in printed
-    assert (graph / "model.onnx").is_file() and file.read_bytes().startswith(b"GGUF")
+    size = sum(path.stat().st_size for path in graph.iterdir())
+    assert f"{graph}: {size:,} bytes, weights in float32, outputs differ from torch's" in printed
+    assert f"{file}: {file.stat().st_size:,} bytes, weights in float32" in printed
+    assert file.read_bytes().startswith(b"GGUF")
+    assert sorted(path.name for path in graph.iterdir() if "tokenizer" in path.name) == [
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ]
 
 
 @pytest.mark.parametrize("command", ["prune", "measure", "export"])

@@ -8,12 +8,25 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModel, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoTokenizer,
+    ByT5Tokenizer,
+    CanineTokenizer,
+)
 
 from sos_deap import Evaluator, InputError, load, prune
-from sos_deap.models.pretrained import BUILTIN, cpu_dtype, load_pretrained, load_tokenizer
+from sos_deap.models.pretrained import (
+    BUILTIN,
+    cpu_dtype,
+    load_pretrained,
+    load_tokenizer,
+    save_companions,
+)
 from sos_deap.outcome import original
 from tests.conftest import small_llama
+from tests.tiny import build
 
 REPLACE = {"type": "Replace", "pattern": {"Regex": "[a-z]"}, "content": "$#" * 50_000}
 
@@ -130,6 +143,24 @@ def test_a_missing_tokenizer_is_named(model_folder: Path, tmp_path: Path) -> Non
             (tmp_path / path.name).write_bytes(path.read_bytes())
     with pytest.raises(InputError, match="cannot load the tokenizer of"):
         load_pretrained(str(tmp_path))
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2", "roberta", "t5"])
+def test_a_tokenizer_that_transformers_makes_up_is_none(family: str, tmp_path: Path) -> None:
+    build(family).save_pretrained(tmp_path / "model")
+    assert len(AutoTokenizer.from_pretrained(tmp_path / "model")) < 105  # special tokens
+    with pytest.raises(InputError, match="there is no tokenizer in .*model: put the files"):
+        load_tokenizer(str(tmp_path / "model"))
+    (tmp_path / "copy").mkdir()
+    save_companions(str(tmp_path / "model"), tmp_path / "copy")
+    assert not list((tmp_path / "copy").iterdir())
+
+
+@pytest.mark.parametrize("kind", [ByT5Tokenizer, CanineTokenizer])
+def test_a_tokenizer_of_bytes_needs_no_files(kind: Any, tmp_path: Path) -> None:
+    AutoConfig.for_model("t5").save_pretrained(tmp_path)
+    kind().save_pretrained(tmp_path)
+    assert load_tokenizer(str(tmp_path))("a film") == kind()("a film")
 
 
 def test_code_in_a_model_folder_is_not_run(model_folder: Path, tmp_path: Path) -> None:

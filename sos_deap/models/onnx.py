@@ -20,48 +20,61 @@ import transformers
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from sos_deap.errors import InputError, first_line
+from sos_deap.errors import InputError, first_line, unknown
 from sos_deap.files import whole_folder
 from sos_deap.models.examples import random_inputs
+from sos_deap.models.pretrained import save_companions
 
 #: What the export needs besides the package's own requirements.
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
-#: The largest relative difference between onnxruntime and torch that passes the check.
-TOLERANCE = 1e-3
+#: Dtypes of a graph's weights, each with the largest relative difference between onnxruntime and
+#: torch in float32 that passes the check.
+TOLERANCES = {"float32": 1e-3, "float16": 1e-2}
 
 _TRACED = (2, 8)  # rows and tokens of the inputs that the exporter traces
 _CHECKED = ((1, 5), (3, 20))  # of those that the graph is checked on: none as it was traced
 
 
-def write_onnx(model: PreTrainedModel, path: str | Path) -> float:
+def write_onnx(
+    model: PreTrainedModel, path: str | Path, name: str | None = None, dtype: str = "float32"
+) -> float:
     """Write a model, pruned or not, as an ONNX graph, and compare that with the model.
 
-    The graph is one forward pass without a key/value cache, in float32, for any number of rows and
-    tokens. It takes what the model's tokenizer gives (``input_ids``, ``attention_mask``,
-    ``token_type_ids`` where the model tells segments apart, and the ``decoder_input_ids`` of an
-    encoder-decoder) or ``pixel_values``.
+    The graph is one forward pass without a key/value cache, for any number of rows and tokens. It
+    takes what the model's tokenizer gives (``input_ids``, ``attention_mask``, ``token_type_ids``
+    where the model tells segments apart, and the ``decoder_input_ids`` of an encoder-decoder) or
+    ``pixel_values``.
 
     :param model: the model; it is left as it was.
     :param path: the folder to make: ``model.onnx``, its weights in ``model.onnx.data``, and the
         ``config.json`` and ``export.json`` with which ``transformers.exporters`` reads it back. It
         appears when the graph is whole and checked, or not at all.
+    :param name: the folder or Hub name that the model was loaded from: its tokenizer and image
+        settings are copied into the folder.
+    :param dtype: of the weights and outputs, a key of :data:`TOLERANCES`.
     :returns: the largest difference of an output in onnxruntime from the model's, relative to the
         output's largest value, on rows of other lengths than those traced, some of them padded.
     :raises InputError: if a package is missing, if ``path`` holds anything already, if the exporter
-        cannot handle the model, or if the difference is above :data:`TOLERANCE`.
+        cannot handle the model, or if the difference is above its tolerance.
     """
+    if dtype not in TOLERANCES:
+        raise unknown("dtype of ONNX", dtype, TOLERANCES)
     _check_packages()
-    name = f"{type(model).__name__} model"
+    kind = f"{type(model).__name__} model"
     with whole_folder(Path(path)) as folder:
         plain = _plain(model)
-        _exported(_twin(plain), name).save_pretrained(folder)
-        difference = _difference(plain, folder / "model.onnx", name)
-        if not difference <= TOLERANCE:  # so that NaN fails
+        weights = plain if dtype == "float32" else copy.deepcopy(plain).half()
+        _exported(_twin(weights), kind).save_pretrained(folder)
+        difference = _difference(plain, weights.dtype, folder / "model.onnx", kind)
+        if not difference <= TOLERANCES[dtype]:  # so that NaN fails
             raise InputError(
-                f"the ONNX graph of this {name} is wrong: onnxruntime's outputs differ from the "
-                f"model's by {difference:.1e}, more than {TOLERANCE:.0e}; nothing was written"
+                f"the ONNX graph of this {kind} is wrong: onnxruntime's outputs differ from the "
+                f"model's by {difference:.1e}, more than {TOLERANCES[dtype]:.0e}"
+                + ("; nothing was written" if dtype == "float32" else ": write it in float32")
             )
+        if name is not None:
+            save_companions(name, folder)
     return difference
 
 
@@ -136,14 +149,15 @@ def _tidy(graph: Any) -> None:
             value.shape[axis] = names.get(str(length), length)
 
 
-def _difference(model: PreTrainedModel, graph: Path, name: str) -> float:
-    """The largest relative difference between onnxruntime and the model."""
+def _difference(model: PreTrainedModel, dtype: torch.dtype, graph: Path, name: str) -> float:
+    """The largest relative difference between onnxruntime, in a dtype, and the float32 model."""
     worst = [0.0]
     for rows, tokens in _CHECKED:
         batch = _inputs(model, rows, tokens)
         with torch.inference_mode():
             expected: Any = model(**batch, return_dict=True)
-        for output, found in _run(graph, batch, name).items():
+        given = {k: v.to(dtype) if v.is_floating_point() else v for k, v in batch.items()}
+        for output, found in _run(graph, given, name).items():
             if not isinstance(expected.get(output), Tensor):
                 raise InputError(f"cannot check the ONNX graph of this {name}: it gives {output}")
             worst.append(_relative(found, expected[output], batch))
@@ -170,7 +184,7 @@ def _relative(found: Tensor, expected: Tensor, batch: dict[str, Tensor]) -> floa
     mask = batch.get("attention_mask")
     if mask is not None and mask.shape == expected.shape[:2]:  # what padding computes is no matter
         found, expected = found[mask.bool()], expected[mask.bool()]
-    return float((found - expected).abs().max() / expected.abs().max())
+    return float((found.float() - expected).abs().max() / expected.abs().max())
 
 
 def _inputs(model: PreTrainedModel, rows: int, tokens: int) -> dict[str, Tensor]:

@@ -95,8 +95,8 @@ def load_pretrained(
     config = read_config(name)
     check_prunable(name, config)
     stock = PURPOSES[purpose](name, config)
-    tokenizer = load_tokenizer(name)
     model: Any = _read_weights(name, config, stock, chosen or "auto")
+    tokenizer = load_tokenizer(name)
     # Without one, stock classes take batches of one text only.
     model.config.pad_token_id = padding_token(model, tokenizer)
     stored = stored_dtype(_source(name), config) or model.dtype
@@ -122,10 +122,15 @@ def load_encoder(name: str) -> tuple[PreTrainedModel, Any]:
 def load_tokenizer(name: str) -> Any:
     """The tokenizer that comes with a model; raises :class:`InputError` if there is none."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(_source(name), trust_remote_code=False)
+        tokenizer: Any = AutoTokenizer.from_pretrained(_source(name), trust_remote_code=False)
         tokenizer.model_max_length = int(tokenizer.model_max_length)  # a file may have it as text
     except Exception as error:
         raise _cannot_load("tokenizer of", name, error) from error
+    if _is_made_up(tokenizer):
+        raise InputError(
+            f"there is no tokenizer in {name}: put the files of the tokenizer that the model was "
+            "trained with into the folder"
+        )
     _check_tokenizer(name, tokenizer)
     return tokenizer
 
@@ -134,8 +139,8 @@ def _check_tokenizer(name: str, tokenizer: Any) -> None:
     """Raise :class:`InputError` for a tokenizer that would fail, or fill the memory, on a text."""
     if tokenizer.model_max_length < 1:
         raise InputError(
-            f"the tokenizer of {name} has the model_max_length {tokenizer.model_max_length}: give a number above 0 "
-            "in its tokenizer_config.json"
+            f"the tokenizer of {name} has the model_max_length {tokenizer.model_max_length}: give "
+            "a number above 0 in its tokenizer_config.json"
         )
     for character in string.printable:  # each alone: all together might be too much
         count = len(tokenizer(character, verbose=False)["input_ids"])
@@ -146,12 +151,28 @@ def _check_tokenizer(name: str, tokenizer: Any) -> None:
             )
 
 
+def _is_made_up(tokenizer: Any) -> bool:
+    """Whether it knows special tokens only: transformers makes such where there are no files."""
+    kind = type(tokenizer)
+    if not kind.vocab_files_names:  # tokens that are bytes or characters need no files
+        return False
+    try:
+        made_up = kind()
+    except Exception:  # most classes need files
+        return False
+    special = {*made_up.get_vocab(), *tokenizer.all_special_tokens}
+    return special.issuperset(tokenizer.get_vocab())
+
+
 def save_companions(name: str, folder: Path) -> None:
     """Put what a model is fed through into a folder: its tokenizer, its image settings."""
-    source = _source(name)
-    for kind in (AutoTokenizer, AutoImageProcessor):
+
+    def image_settings(name: str) -> Any:
+        return AutoImageProcessor.from_pretrained(_source(name), trust_remote_code=False)
+
+    for read in (load_tokenizer, image_settings):
         try:
-            kind.from_pretrained(source, trust_remote_code=False).save_pretrained(folder)
+            read(name).save_pretrained(folder)
         except (OSError, ValueError, ImportError, KeyError):
             continue  # a model has one or the other, or neither
 
