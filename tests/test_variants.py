@@ -23,6 +23,9 @@ REMOVED = 4  # a third of 12 heads
 
 Flags = Callable[..., list[str]]
 
+#: What of a job's file the tables are made of.
+USED = ("checkpoints", "measured", "metric", "trace", "variant", "seed", "seconds", "genes")
+
 
 @pytest.fixture(scope="session")
 def flags(model_folder: Path, text_file: Path) -> Flags:
@@ -284,6 +287,46 @@ def test_other_settings_are_refused_and_more_of_the_same_are_not(
     assert len(rows(folder / "final.csv")) == 4
 
 
+@pytest.mark.usefixtures("no_figures")
+def test_damaged_files_of_jobs_are_computed_again(
+    compared: Path,
+    tmp_path: Path,
+    flags: Flags,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder, sound = tmp_path / "out", {}
+    shutil.copytree(compared, folder)
+    for path in (folder / "jobs").glob("*.json"):
+        sound[path.stem] = json.loads(path.read_text())
+    again: list[str] = []
+
+    def run_job(one: plan.Job) -> Any:
+        again.append(one.name)
+        return sound[one.name]
+
+    monkeypatch.setattr(job, "run_job", run_job)
+    monkeypatch.setattr(job, "try_out", lambda kind, metric: None)
+    assert main(flags(folder)) == 0 and not again
+    name, whole = next(iter(sound.items()))
+    text = json.dumps(whole)
+    others: tuple[Any, ...] = (None, "x", [[]])
+    wrong = (
+        *("", "[]", "null", "3", "{}", "[" * 100_000, text[: len(text) // 2], "\0" * 100),
+        *(json.dumps({**whole, key: other}) for key in USED for other in others),
+    )
+    for content in wrong:
+        (folder / "jobs" / f"{name}.json").write_text(content)
+        again.clear()
+        assert main(flags(folder)) == 0
+        assert again == [name], content[:200]
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and f"{name}.json is damaged: set aside" in error
+    (folder / "settings.json").write_text("[]")
+    assert main(flags(folder)) == 2
+    assert "settings.json cannot be read" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("given", "answer"),
     [
@@ -294,7 +337,14 @@ def test_other_settings_are_refused_and_more_of_the_same_are_not(
         ({"sparsity": 31}, "sparsity is 31.0"),
         ({"sparsity": 0.01, "initial_sparsity": 0}, "sparsity 0.01 of 12 heads is none"),
         ({"seeds": 0}, "seeds is 0"),
+        ({"seeds": 10**18}, "seeds is 1000000000000000000: give a number from 1 to 10,000"),
+        ({"first_seed": 2**32}, "first_seed is 4294967296: give a number from 0 to"),
         ({"workers": 0}, "workers is 0"),
+        ({"workers": 10**40}, "workers is 1000000000... (41 digits): give a number from 1"),
+        ({"workers": "9" * 5000}, "invalid int value"),
+        ({"budget": 10**400}, "budget is 1000000000... (401 digits)"),
+        ({"target": "nan"}, "target is nan"),
+        ({"config": "."}, "configuration file . cannot be read"),
         ({"budget": 3}, "population of 4, and the budget is 3"),
         (
             {"budget": None, "budget_tokens": 99},
@@ -336,6 +386,14 @@ def test_bad_input_is_one_line(
         ("'my own': {algorithm: swap}", "name it with letters"),
         ("mine: [", "cannot be read"),
         ("", "holds nothing"),
+        ("mine: &a [x, x]\nother: [*a, *a]", "references such as *name are not read"),
+        ("mine: !!int ''", "cannot be read"),
+        ("mine: !!timestamp x", "cannot be read"),
+        ("mine: !!python/name:os.system", "cannot be read"),
+        ("[" * 100_000, "lists and mappings are in each other over 20 times"),
+        ("mine: " + "x" * 100_000, "100,006 characters are too many"),
+        ("1: {algorithm: swap}", "the name 1 is no text: write it in quotes"),
+        ("mine: {seed: 1}\nmine: {seed: 2}", "'mine' is there twice: write it once"),
         ("mine: {task: accuracy}", "the variants have several tasks"),
     ],
 )

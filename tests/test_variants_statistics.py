@@ -4,6 +4,7 @@ import random
 from itertools import product
 
 import pytest
+from scipy import stats
 
 from benchmarks.variants import statistics as st
 
@@ -80,9 +81,25 @@ def test_no_verdict_below_six_pairs() -> None:
     enough = st.compare("a", "b", costs(values, [1.1 * x + 1 for x in values]))
     assert enough.p == pytest.approx(2 / 2**6)
     assert st.corrected([enough])[0].verdict == "better"
-    assert st.corrected([enough, enough])[0].verdict == "no difference shown"  # 4 / 64
+    assert st.corrected([enough, enough])[0].verdict == "too few pairs"  # 4 / 64 at best
     other = st.compare("b", "a", costs(values, [1.1 * x + 1 for x in values]))
     assert st.corrected([other])[0].verdict == "worse"
+    values = [float(i) for i in range(7)]
+    seven = st.compare("a", "b", costs(values, [1.1 * x + 1 for x in values]))
+    mixed = st.compare("a", "b", costs(values, [x + (-1.1) ** x for x in values]))
+    found = st.corrected([seven, seven, mixed])
+    assert found[0].p_holm == pytest.approx(3 * 2 / 2**7) == st.least_p(7, 3)
+    assert [one.verdict for one in found] == ["better", "better", "no difference shown"]
+
+
+@pytest.mark.parametrize(("family", "pairs"), [(1, 6), (2, 7), (3, 7), (6, 8), (45, 11)])
+def test_fewest_pairs_that_can_show_a_difference(family: int, pairs: int) -> None:
+    """By Holm's correction of the smallest p-value of scipy's test."""
+    for n, reached in ((pairs, True), (pairs - 1, False)):
+        smallest = float(stats.wilcoxon(range(1, n + 1), method="exact").pvalue)
+        assert (st.holm([smallest] * family)[0] < st.ALPHA) == reached
+    assert st.least_pairs(family) == pairs
+    assert st.least_p(pairs, family) == pytest.approx(family * 2 / 2**pairs)
 
 
 def test_only_seeds_that_both_have_are_pairs() -> None:

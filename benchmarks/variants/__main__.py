@@ -9,12 +9,14 @@ again with the same folder it goes on where it was stopped.
 
 from __future__ import annotations
 
+import json
 import sys
 
 from benchmarks.variants import iohfiles, page, plan, results, tables
 from benchmarks.variants.settings import Settings, parse
 from benchmarks.variants.work import result_path, work
 from sos_deap.command import answered, quiet
+from sos_deap.errors import InputError
 
 
 def compare(settings: Settings) -> list[str]:
@@ -30,15 +32,40 @@ def compare(settings: Settings) -> list[str]:
     plan.check(planned)
     if settings.ioh:
         iohfiles.checked()
+    damaged = [job for job in planned if _is_damaged(settings, job)]
     left = [job for job in planned if not result_path(settings.output_dir, job).exists()]
-    for kind in plan.kinds(left):
+    for kind in plan.kinds(left + damaged):
         try_out(kind, settings.heldout_metric)
     plan.remember(settings, before)
+    for path in (result_path(settings.output_dir, job) for job in damaged):
+        aside = path.with_name(f"{path.name}.damaged")
+        path.replace(aside)
+        print(f"{path} is damaged: set aside as {aside.name}, computed again", file=sys.stderr)
     failed = work(settings.output_dir, planned, settings.workers)
     report(settings, planned, list(failed))
     for name, why in failed.items():
         print(f"failed: {name}: {why}", file=sys.stderr)
     return list(failed)
+
+
+def _is_damaged(settings: Settings, job: plan.Job) -> bool:
+    """Whether a job's file is there and is none of which the tables can be made."""
+    path = result_path(settings.output_dir, job)
+    if not path.exists():
+        return False
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+        runs = {job.variant: {job.seed: result}}
+        group = results.Group(job.problem, runs, *results.compared(settings, result))
+        for rows in (tables.traces, tables.checkpoints, tables.final, tables.fronts):
+            rows([group])
+        tables.hits(group, job.variant, group.dense)
+        page.summary(group, tables.overall([group]))
+        return any(result[name] != value for name, value in plan.described(job).items())
+    except InputError:  # it lacks the metric that is asked for
+        raise
+    except Exception:  # of a file that was cut or edited any value may be missing or of any type
+        return True
 
 
 def report(settings: Settings, planned: list[plan.Job], failed: list[str]) -> None:
@@ -64,6 +91,7 @@ def report(settings: Settings, planned: list[plan.Job], failed: list[str]) -> No
         group = result.group
         print(f"\n{group.problem.title}\n{group.metric}, dense {page.number(group.dense)} held-out")
         print(page.table(group, result.ranks))
+        print(page.reach(result))
     print(f"\npage: {path}")
 
 

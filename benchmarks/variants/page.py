@@ -49,7 +49,6 @@ def write(
         groups=[_group(settings, result, of, folder) for result in results],
         bands=len(of) <= len(COLOURS),
         checkpoints=len(CHECKPOINTS),
-        least_pairs=st.LEAST_PAIRS,
         front_points=FRONT,
         facts=_facts(settings, results[0].group),
         files=files,
@@ -91,6 +90,7 @@ def _group(
         and save(folder, f"{slug}_ranks", lambda: plots.average_ranks(result.ranks, of, "seeds")),
         "friedman": _friedman(result.ranks),
         "tests": [_comparison(one, group) for one in result.comparisons],
+        "reach": reach(result),
         "fronts": _fronts(group),
         "front_reference": _front_reference(group),
     }
@@ -173,6 +173,20 @@ def _friedman(ranks: st.Ranks) -> str:
             f"here {len(ranks.average)} and {ranks.blocks}."
         )
     return f"Friedman's test: chi-square = {ranks.statistic:.2f}, p = {p_value(ranks.p)}."
+
+
+def reach(result: Tested) -> str:
+    """What the tests of a problem can show with so many pairs."""
+    family = max((one.family for one in result.comparisons), default=0)
+    pairs = max((one.pairs for one in result.comparisons), default=0)
+    if not family:
+        return ""
+    least, needed = st.least_p(pairs, family), st.least_pairs(family)
+    text = (
+        f"With {pairs} pairs the smallest p-value that the correction over {family} "
+        f"{'comparison' if family == 1 else 'comparisons'} leaves is {p_value(least)}"
+    )
+    return f"{text}." if pairs >= needed else f"{text}: no verdict below {needed} pairs."
 
 
 def _comparison(one: st.Comparison, group: Group) -> dict[str, Any]:

@@ -200,7 +200,7 @@ def check_folder(settings: Settings) -> dict[str, Any] | None:
     try:
         before: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         pairs = list(_differences(before, remembered(settings)))
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{path} cannot be read: give another --output_dir") from error
     for name, old, new in pairs:
         raise InputError(

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from sos_deap.command import Parser
 from sos_deap.config import RunConfig
 from sos_deap.errors import InputError, first_line, unknown
+from sos_deap.plain import plain
 from sos_deap.tasks.settings import TaskSettings
 
 #: The variants that come with the benchmark.
@@ -49,6 +49,9 @@ FLAGS: dict[str, dict[str, Any]] = {
     "ioh": {"action": "store_true", "help": "write files for IOHanalyzer too"},
     "output_dir": {"help": "folder of the results; one that holds some is gone on with"},
 }
+
+#: The largest numbers that make sense: beyond, memory ends before anything is compared.
+_MOST = {"seeds": 10_000, "workers": 1_000, "budget": 10**12, "budget_tokens": 10**15}
 
 _RUN = {field.name for field in fields(RunConfig)}
 _TASK = {field.name for field in fields(TaskSettings)}
@@ -169,14 +172,14 @@ def _config(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
 
 def _mapping(path: Path, what: str) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = plain(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise InputError(f"{what} {path} does not exist") from error
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError) as error:
         raise InputError(f"{what} {path} cannot be read: {first_line(error)}") from error
     if not isinstance(content, dict) or not content:
         raise InputError(f"{what} {path} holds nothing: write lines of name: value")
-    return {str(name): value for name, value in content.items() if value is not None}
+    return {name: value for name, value in content.items() if value is not None}
 
 
 def _text(value: Any) -> str:
@@ -193,7 +196,7 @@ def _variants_in(path: Path) -> dict[str, dict[str, str]]:
             )
         if not isinstance(flags, dict):
             raise InputError(f"variant {name} in {path} is {flags!r}: write {{flag: value, ...}}")
-        for flag in map(str, flags):
+        for flag in flags:
             _refuse_own(flag, f"variant {name} in {path}")
             if flag in _SHARED:
                 raise InputError(
@@ -202,7 +205,7 @@ def _variants_in(path: Path) -> dict[str, dict[str, str]]:
                 )
             if flag not in _RUN | _TASK:
                 raise unknown(f"flag of variant {name} in {path}", flag, (_RUN | _TASK) - _OWN)
-        variants[name] = {str(k): _text(v) for k, v in flags.items() if v is not None}
+        variants[name] = {k: _text(v) for k, v in flags.items() if v is not None}
     return variants
 
 
@@ -211,6 +214,7 @@ def _settings(values: Mapping[str, Any], common: dict[str, str]) -> Settings:
         raise InputError("--output_dir is missing: name a folder for the results")
     if "budget" in values and "budget_tokens" in values:
         raise InputError("--budget and --budget_tokens are both given: give one of them")
+    _check(values)
     variants = _chosen(values)
     folder = Path(values["output_dir"])
     first, seeds = values.get("first_seed", 0), values.get("seeds", 15)
@@ -219,7 +223,7 @@ def _settings(values: Mapping[str, Any], common: dict[str, str]) -> Settings:
         if name not in variants:
             raise unknown(role, name, variants)
     tasks = {name: (common | flags).get("task", "perplexity") for name, flags in variants.items()}
-    settings = Settings(
+    return Settings(
         models=_distinct(values.get("model", ["builtin:tiny"])),
         datasets=_distinct(values.get("dataset", ["builtin:pydoc"])),
         variants=variants,
@@ -238,8 +242,6 @@ def _settings(values: Mapping[str, Any], common: dict[str, str]) -> Settings:
         store=Path(values.get("store", folder / "store.sqlite")),
         output_dir=folder,
     )
-    _check(settings, first, seeds)
-    return settings
 
 
 def _distinct(values: Iterable[Any]) -> tuple[Any, ...]:
@@ -272,16 +274,24 @@ def _heldout_task(tasks: Mapping[str, str]) -> str:
     raise InputError(f"the variants have several tasks ({listed}): give --heldout_task")
 
 
-def _check(settings: Settings, first: int, seeds: int) -> None:
-    if seeds < 1:
-        raise InputError(f"seeds is {seeds}: give at least 1")
-    if not 0 <= first <= 2**32 - seeds:
-        raise InputError(f"first_seed is {first}: give a number from 0 to {2**32 - seeds}")
-    if settings.workers < 1:
-        raise InputError(f"workers is {settings.workers}: give at least 1")
-    for budget in settings.budgets:
-        if budget < 1:
-            raise InputError(f"the budget is {budget}: give at least 1")
-    for sparsity in settings.sparsities:
+def _check(values: Mapping[str, Any]) -> None:
+    """Raise :class:`InputError` for a number out of range."""
+    for name, most in _MOST.items():
+        given = values.get(name, 1)
+        for value in given if isinstance(given, list) else [given]:
+            if not 1 <= value <= most:
+                raise InputError(f"{name} is {_shown(value)}: give a number from 1 to {most:,}")
+    first, last = values.get("first_seed", 0), 2**32 - values.get("seeds", 15)
+    if not 0 <= first <= last:
+        raise InputError(f"first_seed is {_shown(first)}: give a number from 0 to {last:,}")
+    for sparsity in values.get("sparsity", []):
         if not 0 < sparsity < 1:
             raise InputError(f"sparsity is {sparsity}: a share of heads lies between 0 and 1")
+    if not math.isfinite(values.get("target", 0)):
+        raise InputError(f"target is {values['target']}: give a finite metric")
+
+
+def _shown(number: int) -> str:
+    """A number, of which thousands of digits are not shown."""
+    text = str(number)
+    return text if len(text) <= 30 else f"{text[:10]}... ({len(text)} digits)"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
+from itertools import combinations, count
 from typing import Any
 
 import numpy
@@ -33,8 +33,9 @@ class Comparison:
     :param tendency: the sum of the signed ranks; below 0 where a's costs tend to be the smaller.
     :param p: two-sided; ``None`` for too few pairs.
     :param p_holm: after Holm's correction over all comparisons of a family.
+    :param family: how many comparisons that correction is over.
     :param verdict: ``"better"`` or ``"worse"`` (a than b), ``"no difference shown"``, or
-        ``"too few pairs"``.
+        ``"too few pairs"`` where the correction leaves no p-value below :data:`ALPHA`.
     """
 
     a: str
@@ -46,6 +47,7 @@ class Comparison:
     tendency: float | None = None
     p: float | None = None
     p_holm: float | None = None
+    family: int = 1
     verdict: str = TOO_FEW
 
 
@@ -89,6 +91,16 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [float(p) for p in multipletests(list(p_values), method="holm")[1]]
 
 
+def least_p(pairs: int, family: int) -> float:
+    """The smallest p-value that Wilcoxon's test and Holm's correction of a family can give."""
+    return min(1.0, family * 0.5 ** (pairs - 1))
+
+
+def least_pairs(family: int) -> int:
+    """The fewest pairs of which that p-value is below :data:`ALPHA`."""
+    return next(n for n in count(LEAST_PAIRS) if least_p(n, family) < ALPHA)
+
+
 def compare(a: str, b: str, costs: Costs) -> Comparison:
     """Two variants, before any correction."""
     seeds = [seed for seed in costs[a] if seed in costs[b]]
@@ -109,12 +121,14 @@ def corrected(family: Sequence[Comparison]) -> list[Comparison]:
     found = []
     for i, comparison in enumerate(family):
         if i not in adjusted:
-            found.append(comparison)
+            found.append(replace(comparison, family=len(family)))
             continue
-        verdict = "no difference shown"
+        size, verdict = len(tested), "no difference shown"
+        if comparison.pairs < least_pairs(size):
+            verdict = TOO_FEW
         if adjusted[i] < ALPHA:
             verdict = "better" if (comparison.tendency or 0.0) < 0 else "worse"
-        found.append(replace(comparison, p_holm=adjusted[i], verdict=verdict))
+        found.append(replace(comparison, p_holm=adjusted[i], family=size, verdict=verdict))
     return found
 
 

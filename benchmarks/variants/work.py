@@ -63,7 +63,7 @@ def _outcomes(folder: Path, left: list[Job], workers: int) -> Iterator[tuple[Job
         for job in left:
             yield job, do(folder, job)
         return
-    engine = Processes(workers)
+    engine = Processes(min(workers, len(left)))
     try:
         futures: dict[Future[str], Job] = {engine.submit(do, folder, job): job for job in left}
         for future in as_completed(futures):
