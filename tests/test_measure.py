@@ -135,6 +135,10 @@ def test_the_longest_length_is_what_stock_models_read(
         ({"lengths": [4, 0]}, "must be at least 1"),
         ({"rounds": 0}, "must be at least 1"),
         ({"new_tokens": 1}, "0 or at least 2"),
+        ({"seconds": math.nan}, "seconds is nan: give 0 or more"),
+        ({"batch_sizes": [10**30]}, "batches of 1e.30 sequences of 128 tokens and 32 new ones"),
+        ({"new_tokens": 10**9}, "and 1e.09 new ones have over 1,000,000,000 tokens"),
+        ({"rounds": -1}, "must be at least 1"),
         (
             {"lengths": [60], "new_tokens": 5},
             "length 60 and 5 new tokens are more",
@@ -144,6 +148,29 @@ def test_the_longest_length_is_what_stock_models_read(
 def test_bad_sizes(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         measure({"model": build("llama")}, **settings)
+
+
+def test_models_of_other_input_are_refused() -> None:
+    small = build("llama")
+    for other, message in (
+        (
+            build("llama", vocab_size=50),
+            "input_ids of 61 tokens, the b model input_ids of 50",
+        ),
+        (build("vit"), "the b model pixel_values: give a model and the one"),
+        (build("bart"), "the b model input_ids of 61 tokens and decoder_input_ids"),
+    ):
+        with pytest.raises(InputError, match=message):
+            measure({"a": small, "b": other})
+
+
+def test_memory_that_runs_out_is_named_with_the_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    def allocates(*_: Any) -> Any:
+        return torch.empty(2**50)  # torch's own error
+
+    monkeypatch.setattr("sos_deap.models.measure.random_inputs", allocates)
+    with pytest.raises(InputError, match="memory ran out for batch size 3 and length 8: give sm"):
+        measure({"model": build("llama")}, batch_sizes=[3], lengths=[8])
 
 
 def test_a_length_too_long_is_refused_before_any_is_timed() -> None:

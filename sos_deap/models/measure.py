@@ -7,12 +7,13 @@ reads every weight and the key/value cache once.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import os
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,9 +26,12 @@ from sos_deap.models.examples import random_inputs
 from sos_deap.models.flops import counting
 from sos_deap.models.generating import generate
 from sos_deap.models.length import most_tokens
+from sos_deap.models.sharing import is_out_of_memory
 
 #: Fewest rounds, whatever they take: a median of fewer says nothing.
 LEAST_ROUNDS = 3
+#: Most tokens of a batch, the new ones among them: no machine has the memory for so many.
+MOST_TOKENS = 10**9
 _WARM_UP = 2
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler reports its own start and stop
 
@@ -62,20 +66,29 @@ def measure(
         sequences, ``peak_bytes`` (weights and the most that a prefill allocates),
         ``kv_bytes_per_token``, ``weight_bytes``, ``prefill_flops`` and ``decode_bytes``; with the
         gains and their bounds, as shares of the first model's time, under ``gains``.
-    :raises InputError: for a size below one, or a prompt longer than the model's positions.
+    :raises InputError: for a size below one or that does not fit into memory, a prompt longer than
+        the model's positions, and models that do not take the same input.
     """
     if new_tokens == 1 or min([*batch_sizes, *lengths, rounds]) < 1 or new_tokens < 0:
         raise InputError(
             "batch sizes, lengths and rounds must be at least 1, new tokens 0 or at least 2"
         )
+    if not seconds >= 0:  # so that NaN fails
+        raise InputError(f"seconds is {seconds}: give 0 or more")
+    if max(batch_sizes) * (max(lengths) + new_tokens) > MOST_TOKENS:
+        raise InputError(
+            f"batches of {max(batch_sizes):.4g} sequences of {max(lengths):.4g} tokens and "
+            f"{new_tokens:.4g} new ones have over {MOST_TOKENS:,} tokens: give smaller sizes"
+        )
+    _check_same_input(models)
     first, rows = next(iter(models.values())), []
     decoded = new_tokens if all(map(_generates, models.values())) else 0
     for length in lengths:  # all of them before the first is timed
         _check_positions(first, length, decoded)
     for batch_size in batch_sizes:
         for length in lengths:
-            batch = random_inputs(first, batch_size, length)
-            with torch.inference_mode():
+            with torch.inference_mode(), _fits(batch_size, length):
+                batch = random_inputs(first, batch_size, length)
                 times = _alternate(models, batch, decoded, rounds, seconds)
                 figures = {
                     name: _figures(model, batch, length + decoded / 2)
@@ -100,6 +113,39 @@ def try_out(model: Any, length: int, new_tokens: int) -> None:
         _figures(model, batch, length)
         if decoded:
             _decode_seconds(model, batch, 2)
+
+
+@contextlib.contextmanager
+def _fits(batch_size: int, length: int) -> Iterator[None]:
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not (isinstance(error, MemoryError) or is_out_of_memory(error)):
+            raise
+        raise InputError(
+            f"memory ran out for batch size {batch_size} and length {length}: give smaller "
+            "--batch_sizes or --lengths"
+        ) from error
+
+
+def _check_same_input(models: Mapping[str, Any]) -> None:
+    """Raise :class:`InputError` for models that cannot be timed on the same batch."""
+    (first, model), *others = models.items()
+    for name, other in others:
+        if _input(other) != _input(model):
+            raise InputError(
+                f"the {first} model takes {_input(model)}, the {name} model {_input(other)}: "
+                "give a model and the one that it was pruned from"
+            )
+
+
+def _input(model: Any) -> str:
+    """What a model takes, in words."""
+    config = model.config
+    if model.main_input_name != "input_ids":  # such as pixel_values
+        return str(model.main_input_name)
+    what = f"{model.main_input_name} of {model.get_input_embeddings().num_embeddings:,} tokens"
+    return f"{what} and decoder_input_ids" if config.is_encoder_decoder else what
 
 
 def _generates(model: Any) -> bool:

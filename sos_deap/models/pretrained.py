@@ -267,7 +267,7 @@ def checked_device(device: str) -> torch.device:
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        torch.empty(0, device=device)
+        torch.ones(1, device=device).item()  # the device meta has shapes but no values
         return torch.device(device)
     except (RuntimeError, AssertionError) as error:
         cuda = [f"cuda:{i}" for i in range(torch.cuda.device_count())]

@@ -124,7 +124,8 @@ def shared(
 def is_out_of_memory(error: Exception) -> bool:
     """Whether an error says that memory ran out."""
     # On a CPU torch raises a plain RuntimeError from its allocator.
-    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)
+    texts = ("not enough memory", "can't allocate memory")
+    return isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in texts)
 
 
 def shares(model: Any, heads: HeadMap, run: Callable[[], Any]) -> bool:
