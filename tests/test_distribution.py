@@ -93,6 +93,17 @@ def test_they_find_the_optimum_of_a_separable_landscape(name: str) -> None:
     assert found.fitness.values[0] == pytest.approx(BEST)
 
 
+@pytest.mark.parametrize("kind", [PBIL, UMDA])
+@pytest.mark.parametrize("genes", [2, 3, 4])
+def test_few_genes_are_learned(kind: Any, genes: int) -> None:
+    strategy = kind(Space((genes,), removed=1), [Chromosome([1] * genes)] * 2, math.inf)
+    strategy.update([scored([0] + [1] * (genes - 1), 1)])
+    high = 1 - 1 / max(genes, 3)
+    rate = {PBIL: 0.1, UMDA: 1.0}[kind]
+    assert strategy.removal[0] == pytest.approx(min(high, 1 / genes + rate * (1 - 1 / genes)))
+    assert strategy.removal[0] > strategy.removal[1]
+
+
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [

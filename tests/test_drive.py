@@ -405,6 +405,10 @@ def test_individuals_of_the_user_s_own() -> None:
     [
         ({"algorithm": "eaSimpel"}, "unknown algorithm 'eaSimpel': did you mean 'eaSimple'"),
         ({"population": 1}, "population is 1: give at least 2"),
+        ({"population": 10**9}, "population of the search is 1000000000: give at most 1,000,000"),
+        ({"generations": 10**400}, "generations has over 18 digits"),
+        ({"mu": 10**40, "algorithm": "eaMuPlusLambda"}, "mu of the algorithm .* over 30 digits"),
+        ({"children": 10**7, "algorithm": "pbil"}, "children of the algorithm pbil is 10000000"),
         ({"generations": -1}, "generations is -1"),
         ({"crossover_rate": 1.1}, r"crossover_rate is 1.1: a probability lies in \[0, 1\]"),
     ],

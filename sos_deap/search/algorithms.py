@@ -19,7 +19,7 @@ from sos_deap.search.distribution import PBIL, UMDA
 from sos_deap.search.evopress import EvoPress
 from sos_deap.search.exchange import Exchange
 from sos_deap.search.local import LocalSearch
-from sos_deap.search.named import check_parameters, look_up, name_of, split
+from sos_deap.search.named import check_parameters, check_sizes, look_up, name_of, split
 from sos_deap.search.selection import selNSGA3
 from sos_deap.search.strategy import Strategy
 from sos_deap.search.sweep import Sweep
@@ -183,6 +183,8 @@ def algorithm_of(given: str | Callable[..., Any] | Algorithm, **parameters: Any)
     elif row.run is not None:
         usual = ("cxpb", "mutpb", "mu", "lambda_")  # see Algorithm.keywords
         check_parameters(f"the algorithm {name}", row.run, own, 2, _DRIVEN, usual)
+    if name in ALGORITHMS:  # what a user's own may take, only the user knows
+        check_sizes(f"the algorithm {name}", own)
     return replace(row, name=name, given=own)
 
 

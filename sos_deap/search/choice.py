@@ -17,7 +17,7 @@ from deap import tools
 
 from sos_deap.errors import InputError, first_line
 from sos_deap.search import operators, selection
-from sos_deap.search.named import check_parameters, look_up, name_of, split
+from sos_deap.search.named import check_parameters, check_sizes, look_up, name_of, split
 
 Operator = Callable[..., Any]
 
@@ -137,6 +137,8 @@ def choose(kind: str, given: str | Operator, defaults: Mapping[str, Any]) -> Cho
     parameters = {key: value for key, value in defaults.items() if key in own} | parameters
     choice = Choice(kind, name, function, parameters)
     check_parameters(choice.what, function, parameters, KINDS[kind].places)
+    if function in available(kind).values():  # what a user's own may take, only the user knows
+        check_sizes(choice.what, parameters)
     return choice
 
 

@@ -30,7 +30,7 @@ class Distribution(Strategy):
         remove each gene, from 0 to 1.
     :param selected: the share of the individuals that count as better; at least one does.
     :param margin: probabilities stay this far from 0 and 1, so that no gene is ever settled;
-        ``None`` for one over the number of genes.
+        ``None`` for one over the number of genes, at most a third.
     :raises InputError: for a value out of range.
     """
 
@@ -48,7 +48,7 @@ class Distribution(Strategy):
         length = len(space)
         self._children = children
         self._rate, self._selected = learning_rate, selected
-        self._margin = 1 / length if margin is None else margin
+        self._margin = 1 / max(length, 3) if margin is None else margin
         if children < 1:
             raise InputError(f"children is {children}: give at least 1")
         for name, share in (("learning_rate", learning_rate), ("selected", selected)):
@@ -94,7 +94,7 @@ class PBIL(Distribution):
     :param learning_rate: the length of the step, from 0 to 1.
     :param selected: the share of the individuals it goes towards; at least the best.
     :param margin: the least distance of a probability from 0 and 1; ``None`` for one over the
-        number of genes.
+        number of genes, at most a third.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class UMDA(Distribution):
     :param learning_rate: 1 forgets all earlier generations, as published.
     :param selected: the share of the individuals that count as better.
     :param margin: the least distance of a probability from 0 and 1; ``None`` for one over the
-        number of genes.
+        number of genes, at most a third.
     """
 
     def __init__(

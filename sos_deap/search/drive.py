@@ -21,6 +21,7 @@ from sos_deap.errors import InputError
 from sos_deap.search.algorithms import ALGORITHMS, Algorithm, algorithm_of
 from sos_deap.search.chromosome import is_worst, sparsity, within
 from sos_deap.search.limits import Limits, Spent
+from sos_deap.search.named import check_sizes
 from sos_deap.search.space import Space, most_removed
 from sos_deap.search.strategy import Strategy
 from sos_deap.search.validation import Validation
@@ -194,6 +195,7 @@ def check_evolution(
         raise InputError(
             f"the population is {population}: give at least 2, crossover needs parents"
         )
+    check_sizes("the search", {"population": population})
     if generations < 0:
         raise InputError(f"generations is {generations}: give 0 or more")
     if not 0 <= crossover_rate <= 1:

@@ -33,12 +33,23 @@ class Spent(NamedTuple):
 
 @dataclass(frozen=True)
 class Limits:
-    """A search ends when what it :class:`Spent` reaches one of these; ``None`` is no limit.
+    """The limits of :func:`sos_deap.evolve`: a search ends when it reaches the first of them.
 
     Seconds end a search between two forward passes. Otherwise a generation is completed, so that
-    the last one may go over.
+    the last one may exceed a limit. ``None`` is no limit.
 
-    :raises InputError: for a limit that is negative or not a number.
+    >>> Limits(evaluations=500, seconds=60).reached(Spent(evaluations=80, seconds=61))
+    'seconds'
+
+    :param generations: after the initial population's.
+    :param evaluations: chromosomes computed, each counted once; one that is scored on half of the
+        examples counts as half.
+    :param tokens: that chromosomes were computed on.
+    :param seconds: since the search began.
+    :param threshold: fitness of the best individual in the population, at least.
+    :param stagnation: generations in which the best fitness stayed the same; at least 1.
+    :param sparsity: of the best chromosome, at least.
+    :raises InputError: for a limit that is negative, not a number, or of more than 18 digits.
     """
 
     generations: int | None = None
@@ -52,6 +63,8 @@ class Limits:
     def __post_init__(self) -> None:
         """Check them."""
         for name, limit in self._given():
+            if isinstance(limit, int) and abs(limit) > 10**18:  # too large for a float, perhaps
+                raise InputError(f"{name} has over 18 digits: leave it out for no limit")
             if math.isnan(limit) or (limit < 0 and name != "threshold"):
                 raise InputError(f"{name} is {limit}: give 0 or more")
             if name == "stagnation" and limit < 1:

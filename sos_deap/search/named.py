@@ -18,6 +18,9 @@ from sos_deap.user import user_function
 
 Row = TypeVar("Row")
 
+#: The largest size, such as of a population or a tournament.
+LARGEST = 1_000_000
+
 # A comma before a key; those within a value, as in [1, 2], are not.
 _BETWEEN = re.compile(r",(?=\s*[A-Za-z_]\w*\s*=)")
 _EXPONENT = re.compile(r"[-+]?\d+[eE][-+]?\d+")  # a number to people, a string to YAML
@@ -110,6 +113,14 @@ def check_parameters(
         if name in hints and not _fits(value, hints[name]):
             kind = getattr(hints[name], "__name__", hints[name])
             raise InputError(f"{name} of {what} is {value!r}: expected {kind}")
+
+
+def check_sizes(what: str, given: Mapping[str, Any]) -> None:
+    """Raise :class:`InputError` for whole numbers that no search ends with."""
+    for name, value in given.items():
+        if type(value) is int and abs(value) > LARGEST:
+            shown = str(value) if abs(value) < 10**30 else "a number of over 30 digits"
+            raise InputError(f"{name} of {what} is {shown}: give at most {LARGEST:,}")
 
 
 def _hints(function: Callable[..., Any]) -> dict[str, Any]:
