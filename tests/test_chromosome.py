@@ -2,13 +2,15 @@ from __future__ import annotations
 
 from itertools import combinations
 from statistics import mean
+from typing import Any
 
+import numpy
 import pytest
 from deap import base, creator, tools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sos_deap import Chromosome
+from sos_deap import Chromosome, statistics
 from sos_deap.search.chromosome import (
     WORST_FITNESS,
     diversity,
@@ -44,6 +46,29 @@ def test_the_bound_is_exact_at_whole_heads(length: int, removed: int) -> None:
     assert within(removed / length, removed / length)
     assert within(sparsity([0] * removed + [1] * (length - removed)), removed / length)
     assert not within((removed + 1) / length, removed / length)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "bool", "int64"])
+def test_individuals_that_are_arrays(dtype: str) -> None:
+    """Of 300 genes and 300 individuals, whose sums small integers cannot hold."""
+    one = Chromosome([1] * 280 + [0] * 20)
+    people: list[Any] = []
+    for number in range(300):
+        individual: Any = numpy.array(one, dtype=dtype).view(Array)
+        individual.fitness = one.fitness.__class__((float(number),))
+        people.append(individual)
+    assert sparsity(people[0]) == 20 / 300
+    record = statistics().compile(people)
+    assert record["diversity"]["hamming"] == 0.0
+    assert record["sparsity"] == {"avg": pytest.approx(20 / 300), "min": 20 / 300, "max": 20 / 300}
+    people[0][0] = 0
+    assert diversity(people) == pytest.approx(299 / (300 * 300 * 299 / 2))
+
+
+class Array(numpy.ndarray):
+    """An individual as `creator.create` makes of an array."""
+
+    fitness: Any
 
 
 @given(st.integers(1, 200), st.floats(0, 0.99))

@@ -8,6 +8,7 @@ import random
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 import torch
 from deap import algorithms, base, creator, tools
@@ -245,11 +246,25 @@ def test_other_errors_pass_through(evaluator: Evaluator, monkeypatch: pytest.Mon
         ([1] * 11 + [2], "a gene is 2"),
         ([1] * 11 + [0.5], "a gene is 0.5"),
         ([1] * 11 + ["x"], "a gene is 'x'"),
+        ([1] * 11 + [math.nan], "a gene is nan"),
+        ([1 + 0j] * 12, "a gene is "),
+        (numpy.ones((12, 2)), "a gene is array"),
+        (None, "the chromosome is of type NoneType: give a list of 12 genes"),
+        (5, "the chromosome is of type int"),
+        (iter([1] * 12), "the chromosome is of type list_iterator"),
+        (dict.fromkeys(range(12), 1), "the chromosome is of type dict"),
+        (set(range(12)), "the chromosome is of type set"),
     ],
 )
-def test_bad_chromosomes(evaluator: Evaluator, genes: list[Any], message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        evaluator(genes)
+def test_bad_chromosomes(evaluator: Evaluator, genes: Any, message: str) -> None:
+    uses: list[Any] = [evaluator, evaluator.head_map.checked, evaluator.head_map.kept_heads]
+    uses += [lambda genes: prune(evaluator.model, genes)]
+    uses += [lambda genes: masked(evaluator.model, [genes]).__enter__()]
+    for use in uses:
+        with pytest.raises(InputError, match=message):
+            use(genes)
+    with pytest.raises(InputError, match=r"masked\(\) was given a value of type int"):
+        masked(evaluator.model, 5).__enter__()  # type: ignore[arg-type]
     assert evaluator.accounting.evaluations == 0
 
 

@@ -52,14 +52,21 @@ class HeadMap:
     def checked(self, chromosome: Sequence[int]) -> Sequence[int]:
         """Return a chromosome of one 0/1 gene per head (or group) as it is.
 
-        :raises InputError: if its length is wrong or a gene is neither 0 nor 1.
+        :raises InputError: if it is no sequence, if its length is wrong, or if a gene is neither 0
+            nor 1.
         """
+        if not hasattr(chromosome, "__getitem__") or isinstance(chromosome, Mapping):
+            kind = type(chromosome).__name__
+            raise InputError(
+                f"the chromosome is of type {kind}: give a list of {len(self)} genes, 0 or 1, one "
+                f"per {self.unit}"
+            )
         if len(chromosome) != len(self):
             raise InputError(
                 f"the chromosome has {len(chromosome)} genes, the model {len(self)} {self.unit}s "
                 f"({len(self.layers)} layers): give one gene per {self.unit}"
             )
-        if stray := [gene for gene in chromosome if gene not in (0, 1)]:
+        if stray := [gene for gene in chromosome if not _is_gene(gene)]:
             raise InputError(f"a gene is {stray[0]!r}: genes are 1 (head kept) or 0 (head removed)")
         return chromosome
 
@@ -98,6 +105,13 @@ class HeadMap:
                 raise InputError(f"layer {number}: remove whole groups of {size} heads, or none")
             chromosome += [int(not group & gone) for group in groups]
         return chromosome
+
+
+def _is_gene(gene: Any) -> bool:
+    try:
+        return gene in (0, 1) and int(gene) == gene  # which a complex number is not
+    except (TypeError, ValueError):  # nor a row of an array
+        return False
 
 
 def head_map(model: nn.Module, unit: str = "head") -> HeadMap:
@@ -177,7 +191,10 @@ def _masked(
     model: nn.Module, chromosomes: Sequence[Sequence[int]], heads: HeadMap | None
 ) -> Iterator[nn.Module]:
     heads = heads or head_map(model)
-    if not chromosomes:
+    if not hasattr(chromosomes, "__len__"):
+        kind = type(chromosomes).__name__
+        raise InputError(f"masked() was given a value of type {kind}: give a list of chromosomes")
+    if len(chromosomes) == 0:
         raise InputError("masked() was given no chromosome: give at least one")
     per_chromosome = [heads.head_genes(chromosome) for chromosome in chromosomes]
     with ExitStack() as stack:

@@ -57,7 +57,8 @@ def sparsity(genes: Sequence[int]) -> float:
 
     :param genes: a chromosome, or any individual made with DEAP's ``creator``.
     """
-    return (len(genes) - sum(genes)) / len(genes) if len(genes) else 0.0
+    # Of numpy's small integers the sum would overflow.
+    return (len(genes) - sum(map(int, genes))) / len(genes) if len(genes) else 0.0
 
 
 def diversity(population: Sequence[Sequence[int]]) -> float:
@@ -72,9 +73,9 @@ def diversity(population: Sequence[Sequence[int]]) -> float:
         is missing in half of an even number.
     """
     size = len(population)
-    if size < 2 or not population[0]:
+    if size < 2 or not len(population[0]):
         return 0.0
-    kept = map(sum, zip(*population, strict=True))
+    kept = (sum(map(int, genes)) for genes in zip(*population, strict=True))
     different = sum(count * (size - count) for count in kept)
     return different / (len(population[0]) * (size * (size - 1) // 2))
 
