@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from sos_deap.models.prune import prune as prune
     from sos_deap.search.chromosome import Chromosome as Chromosome
     from sos_deap.search.drive import evolve as evolve
+    from sos_deap.search.limits import Limits as Limits
     from sos_deap.search.operators import cxFitnessWeighted as cxFitnessWeighted
     from sos_deap.search.operators import cxFitnessWeightedPaper as cxFitnessWeightedPaper
     from sos_deap.search.operators import limit_sparsity as limit_sparsity
@@ -44,6 +45,7 @@ _HOME = {
     "Chromosome": "search.chromosome",
     "Evaluator": "evaluator",
     "InputError": "errors",
+    "Limits": "search.limits",
     "batched_map": "evaluator",
     "cxFitnessWeighted": "search.operators",
     "cxFitnessWeightedPaper": "search.operators",

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import doctest
 import subprocess
 import sys
+from types import ModuleType
 
 import pytest
 
 import sos_deap
+from sos_deap.search import limits, named
 
 PROMISED = {
-    *("Chromosome", "Evaluator", "register", "batched_map", "statistics", "evolve"),
+    *("Chromosome", "Evaluator", "register", "batched_map", "statistics", "evolve", "Limits"),
     *("cxFitnessWeighted", "mutSparsityFlipBit", "head_map", "masked", "prune", "load"),
 }
 
@@ -25,6 +28,12 @@ def test_all_is_reality() -> None:
     assert set(sos_deap.__all__) < set(dir(sos_deap))
     with pytest.raises(AttributeError, match="no attribute 'prun'"):
         _ = sos_deap.prun
+
+
+@pytest.mark.parametrize("module", [limits, named])
+def test_examples_in_docstrings(module: ModuleType) -> None:
+    failed, tried = doctest.testmod(module)
+    assert tried and not failed
 
 
 def test_the_search_half_works_without_torch() -> None:
