@@ -101,6 +101,9 @@ def _report(folders: list[Path]) -> None:
     from sos_deap.page import write_page
     from sos_deap.report import comparison
 
+    for folder in folders:
+        if not os.path.isdir(folder):
+            raise InputError(f"{str(folder)[:200]} is not a folder: give the folders of runs")
     pages = [write_page(folder) for folder in folders]
     say(f"{comparison(folders)}\n")
     for page in pages:
@@ -118,10 +121,10 @@ def _prune(flags: Namespace, given: str) -> None:
     quiet()
     folder = free_folder(flags.output_dir)
     saved = read_chromosome(flags.chromosome) if flags.chromosome else {}
-    removed = _removed(flags.heads) if flags.heads else {}
+    removed = {} if flags.heads is None else _removed(flags.heads)
     check_prunable(flags.model, read_config(flags.model))
     model = load(flags.model)
-    heads = head_map(model, flags.unit or saved.get("unit", "head"))
+    heads = head_map(model, saved.get("unit", "head") if flags.unit is None else flags.unit)
     check_layout(model, heads, flags.layout)
     _check_fingerprint(flags, saved, model)
     genes = saved["chromosome"] if saved else heads.without(removed)
@@ -139,14 +142,30 @@ def _prune(flags: Namespace, given: str) -> None:
     say(f"pruned model: {folder}  (its README.md tells how to load it)")
 
 
+def _check_free(path: Path) -> None:
+    """Raise :class:`InputError` for an output that is there or whose folder is not."""
+    try:
+        there = path.exists() or path.is_symlink()
+    except (OSError, ValueError) as error:  # a name that is too long, or no name
+        why = getattr(error, "strerror", None) or error
+        raise InputError(f"cannot write --output {str(path)[:40]}...: {why}") from error
+    if there:
+        raise InputError(f"output {path} exists: give another --output")
+    if not path.parent.is_dir():
+        raise InputError(f"cannot write {path}: there is no folder {path.parent}")
+
+
 def _removed(text: str) -> dict[int, list[int]]:
     """``"3:1,4;7:0"`` as ``{3: [1, 4], 7: [0]}``."""
     removed: dict[int, list[int]] = {}
     for part in filter(None, re.sub(r"\s", "", text).split(";")):
-        if not re.fullmatch(r"\d+:\d+(,\d+)*", part):
-            raise InputError(f'--heads has {part!r}: write layer:head,head;layer:head, as "3:1,4"')
+        if not re.fullmatch(r"\d{1,9}:\d{1,9}(,\d{1,9})*", part):
+            given = part if len(part) <= 40 else f"{part[:40]}..."
+            raise InputError(f'--heads has {given!r}: write layer:head,head;layer:head, as "3:1,4"')
         layer, _, numbers = part.partition(":")
         removed.setdefault(int(layer), []).extend(map(int, numbers.split(",")))
+    if not removed:
+        raise InputError('--heads names no head: write layer:head,head;layer:head, as "3:1,4"')
     return removed
 
 
@@ -168,15 +187,16 @@ def _measure(flags: Namespace) -> None:
     from sos_deap.report import measured_table
 
     quiet()
-    if flags.output is not None and os.path.lexists(flags.output):
-        raise InputError(f"output file {flags.output} exists: give another --output")
+    if flags.output is not None:
+        _check_free(flags.output)
     place, dtype = checked_device(flags.device), checked_dtype(flags.dtype)
     if dtype is None and place.type == "cpu":
         dtype = checked_dtype("float32")
-    names = {"dense": flags.against, "pruned": flags.model} if flags.against else {}
+    both = {"dense": flags.against, "pruned": flags.model}
+    names = {"model": flags.model} if flags.against is None else both
     models: dict[str, Any] = {
         column: load(name, dtype=dtype or "auto").to(place)  # type: ignore[arg-type]
-        for column, name in (names or {"model": flags.model}).items()
+        for column, name in names.items()
     }
     rows = measure(
         models,
@@ -196,17 +216,16 @@ def _export(flags: Namespace) -> None:
 
     if flags.format not in ("onnx", "gguf"):
         raise unknown("format", flags.format, ("onnx", "gguf"))
-    if flags.dtype and flags.format != "onnx":
+    if flags.dtype is not None and flags.format != "onnx":
         raise InputError("--dtype is for onnx, a GGUF file has the model's: leave it out")
-    if os.path.lexists(flags.output):
-        raise InputError(f"output {flags.output} exists: give another --output")
+    _check_free(flags.output)
     quiet()
     model = load(flags.model)
     stored = written = str(model.dtype).removeprefix("torch.")
     if flags.format == "onnx":
         from sos_deap.models.onnx import write_onnx
 
-        written = flags.dtype or "float32"
+        written = "float32" if flags.dtype is None else flags.dtype
         difference = write_onnx(model, flags.output, flags.model, written)
         files = [path for path in flags.output.rglob("*") if path.is_file()]
         if not any(flags.output.glob("*tokenizer*")) and not any(flags.output.glob("*processor*")):

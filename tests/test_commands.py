@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,8 @@ def test_a_chromosome_of_another_model_is_refused(
     ("flags", "message"),
     [
         (["--heads", "3"], "--heads has '3': write layer:head,head;layer:head"),
+        (["--heads", "99999999999999"], "--heads has '99999999999999': write layer"),
+        (["--heads", "0:" + "9" * 5000], f"--heads has '0:{'9' * 38}...': write layer"),
         (["--heads", "3:1"], "there is no layer 3: the model has 3"),
         (["--heads", "0:9"], "layer 0 has no head 9: it has 4"),
         (["--heads", "0:1", "--layout", "flat"], "unknown layout 'flat'"),
@@ -206,6 +209,7 @@ def test_measure(model_folder: Path, tmp_path: Path, capsys: Any) -> None:
         (["--lengths", "100"], "more than the model's 64 positions"),
         (["--rounds", "0"], "at least 1"),
         (["--device", "cuda:9"], "device 'cuda:9' is not there"),
+        (["--device", "meta"], "device 'meta' is not there: this machine has cpu"),
         (["--dtype", "int3"], "unknown dtype 'int3'"),
         (["--against", "no/such/folder"], "no/such/folder does not exist"),
     ],
@@ -215,6 +219,51 @@ def test_what_measure_refuses(
 ) -> None:
     assert run("measure", model_folder, *flags) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([""], "unknown command ''"),
+        (["report"], "the following arguments are required: DIR"),
+        (["report", ""], "is no folder of a complete run"),
+        (["report", "file"], "file is not a folder: give the folders of runs"),
+        (["report", "file/x"], "file/x is not a folder"),
+        (["report", "x" * 300], "xxx is not a folder"),
+        (["prune", "MODEL", "--heads", "", "--output_dir", "o"], "--heads names no head"),
+        (["prune", "MODEL", "--heads", ";", "--output_dir", "o"], "--heads names no head"),
+        (["prune", "MODEL", "--heads", "0:1", "--unit", "", "--output_dir", "o"], "unknown unit"),
+        (["prune", "MODEL", "--heads", "0:1", "--output_dir", "file"], "is not an empty folder"),
+        (["prune", "MODEL", "--heads", "0:1", "--output_dir", "file/o"], "cannot write to output"),
+        (["prune", "MODEL", "--chromosome", "folder", "--output_dir", "o"], "cannot be read"),
+        (["prune", "", "--heads", "0:1", "--output_dir", "o"], "holds no config.json"),
+        (["measure", ""], "holds no config.json"),
+        (["measure", "MODEL", "--against", ""], "holds no config.json"),
+        (["measure", "MODEL", "--output", "no/x.json"], "there is no folder no"),
+        (["measure", "MODEL", "--output", "file/x.json"], "there is no folder file"),
+        (["measure", "MODEL", "--output", "x" * 300], "xxx...: File name too long"),
+        (["measure", "MODEL", "--batch_sizes"], "expected at least one argument"),
+        (["export", "MODEL", "--format", "gguf", "--output", ""], "output . exists"),
+        (["export", "MODEL", "--format", "gguf", "--output", "no/o"], "there is no folder no"),
+        (["export", "MODEL", "--format", "onnx", "--dtype", "", "--output", "o"], "unknown dtype"),
+    ],
+)
+def test_odd_arguments_are_one_line(
+    arguments: list[str],
+    message: str,
+    model_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Any,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "folder").mkdir()
+    assert run(*(model_folder if part == "MODEL" else part for part in arguments)) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1
+    assert re.search(message, error), error
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
 
 
 def test_what_export_refuses(model_folder: Path, tmp_path: Path, capsys: Any) -> None:
