@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -31,7 +32,9 @@ def one_run(flags: list[str]) -> tuple[float, dict[str, Any]]:
         folder = Path(scratch) / "run"
         command = [sys.executable, "-m", "sos_deap.run", *flags, "--output_dir", str(folder)]
         started = time.perf_counter()
-        subprocess.run(command, check=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+        environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+        if status := subprocess.run(command, check=False, env=environment).returncode:
+            sys.exit(status)  # the run has printed why
         seconds = time.perf_counter() - started
         return seconds, json.loads((folder / "result.json").read_text())
 
@@ -47,6 +50,8 @@ def main() -> None:
     parser.add_argument("name")
     parser.add_argument("--repeats", type=int, default=1)
     arguments, flags = parser.parse_known_args()
+    if arguments.repeats < 1 or not re.fullmatch(r"\w+", arguments.name):
+        parser.error("give a NAME of letters, digits and _, and --repeats of at least 1")
     runs = [one_run(flags) for _ in range(arguments.repeats)]
     results = [result for _, result in runs]
     assert all(result["best"] == results[0]["best"] for result in results), "runs differ"
