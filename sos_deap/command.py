@@ -40,6 +40,19 @@ class Interrupted(KeyboardInterrupt):
         self.message = "interrupted"
 
 
+_pending: list[int] = []  # the signal that asked for the end, as long as it is to come
+
+
+def pending_end() -> Interrupted | None:
+    """What to raise if a signal asked for the end, where waiting for it takes too long."""
+    return Interrupted(_pending[0]) if _pending else None
+
+
+def no_answer(who: str, seconds: float) -> str:
+    """The message about workers that may have been stopped."""
+    return f"no answer from {who} for {seconds:.0f} s; Ctrl-C ends the run, which can be resumed"
+
+
 @contextmanager
 def ends_in_time() -> Iterator[Callable[[], None]]:
     """Let Ctrl-C and SIGTERM end the work where that is easy, and a second one at once.
@@ -47,17 +60,16 @@ def ends_in_time() -> Iterator[Callable[[], None]]:
     :returns: a function to call there, which raises :class:`Interrupted` after a signal; the end
         of the work is such a place.
     """
-    caught: list[int] = []
 
     def handle(number: int, _: Any) -> None:
-        if caught:
+        if _pending:
             raise KeyboardInterrupt
-        caught.append(number)
+        _pending.append(number)
         print("finishing what is being computed; once more to end at once", file=sys.stderr)
 
     def check() -> None:
-        if caught:
-            raise Interrupted(caught[0])
+        if end := pending_end():
+            raise end
 
     if threading.current_thread() is not threading.main_thread():
         yield check  # only the main thread may handle signals
@@ -67,6 +79,7 @@ def ends_in_time() -> Iterator[Callable[[], None]]:
         yield check
         check()  # a signal after the last time that anybody asked
     finally:
+        _pending.clear()
         for number, handler in before.items():
             signal.signal(number, handler)
 

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -95,8 +96,8 @@ def outcome(folder: Path | str) -> Any:
 def under_scoop(*arguments: str) -> list[str]:
     """The command that the launcher is in, in a process of its own."""
     code = (
-        "import sys; from sos_deap.engines.launch import launch; "
-        "sys.exit(launch('metrics_of_mine:run', sys.argv[1:], 2))"
+        "import os, sys; from sos_deap.engines.launch import launch; "
+        "sys.exit(launch('metrics_of_mine:run', sys.argv[1:], 2, os.environ.get('HOSTFILE')))"
     )
     return [sys.executable, "-c", code, "--engine=scoop", *arguments]
 
@@ -306,6 +307,9 @@ def started(flags: list[str]) -> Iterator[subprocess.Popen[str]]:
 
 
 def test_scoop_ends_in_time_with_the_true_status(started: subprocess.Popen[str]) -> None:
+    # On one machine nobody else reaches its sockets: no port, and files in a folder of its own.
+    pids = [started.pid, *processes_of(Path.cwd())]
+    assert len(pids) > 4 and listening(pids) == (set(), {"broker", "line", "worker"})
     started.send_signal(signal.SIGTERM)
     _, told = started.communicate(timeout=60)
     assert started.returncode == 128 + signal.SIGTERM
@@ -314,13 +318,23 @@ def test_scoop_ends_in_time_with_the_true_status(started: subprocess.Popen[str])
     assert not Path("run/result.json").exists()
 
 
-def test_a_killed_launcher_leaves_no_orphan(started: subprocess.Popen[str]) -> None:
-    assert processes_of(Path.cwd())
+@pytest.fixture
+def hostfile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "hosts").write_text("127.0.0.2 2\n")
+    monkeypatch.setenv("HOSTFILE", str(tmp_path / "hosts"))
+
+
+def test_a_killed_launcher_leaves_no_orphan(
+    hostfile: None, started: subprocess.Popen[str]
+) -> None:
+    # With a hostfile, at the address that it names and no other.
+    ports, files = listening([started.pid, *processes_of(Path.cwd())])
+    assert ports == {"127.0.0.2"} and not files
     started.kill()
     started.wait()
     until = time.monotonic() + 30
     while processes_of(Path.cwd()):
-        assert time.monotonic() < until, processes_of(Path.cwd())
+        assert time.monotonic() < until
         time.sleep(0.1)
 
 
@@ -335,7 +349,8 @@ def test_a_stranger_on_the_line_is_let_go(said: bytes, monkeypatch: pytest.Monke
     monkeypatch.setattr("sos_deap.engines.launch.subprocess.Popen", Idle)
     run = _Run("nothing:here", [], 2, None)
     try:
-        with socket.create_connection(run._listener.getsockname()) as stranger:
+        with socket.socket(socket.AF_UNIX) as stranger:
+            stranger.connect(run._listener.getsockname())
             stranger.sendall(said)
             run._accept()
             [line] = run._lines
@@ -392,17 +407,41 @@ def test_the_example(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "perplexity" in ended.stdout and "of 144 heads" in ended.stdout, ended.stderr
 
 
-def processes_of(folder: Path) -> list[str]:
-    """Command lines of other processes in a folder."""
+def processes_of(folder: Path) -> list[int]:
+    """Other processes in a folder."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
             inside = (process / "cwd").resolve() == folder
             if inside and int(process.name) != os.getpid():
-                found.append((process / "cmdline").read_text().replace("\0", " "))
+                found.append(int(process.name))
         except OSError:
             continue
     return found
+
+
+def listening(pids: list[int]) -> tuple[set[str], set[str]]:
+    """Addresses on which processes listen, and what their listening files are for."""
+    sockets = set()
+    for fd in (fd for pid in pids for fd in Path(f"/proc/{pid}/fd").iterdir()):
+        with suppress(OSError):  # closed meanwhile
+            sockets.add(str(fd.readlink()).removeprefix("socket:[").rstrip("]"))
+    addresses = set()
+    for table in ("tcp", "tcp6"):
+        for row in map(str.split, Path(f"/proc/net/{table}").read_text().splitlines()[1:]):
+            if row[3] == "0A" and row[9] in sockets:  # LISTEN
+                words = bytes.fromhex(row[1].partition(":")[0])  # in the order of the processor
+                last = words[-4:] if sys.byteorder == "big" else words[-4:][::-1]
+                addresses.add(".".join(map(str, last)))
+    files = set()
+    for row in map(str.split, Path("/proc/net/unix").read_text().splitlines()[1:]):
+        if row[6:7] and row[6] in sockets and row[3] == "00010000" and len(row) > 7:
+            path = Path(row[7])
+            top = path.parent if path.name == "line" else path.parents[1]
+            assert top.stat().st_mode & 0o777 == 0o700
+            port = path.name.removeprefix(":")
+            files.add("line" if port == "line" else "worker" if int(port) > 49151 else "broker")
+    return addresses, files
 
 
 def test_threads_are_shared(monkeypatch: pytest.MonkeyPatch) -> None:

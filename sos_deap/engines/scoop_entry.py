@@ -6,6 +6,7 @@ function's own.
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from importlib import import_module
@@ -40,4 +41,5 @@ def main() -> None:
 if __name__ == "__main__":
     main()
 elif __name__ == "SCOOP_WORKER":
+    os.dup2(2, 1)  # standard output is the program's
     held = hold("worker")
