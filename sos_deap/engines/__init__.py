@@ -57,6 +57,10 @@ ENGINES: dict[str, Callable[[int], Engine]] = {
 }
 
 
+#: Each is a process with a model of its own.
+MOST_WORKERS = 1024
+
+
 def check_engine(name: str, workers: int | None, hostfile: str | None = None) -> None:
     """Raise :class:`InputError` for an engine that is unknown, or does not fit the others."""
     if name != "serial" and name not in ENGINES:
@@ -65,6 +69,8 @@ def check_engine(name: str, workers: int | None, hostfile: str | None = None) ->
         raise InputError("the engine ray needs the package ray: pip install 'sos_deap[ray]'")
     if workers is not None and workers < 1:
         raise InputError(f"workers is {workers}: give at least 1")
+    if workers is not None and workers > MOST_WORKERS:
+        raise InputError(f"workers is {workers}: give at most {MOST_WORKERS}")
     if name == "serial" and workers not in (None, 1):
         raise InputError(
             f"workers is {workers}, and the engine serial is one process: "

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
+from contextlib import contextmanager
 from multiprocessing import active_children, get_context
+from threading import Timer
 from typing import Any
 
 from sos_deap.engines import worker
+
+#: Seconds that processes which are let go have for what they are at.
+_TO_GO = 10.0
 
 
 class Processes:
@@ -29,15 +35,23 @@ class Processes:
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
         """Let a worker call a function."""
-        return self._pool.submit(function, *arguments)
+        with _later_interrupted():  # as this may start a process
+            return self._pool.submit(function, *arguments)
 
     def close(self, at_once: bool = False) -> None:
         """End the processes, after what they are at or at once."""
-        if at_once:
-            for child in active_children():
-                if child not in self._others:
-                    child.kill()
+        # One that is stopped, by SIGSTOP say, would be waited for without an end.
+        ours = [child for child in active_children() if child not in self._others]
+
+        def kill_ours() -> None:
+            for child in ours:
+                child.kill()
+
+        kill = Timer(0 if at_once else _TO_GO, kill_ours)
+        kill.start()
         self._pool.shutdown(wait=True, cancel_futures=True)
+        kill.cancel()
+        kill.join()
 
 
 class Borrowed:
@@ -54,6 +68,22 @@ class Borrowed:
 
     def close(self, at_once: bool = False) -> None:
         """Leave it as it is."""
+
+
+@contextmanager
+def _later_interrupted() -> Iterator[None]:
+    """Block Ctrl-C, which comes afterwards; a process that is started inherits the block.
+
+    It ends the block once it ignores the signal: before, it would end, as if it had been lost.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # on Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _begin(numbers: Any, workers: int) -> None:

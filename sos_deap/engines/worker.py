@@ -119,6 +119,8 @@ def settle(together: int) -> None:
 def stays_out_of_it() -> None:
     """Leave Ctrl-C to the parent, which lets a batch be finished; end with it, however it ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):  # the parent has blocked it until now
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
