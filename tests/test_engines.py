@@ -12,18 +12,22 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import BrokenExecutor, Executor, Future
+from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
+from multiprocessing import active_children
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 import pytest
 import torch
 
 from sos_deap import Evaluator, InputError
+from sos_deap.command import Interrupted, ends_in_time
 from sos_deap.engines import check_engine, worker
 from sos_deap.engines.launch import _Run
+from sos_deap.engines.process import Processes
 from sos_deap.engines.spread import _cut
 from sos_deap.errors import WorkerLostError
 from sos_deap.run import main
@@ -191,6 +195,73 @@ def test_a_lost_worker_is_told(made: Callable[[], Evaluator]) -> None:
     assert issubclass(BrokenProcessPool, BrokenExecutor)
 
 
+class Silent(Executor):
+    """One that never answers."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **_: Any) -> Future[Any]:
+        return Future()
+
+
+def test_a_wait_for_workers_has_an_end(
+    made: Callable[[], Evaluator], monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setattr("sos_deap.engines.spread._SILENCE", 0.5)
+    monkeypatch.setattr("sos_deap.engines.spread._SILENCE_AFTER_SIGNAL", 1.5)
+    evaluator = made()
+    evaluator.open_engine(Silent(), 2)
+    interrupt = Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
+    interrupt.start()
+    with pytest.raises(Interrupted), ends_in_time():
+        evaluator.many(several(4))
+    interrupt.join()
+    told = capsys.readouterr().err
+    assert "no answer from 2 of 2 workers for " in told and "finishing what is being" in told
+
+
+def test_an_executor_that_is_shut_down(made: Callable[[], Evaluator]) -> None:
+    evaluator, executor = made(), ThreadPoolExecutor(1)
+    executor.shutdown()
+    evaluator.open_engine(executor, 1)
+    with pytest.raises(WorkerLostError, match="take no more work: cannot schedule new futures"):
+        evaluator.many(several(2))
+    evaluator.close_engine()
+    evaluator.close_engine()
+
+
+def test_signals_to_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sos_deap.engines.process._TO_GO", 1.0)
+    engine, others = Processes(1), set(active_children())
+    answer = engine.submit(len, b"ab")
+    [child] = set(active_children()) - others
+    os.kill(child.pid or 0, signal.SIGINT)  # as a terminal does to all, while it starts
+    assert answer.result(timeout=120) == 2
+    os.kill(child.pid or 0, signal.SIGSTOP)
+    engine.close()
+    engine.close()
+    assert not child.is_alive()
+
+
+def test_a_worker_of_scoop_that_is_lost_before_it_has_called(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = signal.getsignal(signal.SIGQUIT)  # SCOOP takes it
+    from sos_deap.engines import scoop_start
+
+    signal.signal(signal.SIGQUIT, before)
+    started: list[subprocess.Popen[bytes]] = []
+
+    def idle(command: list[str]) -> subprocess.Popen[bytes]:
+        started.append(subprocess.Popen(["sleep", "60"]))
+        if len(started) == 2:
+            started[-1].kill()
+        return started[-1]
+
+    monkeypatch.setattr(scoop_start, "Popen", idle)
+    monkeypatch.setattr(sys, "argv", ["scoop_start", "3", "--origin", "program", "--origin"])
+    assert scoop_start._host("/nowhere") == 1
+    assert [process.wait() for process in started] == [-15, -9, -15]
+
+
 def test_what_does_not_travel(evaluator: Evaluator, made: Callable[[], Evaluator]) -> None:
     with pytest.raises(InputError, match="made of a model or a task in memory"):
         evaluator.open_engine("process", 2)
@@ -228,6 +299,7 @@ def test_an_evaluator_travels_as_a_recipe(made: Callable[[], Evaluator]) -> None
     [
         (("proces", None), "unknown engine 'proces': did you mean 'process'?"),
         (("process", 0), "workers is 0: give at least 1"),
+        (("process", 10**9), "workers is 1000000000: give at most 1024"),
         (("serial", 3), "workers is 3, and the engine serial is one process"),
         (("process", 2, "hosts"), "the engine process takes no hostfile"),
     ],
@@ -324,9 +396,7 @@ def hostfile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOSTFILE", str(tmp_path / "hosts"))
 
 
-def test_a_killed_launcher_leaves_no_orphan(
-    hostfile: None, started: subprocess.Popen[str]
-) -> None:
+def test_a_killed_launcher_leaves_no_orphan(hostfile: None, started: subprocess.Popen[str]) -> None:
     # With a hostfile, at the address that it names and no other.
     ports, files = listening([started.pid, *processes_of(Path.cwd())])
     assert ports == {"127.0.0.2"} and not files

@@ -21,7 +21,7 @@ from sos_deap.randomness import random_state_kept
 _TOGETHER = 32
 
 #: Seconds without an answer after which the user is informed; and after which a signal ends the
-#: run. Twice as long as any answer has taken, if that is more.
+#: run. Twice as long as an answer has taken, if that is more.
 _SILENCE, _SILENCE_AFTER_SIGNAL = 60.0, 10.0
 
 
@@ -35,7 +35,8 @@ class Spread:
 
     def __init__(self, engine: Engine, recipe: str, passes: Passes) -> None:
         self._engine, self._recipe, self._passes = engine, recipe, passes
-        self._longest = 0.0  # seconds that an answer has taken
+        self._longest = 0.0  # seconds that an answer has taken, but for the workers' first
+        self._loaded = False
 
     def run(self, pending: Sequence[bytes], part: slice) -> Iterator[tuple[Sequence[bytes], Sums]]:
         """Compute sub-models, cut into as many parts as there are workers, or a multiple of that.
@@ -62,6 +63,7 @@ class Spread:
                 self._passes.add(cost, seconds=now - started)
                 started = now
                 yield chunk, rows
+            self._loaded = True
         finally:
             for future in futures:
                 future.cancel()
@@ -87,10 +89,11 @@ class Spread:
         answered = said = time.monotonic()
         while not futures[0].done():
             missing = [future for future in futures if not future.done()]
-            wait(missing, timeout=1.0, return_when=FIRST_COMPLETED)
+            wait(missing, timeout=min(1.0, _SILENCE), return_when=FIRST_COMPLETED)
             now = time.monotonic()
             if any(future.done() for future in missing):
-                self._longest, answered = max(self._longest, now - answered), now
+                self._longest = max(self._longest, now - answered) if self._loaded else 0.0
+                answered = now
             silence = now - answered
             if silence > max(_SILENCE_AFTER_SIGNAL, 2 * self._longest) and (end := pending_end()):
                 raise end
