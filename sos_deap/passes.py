@@ -18,7 +18,14 @@ from sos_deap.models.guard import evaluating, exclusive
 from sos_deap.models.heads import HeadMap, masked
 from sos_deap.models.importance import checked_importance, importance
 from sos_deap.models.rotary import fast_rotary, rotations
-from sos_deap.models.sharing import States, blocks_of, is_out_of_memory, shared, shares
+from sos_deap.models.sharing import (
+    MEMORY_ERRORS,
+    States,
+    blocks_of,
+    is_out_of_memory,
+    shared,
+    shares,
+)
 from sos_deap.randomness import seeded
 from sos_deap.tasks.task import Task
 
@@ -191,7 +198,7 @@ class Passes:
             started = time.perf_counter()
             try:
                 sums = self._sums(chunk, self.batching, self._states, examples)
-            except RuntimeError as error:
+            except MEMORY_ERRORS as error:
                 self._shrink(error, len(chunk), len(examples))
                 continue
             finally:
@@ -208,7 +215,7 @@ class Passes:
             try:
                 with evaluating(model), self._drawing(task, b""):
                     return self._added(model, task, self._slices(range(len(task)), 1), 1)[0]
-            except RuntimeError as error:
+            except MEMORY_ERRORS as error:
                 self._shrink(error, 1, len(task))
 
     def importance(self, name: str) -> list[float]:
@@ -226,7 +233,7 @@ class Passes:
         try:
             with evaluating(self._model):
                 found = importance(name, self._model, self._heads, self._task)
-        except RuntimeError as error:
+        except MEMORY_ERRORS as error:
             if not is_out_of_memory(error):
                 raise
             raise InputError(
@@ -265,7 +272,7 @@ class Passes:
         for _ in range(2):
             try:
                 return shares(self._model, self._heads, lambda: self._one(2))
-            except RuntimeError as error:
+            except MEMORY_ERRORS as error:
                 if not is_out_of_memory(error):
                     raise
                 self._free()
@@ -371,7 +378,7 @@ class Passes:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    def _shrink(self, error: RuntimeError, sub_models: int, examples: int) -> None:
+    def _shrink(self, error: Exception, sub_models: int, examples: int) -> None:
         """After running out of memory, allow half as much in a pass; else raise on."""
         if not is_out_of_memory(error):
             raise error

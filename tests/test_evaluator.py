@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import math
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -196,8 +197,13 @@ def test_a_metric_that_is_not_finite_is_the_worst_fitness(evaluator: Evaluator) 
 
 @pytest.mark.parametrize("batching", ["masked", "shared"])
 @pytest.mark.parametrize("limit", [1, 2, 3, 5, 7, 14])
+@pytest.mark.parametrize("allocate", [torch.Tensor, bytearray])
 def test_out_of_memory_halves_the_chunk(
-    evaluator: Evaluator, limit: int, batching: str, monkeypatch: pytest.MonkeyPatch
+    evaluator: Evaluator,
+    limit: int,
+    batching: str,
+    allocate: Callable[[int], Any],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     several = chromosomes(5)
     expected = evaluator.metrics(several)
@@ -207,7 +213,7 @@ def test_out_of_memory_halves_the_chunk(
     def limited(ids: torch.Tensor, **kwargs: Any) -> Any:
         rows.append(len(ids))
         if len(ids) > limit:
-            raise torch.OutOfMemoryError("simulated")
+            allocate(2**60)  # the true error
         return forward(ids, **kwargs)
 
     monkeypatch.setattr(evaluator.model, "forward", limited)

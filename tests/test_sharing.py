@@ -11,7 +11,7 @@ from transformers import AutoModelForSequenceClassification
 
 from sos_deap import InputError, head_map, masked, prune
 from sos_deap.models.families import FAMILIES
-from sos_deap.models.sharing import States, blocks_of, shared, shares
+from sos_deap.models.sharing import States, blocks_of, is_out_of_memory, shared, shares
 from tests.tiny import VOCABULARY, assert_close, build, chromosomes, inputs, output, repeated
 
 GROUPED = {"gemma3_text": 2, "llama": 2, "mistral": 1, "phi3": 2, "qwen3": 2}
@@ -154,3 +154,19 @@ def test_models_it_does_not_fit_are_noticed() -> None:
             output(model, repeated(batch, 2))
 
         assert shares(model, head_map(model), run_once) is fits, family
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory."), True),
+        (MemoryError("std::bad_alloc"), True),
+        (RuntimeError("std::bad_alloc"), True),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: not enough memory: you tried"), True),
+        (RuntimeError("CUDA error: out of memory\nCompile with TORCH_USE_CUDA_DSA"), True),
+        (RuntimeError("The size of tensor a (3) must match the size of tensor b (4)"), False),
+        (ValueError("std::bad_alloc"), False),
+    ],
+)
+def test_errors_of_memory(error: Exception, expected: bool) -> None:
+    assert is_out_of_memory(error) == expected

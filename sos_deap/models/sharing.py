@@ -121,11 +121,26 @@ def shared(
         yield model
 
 
-def is_out_of_memory(error: Exception) -> bool:
+#: What allocators raise; the first is also for much else.
+MEMORY_ERRORS = (RuntimeError, MemoryError)
+
+#: Parts of the messages of plain runtime errors: torch's on a CPU under Linux and Windows, C++'s,
+#: and those of a GPU's libraries.
+_OUT_OF_MEMORY = (
+    "DefaultCPUAllocator: can't allocate memory",
+    "DefaultCPUAllocator: not enough memory",
+    "std::bad_alloc",
+    "CUDA error: out of memory",
+    "MPS backend out of memory",
+    "STATUS_ALLOC_FAILED",
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out."""
-    # On a CPU torch raises a plain RuntimeError from its allocator.
-    texts = ("not enough memory", "can't allocate memory")
-    return isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in texts)
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(part in str(error) for part in _OUT_OF_MEMORY)
 
 
 def shares(model: Any, heads: HeadMap, run: Callable[[], Any]) -> bool:
@@ -136,7 +151,7 @@ def shares(model: Any, heads: HeadMap, run: Callable[[], Any]) -> bool:
     :param model: the model.
     :param heads: its head map.
     :param run: a forward pass of two sub-models' rows.
-    :raises RuntimeError: if memory runs out, which is no answer.
+    :raises RuntimeError, MemoryError: if memory runs out, which is no answer.
     """
     blocks = blocks_of(model, heads)
     if blocks is None:
