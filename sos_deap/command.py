@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import argparse
 import errno
+import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any, NoReturn
+from contextlib import contextmanager, redirect_stdout
+from typing import Any, NoReturn, TextIO
 
 from sos_deap.errors import InputError, WorkerLostError, check_utf8, first_line, one_line
+
+
+class _HelpShown(SystemExit):
+    """The end of a program that has shown its help."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -25,6 +30,10 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise; what argparse would print and exit with comes from :func:`answered`."""
         raise InputError(message)
+
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        """End the program, after its help was shown."""
+        raise _HelpShown(status)
 
 
 class Interrupted(KeyboardInterrupt):
@@ -84,12 +93,49 @@ def ends_in_time() -> Iterator[Callable[[], None]]:
             signal.signal(number, handler)
 
 
+@contextmanager
+def standard_output(alone: bool) -> Iterator[TextIO | None]:
+    """Keep standard output free of what functions of the user's and libraries print.
+
+    Meanwhile that goes to standard error, also what is printed by code in C and by processes that
+    are started.
+
+    :param alone: whether to do so.
+    :returns: a stream to standard output, or ``None`` if nothing is kept from it.
+    """
+    if not alone:
+        yield None
+        return
+    stream = sys.stdout
+    stream.flush()
+    descriptor = os.dup(1)
+    with open(descriptor, "w", encoding="utf-8") as out, redirect_stdout(sys.stderr):
+        os.dup2(2, 1)
+        try:
+            yield out if _is_descriptor(stream, 1) else stream
+        finally:
+            out.flush()
+            os.dup2(descriptor, 1)
+
+
+def _is_descriptor(stream: TextIO, number: int) -> bool:
+    try:
+        return stream.fileno() == number
+    except OSError:  # it is in memory
+        return False
+
+
 def answered(job: Callable[[], Any]) -> int:
     """Do a job; returns the exit status."""
     try:
         job()
     except InputError as error:
         print(f"error: {one_line(str(error))}", file=sys.stderr)
+        return 2
+    except _HelpShown:
+        raise
+    except SystemExit as end:  # its status may be that of success, and there is no result
+        print(f"error: a function of the user's called sys.exit({end.code!r})", file=sys.stderr)
         return 2
     except (OSError, WorkerLostError) as error:  # a full disk, say; what was written is whole
         print(f"error: {one_line(first_line(error))}", file=sys.stderr)

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from torch.profiler import profile
 
@@ -25,10 +25,13 @@ class Console:
 
     :param words: whether to say what is for people.
     :param json_lines: whether to write events, one JSON object a line.
+    :param out: where to write events; ``None`` for standard output.
     """
 
-    def __init__(self, words: bool = True, json_lines: bool = False) -> None:
-        self.words, self._json_lines = words and not json_lines, json_lines
+    def __init__(
+        self, words: bool = True, json_lines: bool = False, out: TextIO | None = None
+    ) -> None:
+        self.words, self._json_lines, self._out = words and not json_lines, json_lines, out
 
     def say(self, text: str) -> None:
         """Something for people."""
@@ -38,7 +41,8 @@ class Console:
     def event(self, name: str, **fields: Any) -> None:
         """Something for programs; what is no finite number is null."""
         if self._json_lines:
-            print(json.dumps({"event": name, **_plain(fields)}, allow_nan=False), flush=True)
+            line = json.dumps({"event": name, **_plain(fields)}, allow_nan=False)
+            print(line, file=self._out, flush=True)
 
 
 def _plain(value: Any) -> Any:

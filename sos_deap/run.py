@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sos_deap.command import Interrupted, answered, ends_in_time, quiet
+from sos_deap.command import Interrupted, answered, ends_in_time, quiet, standard_output
 from sos_deap.config import PRESETS, RunConfig, flags, parse
 from sos_deap.engines import check_engine, default_workers
 from sos_deap.errors import InputError, WorkerLostError, first_line, unknown
@@ -33,6 +33,7 @@ from sos_deap.tasks.settings import TaskSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from typing import TextIO
 
     from transformers import PreTrainedModel
 
@@ -43,11 +44,12 @@ if TYPE_CHECKING:
     from sos_deap.search.limits import Limits
 
 
-def run(config: RunConfig, settings: TaskSettings) -> Path:
+def run(config: RunConfig, settings: TaskSettings, out: TextIO | None = None) -> Path:
     """Search, prune, save and report.
 
     :param config: the settings of the run.
     :param settings: those of its task.
+    :param out: where to write JSON lines; ``None`` for standard output.
     :returns: the run folder.
     :raises InputError: for bad settings, before anything is written.
     """
@@ -63,7 +65,7 @@ def run(config: RunConfig, settings: TaskSettings) -> Path:
     if config.store is not None:
         check_store(Path(config.store))
     config = replace(config, task=resolved_task(config.task, config.model))
-    console = Console(not config.quiet, config.json_lines)
+    console = Console(not config.quiet, config.json_lines, out)
     resumed = config.resume is not None
     folder = _folder(config)
     evaluator = evaluator_of(config, settings)
@@ -539,7 +541,8 @@ def main(arguments: list[str] | None = None) -> int:
             check(config)
             status = _launch(config, given)
         else:
-            run(config, settings)
+            with standard_output(config.json_lines) as out:
+                run(config, settings, out)
 
     return answered(job) or status
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,50 @@ def test_what_is_no_number_is_refused(value: Any) -> None:
         Evaluator(small_llama(), lambda model: value).metric([1] * GENES)
 
 
+class SilentError(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (ValueError("\x1b[31mno\nsecond line"), "ValueError:  \\[31mno"),
+        (KeyError("x"), "KeyError: 'x'"),
+        (RecursionError(), "RecursionError"),
+        (StopIteration(), "StopIteration"),
+        (GeneratorExit(), "GeneratorExit"),
+        (MemoryError(), "MemoryError"),
+        (torch.OutOfMemoryError("CUDA out of memory"), "OutOfMemoryError: CUDA out of memory"),
+        (SystemExit(0), "SystemExit: 0"),
+        (InputError("no"), "InputError: no"),
+        (OSError(28, "No space left"), r"OSError: \[Errno 28\] No space left"),
+        (SilentError(), "SilentError"),
+    ],
+)
+def test_what_a_function_raises_is_one_line(error: BaseException, words: str) -> None:
+    def mine(model: Any) -> float:
+        raise error
+
+    line = mine.__code__.co_firstlineno + 1
+    with pytest.raises(InputError) as caught:
+        Evaluator(small_llama(), mine).metric([1] * GENES)
+    assert str(caught.value).isprintable()
+    expected = rf"the metric mine raised {words} \(test_custom.py, line {line}\)"
+    assert re.fullmatch(expected, str(caught.value)), str(caught.value)
+
+
+def test_a_number_too_large_and_an_interrupt() -> None:
+    with pytest.raises(InputError, match="raised OverflowError: int too large"):
+        Evaluator(small_llama(), lambda model: 10**400).metric([1] * GENES)
+
+    def interrupted(model: Any) -> float:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Evaluator(small_llama(), interrupted).metric([1] * GENES)
+
+
 def test_nan_is_the_worst() -> None:
     evaluator = Evaluator(small_llama(), lambda model: math.nan)
     assert evaluator([1] * GENES)[0] < -1e29
@@ -57,12 +102,15 @@ def test_nan_is_the_worst() -> None:
 def test_functions_by_name(tmp_path: Path, monkeypatch: Any) -> None:
     (tmp_path / "my_metrics.py").write_text("def mine(model, tokenizer, rows): return len(rows)\n")
     (tmp_path / "my_broken.py").write_text("1 / 0\n")
+    (tmp_path / "my_end.py").write_text("import sys; sys.exit(0)\n")
     monkeypatch.chdir(tmp_path)
     assert user_function("my_metrics:mine")(None, None, [1, 2]) == 2
     with pytest.raises(InputError, match="unknown function in my_metrics 'mien': did you mean 'm"):
         user_function("my_metrics:mien")
     with pytest.raises(InputError, match="cannot import my_broken of my_broken:x: division"):
         user_function("my_broken:x")
+    with pytest.raises(InputError, match="cannot import my_end of my_end:x: SystemExit: 0"):
+        user_function("my_end:x")
     with pytest.raises(InputError, match="cannot import my_nothing of my_nothing:x: No module"):
         user_function("my_nothing:x")
 

@@ -39,7 +39,7 @@ ROOT = Path(__file__).parents[1]
 
 # A metric that differs between sub-models; and one whose worker dies where a file says so.
 METRICS = """
-import os, pathlib, signal, time, torch
+import os, pathlib, signal, sys, time, torch
 
 def spread(model, tokenizer, rows):
     with torch.inference_mode():
@@ -55,6 +55,19 @@ def deadly(model, tokenizer, rows):
 def slow(model, tokenizer, rows):
     time.sleep(0.1)
     return spread(model, tokenizer, rows)
+
+def noisy(model, tokenizer, rows):
+    print("noise")
+    os.write(1, b"noise, as from C\\n")
+    return spread(model, tokenizer, rows)
+
+def ends(model, tokenizer, rows):
+    if os.environ.get("ORIGIN") != str(os.getpid()):
+        sys.exit(0)
+    return noisy(model, tokenizer, rows)
+
+def cxEnds(a, b):
+    sys.exit(0)
 
 # The timings of a run take seconds, and are not looked at here.
 def run(arguments):
@@ -432,9 +445,28 @@ def test_a_stranger_on_the_line_is_let_go(said: bytes, monkeypatch: pytest.Monke
 
 
 def test_scoop_gives_back_the_status_of_bad_input(flags: list[str]) -> None:
-    ended = ran(under_scoop(*flags, "--seqlen=-1"))
+    ended = ran(under_scoop(*flags, *own("ends"), "--json_lines", "--output_dir=run"))
     assert ended.returncode == 2
-    assert [line for line in ended.stderr.splitlines() if line.startswith("error: seqlen is -1")]
+    [told] = [line for line in ended.stderr.splitlines() if line.startswith("error: ")]
+    assert told.startswith("error: the metric ends raised SystemExit: 0 (metrics_of_mine.py, line ")
+    assert json.loads(ended.stdout)["event"] == "run"  # and nothing else on any line
+
+
+def test_what_a_metric_raises_in_a_process(flags: list[str], capsys: Any) -> None:
+    assert main([*flags, *own("ends"), "--engine=process", "--workers=1"]) == 2
+    assert "error: the metric ends raised SystemExit: 0" in capsys.readouterr().err
+
+
+def test_json_lines_are_alone(flags: list[str], capfd: Any) -> None:
+    few = ["--generations=1", "--json_lines"]
+    assert main([*flags, *own("noisy"), *few]) == 0
+    events = [json.loads(line)["event"] for line in capfd.readouterr().out.splitlines()]
+    assert events == ["run", "generation", "generation", "result"]
+    assert main([*flags, *few, "--crossover=metrics_of_mine:cxEnds"]) == 2
+    printed = capfd.readouterr()
+    assert "error: a function of the user's called sys.exit(0)\n" in printed.err
+    print("and now again here")
+    assert capfd.readouterr().out == "and now again here\n"
 
 
 def test_a_script_of_deap_under_plain_scoop(

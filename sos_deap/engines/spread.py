@@ -12,7 +12,7 @@ from typing import Any
 from sos_deap.command import no_answer, pending_end
 from sos_deap.engines import Engine
 from sos_deap.engines.worker import sums
-from sos_deap.errors import WorkerLostError, first_line
+from sos_deap.errors import InputError, WorkerLostError, first_line
 from sos_deap.passes import Passes, Sums
 from sos_deap.randomness import random_state_kept
 
@@ -105,6 +105,8 @@ class Spread:
     def _result(self, future: Any) -> Any:
         try:
             return future.result()
+        except InputError as error:  # which Ray wraps with a traceback
+            raise InputError(str(getattr(error, "cause", error))) from error
         except self._engine.lost as error:
             if end := pending_end():  # the signal may have been sent to the workers, too
                 raise end from error

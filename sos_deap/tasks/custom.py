@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import reprlib
 from collections.abc import Callable
 from numbers import Real
 from typing import Any
@@ -11,11 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sos_deap.errors import InputError, first_line
+from sos_deap.errors import InputError, first_line, one_line
 from sos_deap.models.pretrained import Pretrained
 from sos_deap.tasks.data import Part
 from sos_deap.tasks.draw import Draw, Make
 from sos_deap.tasks.settings import TaskSettings
+from sos_deap.user import errors_of
 
 
 class CallableTask:
@@ -57,16 +59,19 @@ class CallableTask:
     def score(self, model: Any, examples: slice, sub_models: int) -> Tensor:
         """What the function returns, (1, 1).
 
-        :raises InputError: if that is not a number.
+        :raises InputError: if that is not a number, or the function raises anything.
         """
-        value = self._function(model, *self._arguments)
-        if isinstance(value, Tensor) and value.numel() == 1:
-            value = value.item()
-        if not isinstance(value, Real):
+        with errors_of(f"the metric {self.name}"):
+            value = self._function(model, *self._arguments)
+            if isinstance(value, Tensor) and value.numel() == 1:
+                value = value.item()
+            number = float(value) if isinstance(value, Real) else None
+        if number is None:
             raise InputError(
-                f"the metric {self.name} returned {value!r}: expected a number for each model"
+                f"the metric {self.name} returned {one_line(reprlib.repr(value))}: "
+                "expected a number for each model"
             )
-        return torch.tensor([[float(value)]], dtype=torch.float64)
+        return torch.tensor([[number]], dtype=torch.float64)
 
     def metrics(self, sums: list[float]) -> dict[str, float]:
         """The number."""
