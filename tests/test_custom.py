@@ -2,13 +2,21 @@ from __future__ import annotations
 
 import math
 import re
+import sys
+import threading
+from copy import deepcopy
+from functools import lru_cache, partial
+from importlib import invalidate_caches
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
+import numpy
 import pytest
 import torch
 
 from sos_deap import Evaluator, InputError, prune
+from sos_deap.tasks.code import code_hash
 from sos_deap.tasks.custom import CallableTask
 from sos_deap.user import user_function
 from tests.conftest import GENES, small_llama
@@ -97,6 +105,158 @@ def test_a_number_too_large_and_an_interrupt() -> None:
 def test_nan_is_the_worst() -> None:
     evaluator = Evaluator(small_llama(), lambda model: math.nan)
     assert evaluator([1] * GENES)[0] < -1e29
+
+
+FACTOR = 1.0
+
+
+def scaled(model: Any, k: float = 1.0) -> float:
+    return k * FACTOR
+
+
+class Scaled:
+    def __init__(self, k: float, **more: Any) -> None:
+        self.k, self.more = k, more
+
+    def __call__(self, model: Any) -> float:
+        return self.k
+
+    def times(self, model: Any, j: int = 1) -> float:
+        return self.k * j
+
+
+def closure(k: Any) -> Any:
+    return lambda model: k
+
+
+def same_line() -> list[Any]:
+    return [lambda model: 1.0 + model.x, lambda model: model.x - 1.0]
+
+
+DIFFERENT: dict[str, Any] = {
+    "function": scaled,
+    "partial": partial(scaled, k=2.0),
+    "partial of 3": partial(scaled, k=3.0),
+    "partial of a partial": partial(partial(scaled, k=2.0), k=3.5),
+    "object": Scaled(1.0),
+    "of 2": Scaled(2.0),
+    "with a set": Scaled(1.0, a={"x", "y", "z"}),
+    "with another": Scaled(1.0, a={"x", "y", "w"}),
+    "with a tensor": Scaled(1.0, a=torch.arange(3)),
+    "of floats": Scaled(1.0, a=torch.arange(3.0)),
+    "with a module": Scaled(1.0, a=torch.nn.Linear(2, 2, device="meta").to_empty(device="cpu")),
+    "with an array": Scaled(1.0, a=numpy.arange(3)),
+    "with a path": Scaled(1.0, a=Path("x")),
+    "with another path": Scaled(1.0, a=Path("y")),
+    "method": Scaled(1.0).times,
+    "method of 2": Scaled(2.0).times,
+    "partial of a method": partial(Scaled(2.0).times, j=2),
+    "closure": closure(1.0),
+    "over 2": closure(2),
+    "over a huge number": closure(10**5000),
+    "over a closure": closure(closure(1.0)),
+    "over another": closure(closure(2.0)),
+    "first": same_line()[0],
+    "second": same_line()[1],
+    "decorated": torch.no_grad()(closure(1.0)),
+    "decorated, over 2": torch.no_grad()(closure(2.0)),
+    "cached": lru_cache(scaled),
+    "built in": len,
+    "library": math.fsum,
+}
+
+
+def test_what_computes_something_else_has_another_hash() -> None:
+    hashes = {name: code_hash(given) for name, given in DIFFERENT.items()}
+    assert len(set(hashes.values())) == len(hashes)
+    loop = Scaled(1.0)
+    loop.more["self"] = loop
+    for given in (*DIFFERENT.values(), loop):
+        if not isinstance(given, FunctionType | type(lru_cache(scaled))):
+            assert code_hash(deepcopy(given)) == code_hash(given)  # whatever its ids are
+
+
+def test_a_changed_global_has_another_hash(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = code_hash(scaled)
+    monkeypatch.setattr("tests.test_custom.FACTOR", 2.0)
+    assert code_hash(scaled) != before
+    monkeypatch.setattr("tests.test_custom.FACTOR", 1.0)
+    assert code_hash(scaled) == before
+
+
+def test_a_store_knows_partials_apart(tmp_path: Path) -> None:
+    for k in (2.0, 3.0, 2.0):
+        evaluator = Evaluator(small_llama(), partial(scaled, k=k))
+        evaluator.open_store(tmp_path / "store")
+        assert evaluator.metric([1] * GENES) == k
+        evaluator.close_store()
+    assert evaluator.accounting.store_hits == 1
+
+
+def test_what_cannot_be_compared_is_shared_with_nobody() -> None:
+    hashes = set()
+    for _ in range(2):
+        with pytest.warns(UserWarning, match="metric Scaled holds a lock, which cannot be compar"):
+            task = CallableTask(Scaled(1.0, a=threading.Lock()))
+        assert task.describe() == task.describe()
+        hashes.add(task.describe()["code_hash"])
+    assert len(hashes) == 2
+
+
+MODULES = {
+    "my_main.py": """
+import json, threading
+import my_package.deep
+from my_aid import *
+
+LOCK, SEEN = threading.Lock(), {}
+K = 1
+
+def metric(model):
+    with LOCK:
+        from my_late import late
+        SEEN[len(SEEN)] = late
+        return K
+
+def other(model):
+    return 2
+""",
+    "my_aid.py": "J = 1\n",
+    "my_late.py": "import my_later\nlate = 1\n",
+    "my_later.py": "",
+    "my_package/__init__.py": "",
+    "my_package/deep.py": "from . import deeper\n",
+    "my_package/deeper.py": "",
+    "my_unused.py": "",
+}
+
+
+def test_the_hash_covers_the_modules_that_are_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def hashed(name: str = "metric") -> str:
+        for module in [module for module in sys.modules if module.startswith("my_")]:
+            del sys.modules[module]
+        invalidate_caches()
+        return code_hash(user_function(f"my_main:{name}"))
+
+    for name, source in MODULES.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(source)
+    before = hashed()
+    assert before == hashed() != hashed("other")
+    for name, source in MODULES.items():
+        (tmp_path / name).write_text(source + "ADDED = 1\n")
+        assert (hashed() == before) == (name == "my_unused.py"), name
+        (tmp_path / name).write_text(source)
+    assert hashed() == before
+    metric = user_function("my_main:metric")
+    metric(None)
+    monkeypatch.setattr("my_main.K", 2)
+    assert code_hash(metric) != before
 
 
 def test_functions_by_name(tmp_path: Path, monkeypatch: Any) -> None:

@@ -39,9 +39,13 @@ ROOT = Path(__file__).parents[1]
 
 # A metric that differs between sub-models; and one whose worker dies where a file says so.
 METRICS = """
-import os, pathlib, signal, sys, time, torch
+import os, pathlib, signal, sys, threading, time, torch
+
+# What is hashed must be so in every process.
+LOCK, KINDS = threading.Lock(), {"logits", "hidden", "states"}
 
 def spread(model, tokenizer, rows):
+    assert KINDS and LOCK
     with torch.inference_mode():
         return float(model(torch.arange(16)[None]).logits.std())
 

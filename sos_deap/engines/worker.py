@@ -49,8 +49,8 @@ def evaluator_of(recipe: str, together: int = 1) -> Evaluator:
     made = Evaluator.from_pretrained(**content)
     if made.scope != scope:
         raise InputError(
-            f"a worker on {platform.node()} has another model or other data than this process: "
-            "make them the same, with the same versions, on all hosts"
+            f"a worker on {platform.node()} has another model or other data than this process, or "
+            "another metric: make them the same, with the same versions, on all hosts"
         )
     _made[recipe] = made
     return made

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import inspect
 import reprlib
+import secrets
+import warnings
 from collections.abc import Callable
 from numbers import Real
 from typing import Any
@@ -14,6 +16,7 @@ from torch import Tensor
 
 from sos_deap.errors import InputError, first_line, one_line
 from sos_deap.models.pretrained import Pretrained
+from sos_deap.tasks.code import Incomparable, code_hash
 from sos_deap.tasks.data import Part
 from sos_deap.tasks.draw import Draw, Make
 from sos_deap.tasks.settings import TaskSettings
@@ -44,6 +47,8 @@ class CallableTask:
         self.name: str = getattr(function, "__name__", type(function).__name__)
         self.greater_is_better = bool(getattr(function, "greater_is_better", True))
         self._function, self._split, self._arguments = function, split, arguments
+        # Now, as what the function reads may change when it is called.
+        self._code_hash = _code_hash(self.name, function)
 
     def __len__(self) -> int:
         return 1
@@ -54,7 +59,7 @@ class CallableTask:
         if self._arguments:
             rows = self._arguments[-1]
             described |= {"rows": len(rows), "row_hash": _hash(repr(rows))}
-        return {**described, "code_hash": _hash(_source(self._function))}
+        return {**described, "code_hash": self._code_hash}
 
     def score(self, model: Any, examples: slice, sub_models: int) -> Tensor:
         """What the function returns, (1, 1).
@@ -78,11 +83,16 @@ class CallableTask:
         return {self.name: sums[0]}
 
 
-def _source(function: Callable[..., Any]) -> str:
+def _code_hash(name: str, function: Callable[..., Any]) -> str:
     try:
-        return inspect.getsource(function)
-    except (OSError, TypeError):  # written in C, or an object that can be called
-        return repr(type(function))
+        return code_hash(function)
+    except Incomparable as error:
+        warnings.warn(
+            f"the metric {name} holds a {error}, which cannot be compared with another one: no "
+            "other process can use what is computed, nor resume; leave it out in __getstate__",
+            stacklevel=4,
+        )
+        return secrets.token_hex(8)
 
 
 def _hash(text: str) -> str:
