@@ -183,6 +183,11 @@ def test_examples_are_padded_no_more_than_they_need(tokenizer: Any) -> None:
             assert mask == ([0] * fill + [1] * len(ids) if left else [1] * len(ids) + [0] * fill)
 
 
+def test_a_text_without_a_token(tokenizer: Any) -> None:
+    with pytest.raises(InputError, match=r"x has '' as a text, of which the tokenizer makes no"):
+        encode("x", [("a list",), ("",)], tokenizer, 48, 0)
+
+
 def test_pairs_are_read_as_pairs() -> None:
     tokenizer: Any = AutoTokenizer.from_pretrained(BUILTIN["builtin:tiny"])
     examples = encode("x", [("a list", "the module")], tokenizer, 48, 0)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sos_deap.errors import InputError
 from sos_deap.tasks.sequences import token_hash
 
 
@@ -73,6 +74,7 @@ def encode(
     :param longest: most tokens of an example, special ones included.
     :param pad_token: the number of the padding token; masked, so that any will do for most models.
     :param left: pad before the tokens, for text to be continued.
+    :raises InputError: for a text without a token, which no model reads.
     """
     columns = [list(column) for column in zip(*texts, strict=True)]
     encoded = tokenizer(
@@ -85,6 +87,11 @@ def encode(
     )
     rows = encoded["input_ids"]
     order = sorted(range(len(rows)), key=lambda row: -len(rows[row]))
+    if order and not rows[order[-1]]:
+        raise InputError(
+            f"{split} has {texts[order[-1]][0]!r} as a text, of which the tokenizer makes no token: "
+            "leave such rows out"
+        )
     fill = {"input_ids": 0 if pad_token is None else pad_token}
     inputs = {
         name: _padded([values[row] for row in order], fill.get(name, 0), left)
