@@ -47,7 +47,7 @@ class LivePage:
         self._folder, self._evaluator, self._progress = folder, evaluator, progress
         self._logbook, self._model, self._known = logbook, model, known
         self._clock, self._due = clock, clock() + _FIRST
-        self._state = "is going on", "reload this page to see more"
+        self._stopped = False
         self._halloffame: Any = None  # once there is a page
 
     def __enter__(self) -> None:
@@ -56,7 +56,7 @@ class LivePage:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Where an error ended the search, write the page once more: it is no longer under way."""
         if kind is not None and self._halloffame is not None:
-            self._state = "was stopped", to_go_on(self._folder)
+            self._stopped = True
             with suppress(OSError):  # the search's own error is the one to show
                 self._write(self._best())
 
@@ -85,8 +85,15 @@ class LivePage:
             **evaluator.accounting.asdict(),
             "seconds": rows[-1]["seconds"],
         }
-        state, advice = self._state
-        now = time.strftime("%Y-%m-%d %H:%M:%S")
+        now, resume = time.strftime("%Y-%m-%d %H:%M:%S"), to_go_on(self._folder)
+        if self._stopped:
+            state, advice = "was stopped", f"Written on {now}; {resume}."
+        else:
+            state = "is going on"
+            advice = (
+                f"Written on {now}; the page reloads itself. If that time does not change for long, "
+                f"the run was killed; {resume}."
+            )
         write_unfinished(
             self._folder,
             self._model,
@@ -94,7 +101,8 @@ class LivePage:
             list(chromosomes(evaluator, evaluator.evaluated())),
             generations(self._logbook, rows),
             list(chromosomes(evaluator, front(evaluator))),
-            [*self._progress.where(state), f"Written on {now}; {advice}."],
+            [*self._progress.where(state), advice],
+            reload=not self._stopped,
         )
 
     def _described(self, best: Any) -> dict[str, Any]:

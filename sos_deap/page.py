@@ -67,6 +67,7 @@ def write_unfinished(
     logbook: Sequence[Row],
     front: Sequence[Row],
     going_on: Sequence[str],
+    reload: bool,
 ) -> None:
     """Write ``report.html`` of a search that has not ended, alone.
 
@@ -79,8 +80,11 @@ def write_unfinished(
     :param logbook: as in ``logbook.csv``.
     :param front: as in ``pareto.csv``.
     :param going_on: sentences on where the search is.
+    :param reload: whether the page reloads itself, every 30 s.
     """
-    text = _rendered(model, result, evaluations, logbook, front, on_page, going_on=going_on)
+    text = _rendered(
+        model, result, evaluations, logbook, front, on_page, going_on=going_on, reload=reload
+    )
     write_text(folder / PAGE, text, durable=False)
 
 

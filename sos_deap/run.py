@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from sos_deap.evaluator import Evaluator
+    from sos_deap.journal import Journal
     from sos_deap.progress import Console, Progress
     from sos_deap.search.algorithms import Algorithm
     from sos_deap.search.drive import Evolution
@@ -126,7 +127,7 @@ class _Run:
                 begin_again(folder, written)
             self._say_what_begins()
             known = self._known()
-            searched, chromosome = self._search(known)
+            searched, chromosome = self._search(known, journal)
             self._end(known, searched, chromosome)
             journal.check_presence()
             complete(folder)
@@ -181,7 +182,7 @@ class _Run:
             "versions": versions(),
         }
 
-    def _search(self, known: dict[str, Any]) -> tuple[dict[str, Any], Any]:
+    def _search(self, known: dict[str, Any], journal: Journal) -> tuple[dict[str, Any], Any]:
         """Search; leave logbook and evaluations in the folder; return figures and winner."""
         from deap.tools import Logbook
 

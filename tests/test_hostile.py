@@ -444,6 +444,8 @@ def test_a_rehearsal_draws_no_random_numbers_and_leaves_the_model_as_it_was(
     assert evaluator.model.config.to_dict() == settings
     assert all(torch.equal(weights[name], tensor) for name, tensor in before.items())
     assert all(parameter.requires_grad for parameter in evaluator.model.parameters())
+
+
 # Model cards
 
 

@@ -89,8 +89,8 @@ def encode(
     order = sorted(range(len(rows)), key=lambda row: -len(rows[row]))
     if order and not rows[order[-1]]:
         raise InputError(
-            f"{split} has {texts[order[-1]][0]!r} as a text, of which the tokenizer makes no token: "
-            "leave such rows out"
+            f"{split} has {texts[order[-1]][0]!r} as a text, of which the tokenizer makes no "
+            "token: leave such rows out"
         )
     fill = {"input_ids": 0 if pad_token is None else pad_token}
     inputs = {
