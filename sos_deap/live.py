@@ -91,8 +91,8 @@ class LivePage:
         else:
             state = "is going on"
             advice = (
-                f"Written on {now}; the page reloads itself. If that time does not change for long, "
-                f"the run was killed; {resume}."
+                f"Written on {now}; the page reloads itself. If that time does not change for "
+                f"long, the run was killed; {resume}."
             )
         write_unfinished(
             self._folder,

@@ -99,6 +99,7 @@ def _rendered(
     measured: Any = (),
     samples: Any = (),
     going_on: Sequence[str] = (),
+    reload: bool = False,
 ) -> str:
     dense, best, search = result["dense"], result["best"], result["search"]
     metric = next(iter(dense["calibration"]))
@@ -118,6 +119,7 @@ def _rendered(
     return pages.get_template("page.html").render(
         model=model,
         going_on=going_on,
+        reload=reload,
         unfinished=UNFINISHED,
         heads=dense["heads"],
         removed=dense["heads"] - best["heads"] if best else 0,

@@ -300,6 +300,33 @@ def test_a_worker_with_other_data_is_refused(
         worker.evaluator_of(json.dumps(recipe))
 
 
+class OddError(Exception):
+    def __init__(self, one: str, two: str) -> None:
+        super().__init__(f"{one} {two}")
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [(OddError("a", "b"), RuntimeError), (KeyError("a"), KeyError), (InputError("a"), InputError)],
+)
+def test_an_error_in_a_worker_travels(
+    made: Callable[[], Evaluator],
+    error: Exception,
+    kind: type[Exception],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise error
+
+    evaluator = made()
+    recipe = evaluator.recipe
+    worker.lend(recipe, evaluator)
+    monkeypatch.setattr(evaluator.task, "score", broken)
+    with pytest.raises(kind, match="OddError: a b" if kind is RuntimeError else "a") as caught:
+        worker.sums(recipe, 1, [bytes([1] * GENES)], (0, 4))
+    assert type(pickle.loads(pickle.dumps(caught.value))) is kind
+
+
 def test_an_evaluator_travels_as_a_recipe(made: Callable[[], Evaluator]) -> None:
     evaluator = made()
     data = pickle.dumps(evaluator)

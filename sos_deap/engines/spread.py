@@ -56,6 +56,7 @@ class Spread:
                 for chunk in chunks:
                     futures.append(self._submit(chunk, span))
             for i, (chunk, future) in enumerate(zip(chunks, futures, strict=True)):
+                self._passes.between_batches()
                 with random_state_kept():
                     self._wait(futures[i:])
                     rows, cost = self._result(future)

@@ -12,7 +12,7 @@ from multiprocessing import parent_process
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
-from sos_deap.errors import InputError
+from sos_deap.errors import InputError, first_line
 
 if TYPE_CHECKING:
     from sos_deap.evaluator import Evaluator
@@ -65,6 +65,7 @@ def sums(
     :param together: as there.
     :param keys: the sub-models.
     :param examples: from a start to a stop.
+    :raises RuntimeError: in place of an error of another library than Python's own.
     """
     from sos_deap.models.guard import exclusive
 
@@ -72,7 +73,13 @@ def sums(
     passes = evaluator.passes
     with exclusive(evaluator.model):  # of other threads, where the workers are threads
         before = passes.counts
-        rows = [row for _, some in passes.run(keys, slice(*examples)) for row in some]
+        try:
+            rows = [row for _, some in passes.run(keys, slice(*examples)) for row in some]
+        except Exception as error:
+            if type(error).__module__.partition(".")[0] in ("builtins", "sos_deap"):
+                raise
+            # Of a class that may not travel, in which case the worker would seem to be lost.
+            raise RuntimeError(f"{type(error).__name__}: {first_line(error)}") from error
         cost = passes.counts.less(before)
         passes.counts = before  # the one who asked counts it, who may be in this process
     return rows, cost
