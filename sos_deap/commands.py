@@ -173,7 +173,9 @@ def _check_fingerprint(flags: Namespace, saved: dict[str, Any], model: Any) -> N
     from sos_deap.models.identity import fingerprint
 
     expected = saved.get("fingerprint")
-    if expected is not None and expected != (found := fingerprint(model)):
+    if expected is not None and re.fullmatch("[0-9a-f]{16}", expected):
+        say(f"{flags.chromosome} is of an earlier version, whose fingerprint is not compared")
+    elif expected is not None and expected != (found := fingerprint(model)):
         raise InputError(
             f"{flags.chromosome} is for another model, {saved.get('model')} ({expected}), and "
             f"{flags.model} is {found}: give the model it was found for"

@@ -29,7 +29,8 @@ from sos_deap.errors import InputError
 from sos_deap.journal import Journal
 from sos_deap.known import Known
 from sos_deap.models.density import MAX_SPARSITY, Sparsity, sparsity_of
-from sos_deap.models.heads import HeadMap, head_map
+from sos_deap.models.guard import exclusive
+from sos_deap.models.heads import HeadMap, head_map, is_masked
 from sos_deap.models.identity import fingerprint, state
 from sos_deap.models.pretrained import load_pretrained
 from sos_deap.passes import Passes
@@ -544,9 +545,16 @@ class Evaluator:
     def _notice_changes(self) -> None:
         """Drop what was computed with other weights than the model has now.
 
-        :raises InputError: if it was changed while a journal or workers depend on what it was.
+        :raises InputError: if it was changed while a journal or workers depend on what it was, and
+            inside :func:`sos_deap.masked`.
         """
-        now = state(self.model)
+        with exclusive(self.model):
+            now = state(self.model)
+            if is_masked(self.model, self.head_map):
+                raise InputError(
+                    "the model is inside masked(), whose heads would be missing from every "
+                    "sub-model: use the evaluator outside of it"
+                )
         if now == self._known.model_state:
             return
         if self._known.scores.journal is not None or self._spread is not None:

@@ -190,8 +190,8 @@ class Journal:
             )
         if content["scope"] != scope:
             raise InputError(
-                f"journal {self.path} is of another model, task or other data: restore them as "
-                "they were, or begin anew with another --output_dir"
+                f"journal {self.path} is of another {_difference(content['scope'], scope)}: "
+                "restore what it was, or start a new run with another --output_dir"
             )
 
     def _take(self, content: dict[str, Any]) -> bool:
@@ -284,6 +284,16 @@ def read_settings(path: Path) -> dict[str, Any] | None:
 def _is_begun(line: bytes) -> bool:
     """Whether a first line may be what a killed process or a power failure left of one."""
     return not line.strip(b"\0") or _HEAD.fullmatch(line.rstrip()) is not None
+
+
+def _difference(before: Any, now: str) -> str:
+    """What differs between two scopes, by the names that evaluators give their parts."""
+    try:
+        old, new = json.loads(before), json.loads(now)
+        names = [name for name in new if old.get(name) != new[name]]
+    except (AttributeError, TypeError, ValueError, RecursionError):
+        names = []
+    return ", ".join(names) or "model, task or other data"
 
 
 def _line(chunk: Sequence[bytes], sums: Any, examples: tuple[int, int]) -> dict[str, Any]:

@@ -58,6 +58,16 @@ def test_prune_with_a_chromosome_of_a_run(model_folder: Path, tmp_path: Path) ->
     assert_close(output(load(folder), {"input_ids": IDS}), expected(model_folder, GENES, IDS))
 
 
+def test_a_fingerprint_of_an_earlier_version_is_not_compared(
+    model_folder: Path, tmp_path: Path, capsys: Any
+) -> None:
+    path = tmp_path / "chromosome.json"
+    write_chromosome(path, GENES, model="m", fingerprint="0123456789abcdef", unit="head")
+    flags = ["--chromosome", path, "--output_dir", tmp_path / "pruned"]
+    assert run("prune", model_folder, *flags) == 0
+    assert "of an earlier version" in capsys.readouterr().out
+
+
 def test_a_chromosome_of_groups_and_the_uniform_layout(model_folder: Path, tmp_path: Path) -> None:
     path, folder = tmp_path / "genes.json", tmp_path / "pruned"
     path.write_text("[1, 0, 0, 1, 1, 0]")

@@ -221,3 +221,15 @@ def test_by_itself_an_evaluator_keeps_to_the_maximum_sparsity(evaluator: Evaluat
 def test_a_model_without_weights_is_refused(evaluator: Evaluator) -> None:
     with pytest.raises(InputError, match="on the device meta, without weights"):
         Evaluator(small_llama().to("meta"), evaluator.task)
+
+
+def test_inside_masked_an_evaluator_is_refused_and_keeps_nothing(evaluator: Evaluator) -> None:
+    genes = [1] * GENES
+    with masked(evaluator.model, [[0, 1] * (GENES // 2)]):
+        for use in (evaluator.metric, evaluator):
+            with pytest.raises(InputError, match=r"inside masked\(\).*use the evaluator outside"):
+                use(genes)
+        copied = copy.deepcopy(evaluator.model)  # which has no mask
+    expected = by_hand(small_llama(), token_ids(evaluator))
+    assert evaluator.metric(genes) == pytest.approx(expected, rel=1e-5)
+    assert Evaluator(copied, evaluator.task).metric(genes) == pytest.approx(expected, rel=1e-5)

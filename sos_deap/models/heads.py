@@ -218,6 +218,17 @@ def masked_layer(
         handle.remove()
 
 
+def is_masked(model: nn.Module, heads: HeadMap) -> bool:
+    """Whether a model is inside :func:`masked`.
+
+    :param model: the model.
+    :param heads: its head map.
+    """
+    outputs = (model.get_submodule(layer.output) for layer in heads.layers)
+    hooks = (hook for output in outputs for hook in output._forward_pre_hooks.values())
+    return any(isinstance(hook, _Mask) and hook.scales for hook in hooks)
+
+
 class _Mask:
     """A hook that scales an output projection's input.
 
@@ -229,6 +240,11 @@ class _Mask:
 
     def __init__(self, mask: Tensor | None) -> None:
         self._mask = mask if mask is None else mask[:, None, :]
+
+    @property
+    def scales(self) -> bool:
+        """Whether it is no copy."""
+        return self._mask is not None
 
     def __reduce__(self) -> Any:
         return _Mask, (None,)
