@@ -14,6 +14,7 @@ from sos_deap.evaluator import Evaluator
 from sos_deap.models.folder import pruned_type
 from sos_deap.models.measure import try_out
 from sos_deap.models.pretrained import read_config
+from sos_deap.models.sharing import is_out_of_memory
 from sos_deap.tasks.samples import samples
 
 
@@ -26,7 +27,8 @@ def rehearse(evaluator: Evaluator, layout: str, length: int, new_tokens: int) ->
     :param layout: a name in :data:`sos_deap.models.prune.LAYOUTS`.
     :param length: prompt length that the models will be measured on.
     :param new_tokens: tokens that they decode then.
-    :raises InputError: for anything that fails.
+    :raises InputError: for anything that fails, but for a lack of memory or of disk, which may have
+        passed by then.
     """
     model: Any = evaluator.model
     assert evaluator.heldout is not None
@@ -61,4 +63,6 @@ def _tried(what: str) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:  # the libraries' own
+        if is_out_of_memory(error) or (isinstance(error, OSError) and error.errno):
+            return
         raise InputError(f"{what} (tried before the search): {first_line(error)}") from error

@@ -30,7 +30,7 @@ def first_logit(model: Any) -> Any:
 
 
 def test_any_function_of_a_model_is_a_metric() -> None:
-    evaluator = Evaluator(small_llama(), first_logit, "metric")
+    evaluator = Evaluator(small_llama(), first_logit, "metric", max_sparsity=1)
     several = [[1] * GENES, [0] * GENES, [1, 0, 1] * 4]
     expected = [float(first_logit(prune(evaluator.model, genes))) for genes in several]
     assert evaluator.metrics(several) == pytest.approx(expected, rel=1e-4, abs=1e-6)

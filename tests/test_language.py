@@ -51,14 +51,17 @@ def test_overflow_is_infinite_and_nan_stays() -> None:
 
 
 def test_seqlen() -> None:
-    config = SimpleNamespace(max_position_embeddings=4096)
-    assert checked_seqlen(None, config) == 2048
-    assert checked_seqlen(4096, config) == 4096
-    assert checked_seqlen(None, SimpleNamespace(max_position_embeddings=128)) == 128
+    def model(positions: int) -> Any:
+        config = SimpleNamespace(max_position_embeddings=positions)
+        return SimpleNamespace(config=config, named_modules=lambda: ())
+
+    assert checked_seqlen(None, model(4096)) == 2048
+    assert checked_seqlen(4096, model(4096)) == 4096
+    assert checked_seqlen(None, model(128)) == 128
     with pytest.raises(InputError, match="seqlen is 4097, beyond the model's 4096"):
-        checked_seqlen(4097, config)
+        checked_seqlen(4097, model(4096))
     with pytest.raises(InputError, match="at least 2 tokens"):
-        checked_seqlen(1, config)
+        checked_seqlen(1, model(4096))
 
 
 @pytest.mark.parametrize("task", ["perplexity", "kl"])
@@ -130,7 +133,7 @@ def divergence(dense: Any, pruned: Any, ids: torch.Tensor, top_k: int) -> float:
 def test_the_divergence_is_that_of_the_sliced_model(top_k: int) -> None:
     model, ids = small_llama(), torch.randint(0, 2048, (3, 10))
     task = KL(Sequences("random", ids), model, top_k)
-    evaluator = Evaluator(model, task, "kl", batch_tokens=2 * 3 * 10)
+    evaluator = Evaluator(model, task, "kl", batch_tokens=2 * 3 * 10, max_sparsity=1)
     several = [[1] * 8 + [0] * 4, [1, 0, 1] * 4, [0] * GENES, [1] * GENES]
     expected = [divergence(model, prune(model, genes), ids, top_k) for genes in several]
     assert evaluator.metrics(several) == pytest.approx(expected, rel=1e-4, abs=1e-7)

@@ -15,6 +15,8 @@ from sos_deap.config import PRESETS
 from sos_deap.run import main
 from tests.test_run import read, rows
 
+BEST = {"algorithm": PRESETS["best"]["algorithm"], **PRESETS["best"]["kl"]}
+
 MINE = '''
 import random
 from deap import algorithms, tools
@@ -76,12 +78,12 @@ def test_the_preset_best_and_flags_over_it(small: list[str], tmp_path: Path) -> 
     flags = [flag for flag in small if not flag.startswith("--samples")]
     assert main(["best", *flags, "--metric=kl"]) == 0
     config = json.loads((tmp_path / "run" / "config.json").read_text())
-    given = {name: config[name] for name in PRESETS["best"]}
-    assert given == PRESETS["best"] | {"metric": "kl"}
+    expected = {"task": "kl", **BEST, "metric": "kl"}
+    assert {name: config[name] for name in expected} == expected
     result = read(tmp_path / "run")
     removed = result["dense"]["heads"] - result["best"]["heads"]
     assert removed == int(0.34 * result["dense"]["heads"])
-    budget = PRESETS["best"]["max_evaluations"] * result["data"]["calibration"]["tokens"]
+    budget = BEST["max_evaluations"] * result["data"]["calibration"]["tokens"]
     assert 0 < result["search"]["tokens"] <= budget
 
 
@@ -97,7 +99,7 @@ def test_a_genetic_algorithm_at_constant_sparsity_from_a_prior(
 
 def test_the_preset_is_the_variant_that_was_compared() -> None:
     variant = yaml.safe_load(VARIANTS_FILE.read_text())["sweep"]
-    assert variant.items() <= PRESETS["best"].items()
+    assert variant.items() <= {"task": "kl", **BEST}.items()
 
 
 def test_json_lines_for_programs(small: list[str], tmp_path: Path, capsys: Any) -> None:

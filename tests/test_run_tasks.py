@@ -284,7 +284,7 @@ def test_sparsity_in_parameters(models: dict[str, Path], data: Path, tmp_path: P
         (
             "classifier",
             ["--task=accuracy", "--dataset={beyond}"],
-            "has the label 3 in its column",
+            "has the label 3 in row 0 of its column",
         ),
         ("classifier", ["--task=accuracy", "--dataset={plain}"], "no label column: expected one"),
         ("seq2seq", ["--task=summarization", "--dataset={plain}"], "no summary column: expected"),

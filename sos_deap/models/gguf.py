@@ -183,7 +183,7 @@ def _attention(model: Any, attention: Any, *, first: bool) -> tuple[int, int, di
     if hasattr(attention, "q_proj"):
         parts = {n: dict(getattr(attention, f"{n}_proj").named_parameters()) for n in "qkvo"}
         heads, kv_heads = (len(parts[n]["weight"]) // head_dim for n in "qk")
-        uses = getattr(attention, "query_heads_per_kv_head", None) or [heads // kv_heads] * kv_heads
+        uses = getattr(attention.config, "ragged", None) or [heads // kv_heads] * kv_heads
     elif first or attention.o_proj.bias is not None:
         # A head of zeros stands in: llama.cpp takes sizes for all layers from the first, and has
         # no place for a bias where there is no attention.
