@@ -94,8 +94,8 @@ def test_a_run_by_an_ablation_goes_on(tmp_path: Path) -> None:
     assert main([f"--resume={parts}", "--generations=2"]) == 0
     results = [json.loads((folder / "result.json").read_text()) for folder in (whole, parts)]
     assert results[0]["best"] == results[1]["best"]
-    first, second = (lines(folder / "journal.jsonl")[2:] for folder in (whole, parts))
-    assert first == second  # but for the settings
+    first, second = (lines(folder / "journal.jsonl") for folder in (whole, parts))
+    assert [line for line in first if "sums" in line] == [line for line in second if "sums" in line]
     assert results[0]["search"]["forward_evaluations"] >= 145
 
 
