@@ -49,5 +49,7 @@ def plain(text: str) -> Any:
         raise ValueError(f"{len(text):,} characters are too many: settings have {LONGEST:,}")
     try:
         return yaml.load(text, _Loader)  # noqa: S506  # a SafeLoader
-    except Exception as error:  # of a tag and a value that do not fit it raises many kinds
+    except yaml.YAMLError as error:
         raise ValueError(first_line(error)) from error
+    except Exception as error:  # PyYAML raises many kinds for a value that does not fit its tag
+        raise ValueError(f"a value does not fit its tag ({first_line(error)})") from error
