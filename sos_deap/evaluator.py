@@ -267,8 +267,9 @@ class Evaluator:
         :raises InputError: for a chromosome that does not fit the model.
         """
         several = list(individuals)
-        if self._validates:
-            return self._validated(lambda other: other.many(several, max_sparsity))
+        if self._validates:  # on all of those examples, whichever of the others it was scored on
+            plain = [list(individual) for individual in several]
+            return self._validated(lambda other: other.many(plain, max_sparsity))
         with self._lock:
             return self._many(several, max_sparsity)
 

@@ -57,7 +57,7 @@ def test_another_function_as_evaluate_is_what_judges(evaluator: Evaluator, name:
 
 @pytest.mark.parametrize("name", ["eaSimple", "swap"])
 def test_the_penalty_counts_where_the_winner_is_validated(name: str) -> None:
-    first, second = (Perplexity(Sequences("r", torch.randint(0, 2048, (3, 16)))) for _ in range(2))
+    first, second = (Perplexity(Sequences("r", torch.randint(0, 2048, (n, 16)))) for n in (3, 2))
     evaluator = Evaluator(small_llama(), first, validation=second)
     toolbox = filled(evaluator, elite=30)
     toolbox.decorate("evaluate", tools.DeltaPenalty(keeps_layer_0, -1e6))
@@ -65,6 +65,7 @@ def test_the_penalty_counts_where_the_winner_is_validated(name: str) -> None:
     hall = evolve(toolbox, name, population=8, generations=8).halloffame
     assert any(not keeps_layer_0(genes) for genes in hall)  # it is the penalty that decides
     assert keeps_layer_0(hall[0])
+    hall[0].examples = (0, 3)  # all calibration examples: there are fewer for validation
     with evaluator.validating():
         assert hall[0].fitness.values == toolbox.evaluate(hall[0])
 
