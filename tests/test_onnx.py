@@ -134,21 +134,18 @@ def test_half_precision_in_training_becomes_float32(runtime: Any, tmp_path: Path
 def test_float16_has_half_the_bytes_and_the_tokenizer_is_copied(
     runtime: Any, model_folder: Path, tmp_path: Path
 ) -> None:
-    model, sizes, text = load(model_folder), [], "a tree of values"
-    for dtype in ("float32", "float16"):
-        folder = tmp_path / dtype
-        write_onnx(model, folder, str(model_folder), dtype)
-        sizes.append((folder / "model.onnx.data").stat().st_size)
-        stock = AutoTokenizer.from_pretrained(model_folder)(text, return_tensors="pt")
-        batch = dict(AutoTokenizer.from_pretrained(folder)(text, return_tensors="pt"))
-        assert batch["input_ids"].tolist() == stock["input_ids"].tolist()
-        opened = runtime.InferenceSession(folder / "model.onnx")
-        found = run(opened, {entry.name: batch[entry.name] for entry in opened.get_inputs()})
-        assert f"torch.{dtype}" == str(found.dtype)
-        expected = output(model, {"input_ids": stock["input_ids"]})
-        tolerance = {"float32": 1e-5, "float16": 1e-2}[dtype]
-        assert (found.float() - expected).abs().max() <= tolerance * expected.abs().max()
-    assert sizes[1] == sizes[0] / 2
+    model, folder, text = load(model_folder), tmp_path / "float16", "a tree of values"
+    write_onnx(model, folder, str(model_folder), "float16")
+    size = (folder / "model.onnx.data").stat().st_size
+    assert 1.9 * model.num_parameters() < size < 2.1 * model.num_parameters()  # bytes
+    stock = AutoTokenizer.from_pretrained(model_folder)(text, return_tensors="pt")
+    batch = dict(AutoTokenizer.from_pretrained(folder)(text, return_tensors="pt"))
+    assert batch["input_ids"].tolist() == stock["input_ids"].tolist()
+    opened = runtime.InferenceSession(folder / "model.onnx")
+    found = run(opened, {entry.name: batch[entry.name] for entry in opened.get_inputs()})
+    assert found.dtype == torch.float16
+    expected = output(model, {"input_ids": stock["input_ids"]})
+    assert (found.float() - expected).abs().max() <= 1e-2 * expected.abs().max()
     with pytest.raises(InputError, match="unknown dtype of ONNX 'int8'"):
         write_onnx(model, tmp_path / "int8", dtype="int8")
 
