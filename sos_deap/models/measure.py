@@ -26,7 +26,7 @@ from sos_deap.models.examples import random_inputs
 from sos_deap.models.flops import counting
 from sos_deap.models.generating import generate
 from sos_deap.models.length import most_tokens
-from sos_deap.models.sharing import is_out_of_memory
+from sos_deap.models.sharing import MEMORY_ERRORS, is_out_of_memory
 
 #: Fewest rounds, whatever they take: a median of fewer says nothing.
 LEAST_ROUNDS = 3
@@ -119,8 +119,8 @@ def try_out(model: Any, length: int, new_tokens: int) -> None:
 def _fits(batch_size: int, length: int) -> Iterator[None]:
     try:
         yield
-    except (RuntimeError, MemoryError) as error:
-        if not (isinstance(error, MemoryError) or is_out_of_memory(error)):
+    except MEMORY_ERRORS as error:
+        if not is_out_of_memory(error):
             raise
         raise InputError(
             f"memory ran out for batch size {batch_size} and length {length}: give smaller "
