@@ -17,9 +17,9 @@ import numpy as np
 import torch
 
 from benchmarks.ngram import KneserNey
-from runs.train_tiny import LOG, token_stream, training_documents
+from benchmarks.standins.train_tiny import LOG, token_stream, training_documents
 from sos_deap import Evaluator, masked
-from sos_deap.files import write_json
+from sos_deap.files.atomic import write_json
 
 RESULT = Path(__file__).parent / "results" / "builtin_tiny.json"
 REMOVED, DRAWS = 0.30, 20

@@ -24,11 +24,11 @@ from typing import Any
 import torch
 
 from sos_deap import Evaluator
-from sos_deap.command import quiet
+from sos_deap.artifacts import versions
+from sos_deap.cli import quiet
 from sos_deap.engines import ENGINES
 from sos_deap.engines.launch import launch
-from sos_deap.files import write_json
-from sos_deap.outcome import versions
+from sos_deap.files.atomic import write_json
 
 RESULTS = Path(__file__).parent / "results"
 _SLEEP = 0.05  # long enough for SCOOP to give it away

@@ -23,9 +23,9 @@ from typing import Any
 from deap import base, tools
 
 from sos_deap import Chromosome, Evaluator, evolve
-from sos_deap.files import write_json
+from sos_deap.artifacts import versions
+from sos_deap.files.atomic import write_json
 from sos_deap.models.importance import IMPORTANCES
-from sos_deap.outcome import versions
 from sos_deap.search.limits import Limits
 from sos_deap.search.space import Space, most_removed
 

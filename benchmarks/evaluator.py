@@ -42,13 +42,13 @@ from sos_deap import (
     prune,
     register,
 )
-from sos_deap.files import write_json
+from sos_deap.artifacts import versions
+from sos_deap.files.atomic import write_json
 from sos_deap.models.measure import peak_bytes
-from sos_deap.outcome import versions
 from sos_deap.search.chromosome import random_genes
 from sos_deap.tasks import likelihood
+from sos_deap.tasks.data.sequences import Sequences
 from sos_deap.tasks.language import Perplexity
-from sos_deap.tasks.sequences import Sequences
 
 RESULTS = Path(__file__).parent / "results"
 Generations = list[list[list[int]]]  # the chromosomes that each generation asks for

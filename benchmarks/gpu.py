@@ -21,11 +21,11 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 
 from benchmarks.evaluator import field_loop, lookup_generations
 from sos_deap import Evaluator, head_map
-from sos_deap.files import write_json
-from sos_deap.models.pretrained import load_pretrained
-from sos_deap.outcome import versions
+from sos_deap.artifacts import versions
+from sos_deap.files.atomic import write_json
+from sos_deap.models.loading import load_pretrained
+from sos_deap.tasks.data.sequences import Sequences
 from sos_deap.tasks.language import Perplexity
-from sos_deap.tasks.sequences import Sequences
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from sos_deap.files import write_json
+from sos_deap.files.atomic import write_json
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -15,11 +15,11 @@ from pathlib import Path
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from sos_deap.files import write_json
+from sos_deap.artifacts import versions
+from sos_deap.files.atomic import write_json
 from sos_deap.models.measure import peak_bytes
-from sos_deap.outcome import versions
+from sos_deap.tasks.data.sequences import Sequences
 from sos_deap.tasks.language import Perplexity
-from sos_deap.tasks.sequences import Sequences
 
 VOCABULARY, SEQUENCES, SEQLEN = 2**18, 8, 2048
 RESULTS = Path(__file__).parent / "results"

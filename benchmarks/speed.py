@@ -19,10 +19,10 @@ import torch
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
 
 from sos_deap import head_map, prune
-from sos_deap.files import write_json
+from sos_deap.artifacts import versions
+from sos_deap.files.atomic import write_json
 from sos_deap.models.measure import measure
-from sos_deap.outcome import versions
-from sos_deap.report import measured_table
+from sos_deap.report.tables import measured_table
 
 SHAPES: dict[str, Any] = {
     "gpt2": GPT2Config,  # 12 layers, 768 wide, 12 heads, 124 million parameters

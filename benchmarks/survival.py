@@ -28,7 +28,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from sos_deap.files import write_json
+from sos_deap.files.atomic import write_json
 
 RESULT = Path(__file__).parent / "results" / "survival.json"
 

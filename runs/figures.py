@@ -24,9 +24,9 @@ from matplotlib.figure import Figure
 
 from sos_deap import load, prune
 from sos_deap.config import PRESETS, parse
-from sos_deap.figures import COLOURS, MARKERS, save
-from sos_deap.files import write_csv
+from sos_deap.files.atomic import write_csv
 from sos_deap.models.measure import measure
+from sos_deap.report.figures import COLOURS, MARKERS, save
 from sos_deap.run import evaluator_of, search
 
 RESULTS = Path(__file__).parent / "results" / "figures"

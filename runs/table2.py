@@ -19,10 +19,10 @@ from typing import Any
 
 from benchmarks.main_job import spread
 from sos_deap import load
-from sos_deap.command import answered, quiet
+from sos_deap.cli import quiet, run_with_exit_status
 from sos_deap.config import RunConfig, parse
 from sos_deap.errors import InputError
-from sos_deap.files import write_json
+from sos_deap.files.atomic import write_json
 from sos_deap.run import evaluator_of, run
 from sos_deap.tasks.settings import TaskSettings
 
@@ -112,4 +112,4 @@ def told(config: RunConfig, settings: TaskSettings) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(answered(lambda: row(sys.argv[1:])))
+    sys.exit(run_with_exit_status(lambda: row(sys.argv[1:])))

@@ -2,7 +2,7 @@
 
     chromosome -> masked forward -> metric -> fitness -> DEAP -> next chromosomes
      (search/)      (models/)      (tasks/)   (tasks/)  (search/)
-                           evaluator.py
+                       evaluation/
 
 The best chromosome then goes to :func:`prune`, which cuts the heads out of the weights.
 """
@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sos_deap.errors import InputError as InputError
-    from sos_deap.evaluator import Evaluator as Evaluator
-    from sos_deap.evaluator import batched_map as batched_map
+    from sos_deap.evaluation.evaluator import Evaluator as Evaluator
+    from sos_deap.evaluation.evaluator import batched_map as batched_map
     from sos_deap.models.heads import head_map as head_map
     from sos_deap.models.heads import masked as masked
-    from sos_deap.models.pretrained import load as load
+    from sos_deap.models.loading import load as load
     from sos_deap.models.prune import prune as prune
     from sos_deap.search.chromosome import Chromosome as Chromosome
     from sos_deap.search.drive import evolve as evolve
@@ -43,16 +43,16 @@ __version__ = "0.1.0"
 # then start without torch, which takes seconds.
 _HOME = {
     "Chromosome": "search.chromosome",
-    "Evaluator": "evaluator",
+    "Evaluator": "evaluation.evaluator",
     "InputError": "errors",
     "Limits": "search.limits",
-    "batched_map": "evaluator",
+    "batched_map": "evaluation.evaluator",
     "cxFitnessWeighted": "search.operators",
     "cxFitnessWeightedPaper": "search.operators",
     "evolve": "search.drive",
     "head_map": "models.heads",
     "limit_sparsity": "search.operators",
-    "load": "models.pretrained",
+    "load": "models.loading",
     "masked": "models.heads",
     "mutSparsityFlipBit": "search.operators",
     "mutSwap": "search.operators",

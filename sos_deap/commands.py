@@ -9,7 +9,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from sos_deap.command import Parser, answered, quiet
+from sos_deap.cli import Parser, quiet, run_with_exit_status
 from sos_deap.errors import InputError, say, unknown
 
 
@@ -21,7 +21,7 @@ def report(arguments: list[str]) -> int:
         allow_abbrev=False,
     )
     parser.add_argument("folders", type=Path, nargs="+", metavar="DIR", help="run folders")
-    return answered(lambda: _report(parser.parse_args(arguments).folders))
+    return run_with_exit_status(lambda: _report(parser.parse_args(arguments).folders))
 
 
 def prune(arguments: list[str]) -> int:
@@ -47,7 +47,7 @@ def prune(arguments: list[str]) -> int:
         "--unit", help="what a gene of a plain JSON list stands for: head (the default) or group"
     )
     parser.add_argument("--layout", default="sliced", help="sliced (default), uniform or zeroed")
-    return answered(lambda: _prune(parser.parse_args(arguments), shlex.join(arguments)))
+    return run_with_exit_status(lambda: _prune(parser.parse_args(arguments), shlex.join(arguments)))
 
 
 def measure(arguments: list[str]) -> int:
@@ -78,7 +78,7 @@ def measure(arguments: list[str]) -> int:
         help="auto (float32 on a CPU, else as stored), float32, bfloat16, float16",
     )
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the figures as JSON")
-    return answered(lambda: _measure(parser.parse_args(arguments)))
+    return run_with_exit_status(lambda: _measure(parser.parse_args(arguments)))
 
 
 def export(arguments: list[str]) -> int:
@@ -94,12 +94,12 @@ def export(arguments: list[str]) -> int:
         "--dtype", help="of an ONNX graph's weights: float32 (default) or float16, half the bytes"
     )
     parser.add_argument("--output", type=Path, required=True, help="where to write it")
-    return answered(lambda: _export(parser.parse_args(arguments)))
+    return run_with_exit_status(lambda: _export(parser.parse_args(arguments)))
 
 
 def _report(folders: list[Path]) -> None:
-    from sos_deap.page import write_page
-    from sos_deap.report import comparison
+    from sos_deap.report.page import write_page
+    from sos_deap.report.tables import comparison
 
     for folder in folders:
         if not os.path.isdir(folder):
@@ -111,12 +111,12 @@ def _report(folders: list[Path]) -> None:
 
 
 def _prune(flags: Namespace, given: str) -> None:
-    from sos_deap.chromosome_file import read_chromosome
-    from sos_deap.files import free_folder, whole_folder
+    from sos_deap.artifacts import prune_to, size, write_card
+    from sos_deap.files.atomic import free_folder, whole_folder
+    from sos_deap.files.chromosome_file import read_chromosome
     from sos_deap.models.heads import head_map
-    from sos_deap.models.pretrained import check_prunable, load, read_config, save_companions
+    from sos_deap.models.loading import check_prunable, load, read_config, save_companions
     from sos_deap.models.prune import check_layout
-    from sos_deap.outcome import prune_to, size, write_card
 
     quiet()
     folder = free_folder(flags.output_dir)
@@ -183,10 +183,10 @@ def _check_fingerprint(flags: Namespace, saved: dict[str, Any], model: Any) -> N
 
 
 def _measure(flags: Namespace) -> None:
-    from sos_deap.files import write_json
+    from sos_deap.files.atomic import write_json
+    from sos_deap.models.loading import checked_device, checked_dtype, load
     from sos_deap.models.measure import measure
-    from sos_deap.models.pretrained import checked_device, checked_dtype, load
-    from sos_deap.report import measured_table
+    from sos_deap.report.tables import measured_table
 
     quiet()
     if flags.output is not None:
@@ -214,7 +214,7 @@ def _measure(flags: Namespace) -> None:
 
 
 def _export(flags: Namespace) -> None:
-    from sos_deap.models.pretrained import load, load_tokenizer
+    from sos_deap.models.loading import load, load_tokenizer
 
     if flags.format not in ("onnx", "gguf"):
         raise unknown("format", flags.format, ("onnx", "gguf"))
@@ -225,7 +225,7 @@ def _export(flags: Namespace) -> None:
     model = load(flags.model)
     stored = written = str(model.dtype).removeprefix("torch.")
     if flags.format == "onnx":
-        from sos_deap.models.onnx import write_onnx
+        from sos_deap.export.onnx import write_onnx
 
         written = "float32" if flags.dtype is None else flags.dtype
         difference = write_onnx(model, flags.output, flags.model, written)
@@ -234,7 +234,7 @@ def _export(flags: Namespace) -> None:
             say(f"({flags.model} has no tokenizer to copy: take that which it was trained with)")
         checked = f", outputs differ from torch's by {difference:.1e} of the largest"
     else:
-        from sos_deap.models.gguf import write_gguf
+        from sos_deap.export.gguf import write_gguf
 
         write_gguf(model, load_tokenizer(flags.model), flags.output)
         files, checked = [flags.output], ""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from sos_deap.command import Parser
+from sos_deap.cli import Parser
 from sos_deap.errors import InputError, first_line, one_line, unknown
 from sos_deap.tasks.settings import TaskSettings, setting
 
@@ -266,7 +266,7 @@ def parse(arguments: list[str]) -> tuple[RunConfig, TaskSettings]:
 
 def _saved(folder: Path) -> list[str]:
     """The settings of a run as flags: of ``config.json``, or the journal where that is damaged."""
-    from sos_deap.journal import read_settings
+    from sos_deap.evaluation.journal import read_settings
 
     written = read_settings(folder / "journal.jsonl")
     path = folder / "config.json"
@@ -310,7 +310,7 @@ def _settings(name: str) -> list[str]:
 
 def _preset(name: str, given: RunConfig) -> list[str]:
     """A preset as flags, with those of the task that is given or fits the model."""
-    from sos_deap.tasks.metrics import resolved_task
+    from sos_deap.tasks.registry import resolved_task
 
     task = resolved_task(given.task, given.model, causal="kl")
     settings = {k: v for k, v in PRESETS[name].items() if not isinstance(v, dict)}
@@ -322,7 +322,7 @@ def _as_flags(values: dict[str, Any]) -> list[str]:
 
 
 def _from_file(path: Path) -> dict[str, Any]:
-    from sos_deap.plain import plain
+    from sos_deap.safe_yaml import plain
 
     try:
         content = plain(path.read_text(encoding="utf-8"))

@@ -10,10 +10,10 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from sos_deap.errors import InputError, first_line
-from sos_deap.evaluator import Evaluator
-from sos_deap.models.folder import pruned_type
+from sos_deap.evaluation.evaluator import Evaluator
+from sos_deap.models.loading import read_config
 from sos_deap.models.measure import try_out
-from sos_deap.models.pretrained import read_config
+from sos_deap.models.saving import pruned_type
 from sos_deap.models.sharing import is_out_of_memory
 from sos_deap.tasks.samples import samples
 

@@ -14,12 +14,18 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sos_deap.command import Interrupted, answered, ends_in_time, quiet, standard_output
+from sos_deap.cli import (
+    Interrupted,
+    graceful_interrupt,
+    quiet,
+    run_with_exit_status,
+    standard_output,
+)
 from sos_deap.config import PRESETS, RunConfig, flags, parse
 from sos_deap.engines import check_engine, default_workers
 from sos_deap.errors import InputError, WorkerLostError, first_line, unknown
-from sos_deap.files import make_folder, write_json
-from sos_deap.run_folder import (
+from sos_deap.files.atomic import make_folder, write_json
+from sos_deap.files.run_folder import (
     JOURNAL,
     begin_again,
     claim,
@@ -37,9 +43,9 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedModel
 
-    from sos_deap.evaluator import Evaluator
-    from sos_deap.journal import Journal
-    from sos_deap.progress import Console, Progress
+    from sos_deap.evaluation.evaluator import Evaluator
+    from sos_deap.evaluation.journal import Journal
+    from sos_deap.report.console import Console, Progress
     from sos_deap.search.algorithms import Algorithm
     from sos_deap.search.drive import Evolution
     from sos_deap.search.limits import Limits
@@ -55,12 +61,12 @@ def run(config: RunConfig, settings: TaskSettings, out: TextIO | None = None) ->
     :raises InputError: for bad settings, before anything is written.
     """
     # Imported here, so that --help does not wait for torch.
+    from sos_deap.artifacts import quality, size
+    from sos_deap.evaluation.store import check_store
     from sos_deap.models.prune import check_layout
-    from sos_deap.outcome import quality, size
-    from sos_deap.progress import Console
     from sos_deap.rehearsal import rehearse
-    from sos_deap.store import check_store
-    from sos_deap.tasks.metrics import resolved_task
+    from sos_deap.report.console import Console
+    from sos_deap.tasks.registry import resolved_task
 
     check(config)
     if config.store is not None:
@@ -159,7 +165,7 @@ class _Run:
 
     def _known(self) -> dict[str, Any]:
         """A ``result.json`` before the search, its parts in their order."""
-        from sos_deap.outcome import versions
+        from sos_deap.artifacts import versions
 
         config, evaluator = self.config, self.evaluator
         tasks: dict[str, Any] = {"calibration": evaluator.task, "held-out": evaluator.heldout}
@@ -186,10 +192,10 @@ class _Run:
         """Search; leave logbook and evaluations in the folder; return figures and winner."""
         from deap.tools import Logbook
 
-        from sos_deap.live import LivePage
-        from sos_deap.outcome import search_figures
-        from sos_deap.progress import Progress
-        from sos_deap.report import winner, write_evaluations, write_front, write_logbook
+        from sos_deap.artifacts import search_figures
+        from sos_deap.report.console import Progress
+        from sos_deap.report.live import LivePage
+        from sos_deap.report.tables import winner, write_evaluations, write_front, write_logbook
 
         config, evaluator, folder = self.config, self.evaluator, self.folder
         evaluator.open_store(config.store or folder / "store.sqlite")
@@ -205,7 +211,7 @@ class _Run:
         try:
             with (
                 page,
-                ends_in_time() as check_signals,
+                graceful_interrupt() as check_signals,
                 evaluator.interruptible(check_signals),
             ):
                 evolution = search(config, evaluator, on_generation, self.toolbox, logbook)
@@ -232,8 +238,8 @@ class _Run:
 
     def _watchers(self, progress: Progress, logbook: Any) -> list[Any]:
         """All that is called after each generation, in order, but for the page."""
-        from sos_deap.live import TensorBoard
-        from sos_deap.progress import Trace
+        from sos_deap.report.console import Trace
+        from sos_deap.report.live import TensorBoard
 
         config, evaluator, folder = self.config, self.evaluator, self.folder
         watchers: list[Any] = [progress]
@@ -245,8 +251,8 @@ class _Run:
 
     def _end(self, known: dict[str, Any], searched: dict[str, Any], chromosome: Any) -> None:
         """Prune, measure and report."""
-        from sos_deap.outcome import write_samples
-        from sos_deap.report import measured_table, search_lines, table
+        from sos_deap.artifacts import write_samples
+        from sos_deap.report.tables import measured_table, search_lines, table
 
         say, folder, evaluator = self.console.say, self.folder, self.evaluator
         say(search_lines(searched))
@@ -268,8 +274,8 @@ class _Run:
         self, known: dict[str, Any], chromosome: list[int]
     ) -> tuple[dict[str, Any], PreTrainedModel]:
         """Prune and save; returns the ``best`` part of ``result.json``, and the pruned model."""
-        from sos_deap.outcome import original, save_best
-        from sos_deap.report import inline
+        from sos_deap.artifacts import original, save_best
+        from sos_deap.report.tables import inline
 
         config = self.config
         facts = {
@@ -290,8 +296,8 @@ class _Run:
 
     def _draw(self, generations: int) -> None:
         """Make the page, and say where everything is."""
-        from sos_deap.live import add_heads
-        from sos_deap.page import write_page  # not before: matplotlib takes its time
+        from sos_deap.report.live import add_heads
+        from sos_deap.report.page import write_page  # not before: matplotlib takes its time
 
         say, folder = self.console.say, self.folder
         say(f"report:       {write_page(folder)}")
@@ -303,7 +309,7 @@ class _Run:
 
 def evaluator_of(config: RunConfig, settings: TaskSettings) -> Evaluator:
     """The evaluator of a run: its model, with its task on both parts of its data."""
-    from sos_deap.evaluator import OPTIONS, Evaluator
+    from sos_deap.evaluation.evaluator import OPTIONS, Evaluator
     from sos_deap.tasks.objectives import checked_objective
 
     return Evaluator.from_pretrained(
@@ -350,7 +356,7 @@ def check(config: RunConfig) -> None:
         )
     check_engine(config.engine, config.workers, config.hostfile)
     if config.tensorboard:
-        from sos_deap.live import check_tensorboard
+        from sos_deap.report.live import check_tensorboard
 
         check_tensorboard()
     if not 0 <= config.seed < 2**32:
@@ -545,7 +551,7 @@ def main(arguments: list[str] | None = None) -> int:
             with standard_output(config.json_lines) as out:
                 run(config, settings, out)
 
-    return answered(job) or status
+    return run_with_exit_status(job) or status
 
 
 def _under_scoop() -> bool:

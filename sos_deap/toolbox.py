@@ -9,8 +9,8 @@ from typing import Any
 from deap import tools
 
 from sos_deap.errors import InputError
-from sos_deap.evaluator import Evaluator, batched_map
-from sos_deap.priors import PRIORS
+from sos_deap.evaluation.evaluator import Evaluator, batched_map
+from sos_deap.evaluation.priors import PRIORS
 from sos_deap.search.choice import Choice, Operator, choose, try_out
 from sos_deap.search.chromosome import (
     Chromosome,
@@ -79,8 +79,8 @@ def register(
     :param mutation: an operator; a key of :data:`sos_deap.search.choice.MUTATIONS`, say.
     :param selection: an operator; a key of :data:`sos_deap.search.choice.SELECTIONS`, say. ``None``
         for ``"tournament"``, or ``"nsga2"`` with an objective of two values.
-    :param prior: an importance, one of :data:`sos_deap.priors.PRIORS`, that says which heads
-        rather go: in new individuals, of which the first of a population removes the least
+    :param prior: an importance, one of :data:`sos_deap.evaluation.priors.PRIORS`, that says which
+        heads rather go: in new individuals, of which the first of a population removes the least
         important, by the mutation ``flip``, and in what ``repair`` gives back. A share of
         :data:`EXPLORATION` is left to chance. ``None`` for all heads alike.
     :param repair: let ``mate`` and ``mutate`` give back heads to children above ``max_sparsity``.

@@ -18,9 +18,9 @@ import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from sos_deap import Evaluator
-from sos_deap.models.pretrained import BUILTIN
+from sos_deap.models.loading import BUILTIN
+from sos_deap.tasks.data.sequences import Sequences
 from sos_deap.tasks.language import Perplexity
-from sos_deap.tasks.sequences import Sequences
 
 GENES = 12
 
@@ -34,7 +34,7 @@ def seeded() -> None:
 @pytest.fixture(autouse=True)
 def float32_on_every_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that exact comparisons hold whatever the processor."""
-    monkeypatch.setattr("sos_deap.models.pretrained.cpu_dtype", lambda: torch.float32)
+    monkeypatch.setattr("sos_deap.models.loading.cpu_dtype", lambda: torch.float32)
 
 
 def small_llama() -> Any:

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from sos_deap import InputError, evolve
-from sos_deap.search.bonsai import Bonsai
-from sos_deap.search.evopress import EvoPress
 from sos_deap.search.limits import Limits
 from sos_deap.search.space import Space
-from sos_deap.search.strategy import value
+from sos_deap.search.strategies.bonsai import Bonsai
+from sos_deap.search.strategies.evopress import EvoPress
+from sos_deap.search.strategies.strategy import value
 from tests.test_strategies import BEST, SPACE, STRATEGIES, WEIGHTS, cost, toolbox_for
 
 N = len(SPACE)

@@ -9,9 +9,16 @@ from typing import Any
 import pytest
 
 from sos_deap import InputError
-from sos_deap.tasks.columns import SOURCES, SUMMARIES, one, only_text, strings, texts_to_classify
-from sos_deap.tasks.data import Part
-from sos_deap.tasks.labels import multiple_labels, single_labels
+from sos_deap.tasks.data.columns import (
+    SOURCES,
+    SUMMARIES,
+    one,
+    only_text,
+    strings,
+    texts_to_classify,
+)
+from sos_deap.tasks.data.labels import multiple_labels, single_labels
+from sos_deap.tasks.data.reading import Part
 
 
 def part(label_names: Any = None, /, **columns: list[Any]) -> Part:

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from sos_deap import head_map, load, masked
 from sos_deap.__main__ import main
-from sos_deap.chromosome_file import write_chromosome
+from sos_deap.files.chromosome_file import write_chromosome
 from sos_deap.models.identity import fingerprint
 from tests.tiny import assert_close, build, output
 

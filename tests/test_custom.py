@@ -18,7 +18,7 @@ import torch
 from sos_deap import Evaluator, InputError, prune
 from sos_deap.tasks.code import code_hash
 from sos_deap.tasks.custom import CallableTask
-from sos_deap.user import user_function
+from sos_deap.user_function import user_function
 from tests.conftest import GENES, small_llama
 
 IDS = torch.arange(12)[None]

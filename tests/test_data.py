@@ -13,8 +13,8 @@ import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
 
 from sos_deap import InputError
-from sos_deap.tasks.data import Part, read_parts
-from sos_deap.tasks.local import local_tables
+from sos_deap.tasks.data.local import local_tables
+from sos_deap.tasks.data.reading import Part, read_parts
 from sos_deap.tasks.settings import TaskSettings
 
 ROWS = [

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from sos_deap import Chromosome, InputError, evolve
-from sos_deap.search.distribution import PBIL, UMDA, ConditionalBernoulli
 from sos_deap.search.limits import Limits
 from sos_deap.search.space import Space
+from sos_deap.search.strategies.distribution import PBIL, UMDA, ConditionalBernoulli
 from tests.test_strategies import BEST, toolbox_for
 
 SPACE = Space((2, 2), removed=2)

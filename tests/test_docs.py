@@ -18,14 +18,14 @@ from sos_deap import commands
 from sos_deap.__main__ import main
 from sos_deap.config import RunConfig, parse
 from sos_deap.errors import InputError
+from sos_deap.evaluation.priors import PRIORS
 from sos_deap.models.heads import UNITS
 from sos_deap.models.prune import LAYOUTS
-from sos_deap.priors import PRIORS
 from sos_deap.run import check, objective_of
 from sos_deap.search.algorithms import ALGORITHMS
 from sos_deap.search.choice import CROSSOVERS, MUTATIONS, SELECTIONS
-from sos_deap.tasks.metrics import TASKS, task_kind
 from sos_deap.tasks.objectives import OBJECTIVES, checked_objective
+from sos_deap.tasks.registry import TASKS, task_kind
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -91,7 +91,7 @@ def test_runs_have_flags_and_names_that_exist(
 ) -> None:
     if not bad:
         with monkeypatch.context() as patch:  # the models of the pages are nobody's
-            patch.setattr("sos_deap.tasks.metrics.kind_of", lambda name: "causal")
+            patch.setattr("sos_deap.tasks.registry.kind_of", lambda name: "causal")
             check_names(parse(arguments)[0])
         return
     with pytest.raises(InputError) as raised:

@@ -24,7 +24,7 @@ import pytest
 import torch
 
 from sos_deap import Evaluator, InputError
-from sos_deap.command import Interrupted, ends_in_time
+from sos_deap.cli import Interrupted, graceful_interrupt
 from sos_deap.engines import check_engine, worker
 from sos_deap.engines.launch import _Run
 from sos_deap.engines.process import Processes
@@ -233,7 +233,7 @@ def test_a_wait_for_workers_has_an_end(
     evaluator.open_engine(Silent(), 2)
     interrupt = Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
     interrupt.start()
-    with pytest.raises(Interrupted), ends_in_time():
+    with pytest.raises(Interrupted), graceful_interrupt():
         evaluator.many(several(4))
     interrupt.join()
     told = capsys.readouterr().err
@@ -586,6 +586,6 @@ def test_threads_are_shared(monkeypatch: pytest.MonkeyPatch) -> None:
     before = torch.get_num_threads()
     monkeypatch.setattr("os.cpu_count", lambda: 8)
     monkeypatch.setattr(worker, "_settled", [])
-    worker.settle(3)
-    assert torch.get_num_threads() == 2 and worker.is_settled()
+    worker.configure_process(3)
+    assert torch.get_num_threads() == 2 and worker.is_configured()
     torch.set_num_threads(before)

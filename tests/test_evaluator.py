@@ -16,9 +16,9 @@ from deap import algorithms, base, creator, tools
 
 from sos_deap import Chromosome, Evaluator, InputError, batched_map, masked, prune, register
 from sos_deap.search.chromosome import WORST_FITNESS
+from sos_deap.tasks.data.sequences import Sequences
 from sos_deap.tasks.divergence import KL
 from sos_deap.tasks.language import Perplexity
-from sos_deap.tasks.sequences import Sequences
 from tests.conftest import GENES, small_llama
 
 

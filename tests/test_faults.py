@@ -18,11 +18,12 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
-from sos_deap import files, load
-from sos_deap.evaluator import Evaluator
-from sos_deap.journal import Journal
+from sos_deap import load
+from sos_deap.evaluation.evaluator import Evaluator
+from sos_deap.evaluation.journal import Journal
+from sos_deap.evaluation.store import Store
+from sos_deap.files import atomic
 from sos_deap.run import evaluator_of, main
-from sos_deap.store import Store
 from tests import test_resume
 from tests.conftest import small_llama
 from tests.test_custom import first_logit
@@ -99,8 +100,8 @@ def test_out_of_memory_then_killed_then_resumed(
 @pytest.mark.parametrize("call", range(1, 9))
 def test_memory_that_runs_out_at_first_changes_nothing(call: int) -> None:
     """The first passes choose how to go on, which must not depend on the weather."""
+    from sos_deap.tasks.data.sequences import Sequences
     from sos_deap.tasks.language import Perplexity
-    from sos_deap.tasks.sequences import Sequences
 
     ids, genes = torch.randint(0, 2048, (4, 16)), [[1, 0, 1] * 4, [0, 1, 1] * 4]
     found = []
@@ -170,17 +171,17 @@ def failed(status: int, capsys: Any, reason: str, folder: Path) -> None:
 @contextmanager
 def full_disk_for(*names: str) -> Iterator[None]:
     """Let new files be links to the device that is always full, those of some names or all."""
-    new_file = files._new_file
+    new_file = atomic._new_file
 
     def full(path: Path) -> Path:
         if names and path.name not in names:
             return new_file(path)
-        part = files.temporary_path(path)
+        part = atomic.temporary_path(path)
         part.symlink_to("/dev/full")
         return part
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(files, "_new_file", full)
+        patch.setattr(atomic, "_new_file", full)
         yield
 
 
@@ -304,7 +305,7 @@ def test_a_store_that_another_process_locks_is_done_without(
     monkeypatch: pytest.MonkeyPatch,
     caplog: Any,
 ) -> None:
-    monkeypatch.setattr("sos_deap.store._SECONDS", 0.1)
+    monkeypatch.setattr("sos_deap.evaluation.store._SECONDS", 0.1)
     path, folder = tmp_path / "shared.sqlite", tmp_path / "run"
     locker = Locker(path)
     with at_write(6, locker.lock):
@@ -322,7 +323,7 @@ def test_a_store_that_another_process_locks_is_done_without(
 def test_a_store_that_is_locked_at_first_is_told_of_and_the_run_can_go_on(
     small: list[str], whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    monkeypatch.setattr("sos_deap.store._SECONDS", 0.1)
+    monkeypatch.setattr("sos_deap.evaluation.store._SECONDS", 0.1)
     path, folder = tmp_path / "shared.sqlite", tmp_path / "run"
     Store(path, "x").close()
     locker = Locker(path)
@@ -403,7 +404,7 @@ def test_killed_between_its_search_and_its_end(whole: Path, reached: str) -> Non
     for later in end[end.index(reached) + 1 :] if reached in end else end:
         (whole / later).unlink()
     if reached == "pruning":
-        left = (whole / "pruned").rename(files.temporary_path(whole / "pruned"))
+        left = (whole / "pruned").rename(atomic.temporary_path(whole / "pruned"))
         (left / "model.safetensors").write_bytes(b"half")
     assert main([f"--resume={whole}"]) == 0
     assert load(whole / "pruned").num_parameters() == result["best"]["parameters"]
@@ -417,7 +418,7 @@ def test_files_of_a_process_that_was_killed_before_its_run_began(
     folder = tmp_path / "run"
     folder.mkdir()
     (folder / "journal.jsonl").write_bytes(b"")
-    files.temporary_path(folder / "config.json").write_text('{"mod')
+    atomic.temporary_path(folder / "config.json").write_text('{"mod')
     (folder / "config.json").write_bytes(b"")  # after a power failure
     assert main([*small, f"--output_dir={folder}"]) == 0
     assert not list(folder.glob("*.part"))

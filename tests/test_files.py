@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sos_deap import InputError
-from sos_deap.files import (
+from sos_deap.files.atomic import (
     make_anew,
     make_subfolder,
     remove_temporary,

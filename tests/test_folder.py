@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoTokenizer, LlamaForCausalLM
 
 from sos_deap import InputError, head_map, load, prune
 from sos_deap.models.families import FAMILIES
-from sos_deap.models.pretrained import BUILTIN
+from sos_deap.models.loading import BUILTIN
 from tests.tiny import HEADS, LAYERS, build, chromosomes, inputs, output
 
 # Runs where `import sos_deap` fails. Prints the largest difference from the outputs it is given.
@@ -176,7 +176,7 @@ def test_pushing_from_save_pretrained_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_code_beside_the_weights_names_the_architecture_s_row() -> None:
-    from sos_deap.models.folder import _code
+    from sos_deap.models.saving import _code
 
     for family in sorted(name for name, row in FAMILIES.items() if not row.unsliceable):
         namespace: dict[str, Any] = {"__name__": "modeling_pruned"}

@@ -21,14 +21,14 @@ from safetensors.torch import load_file
 
 from sos_deap import Evaluator, InputError, load
 from sos_deap.__main__ import main as front_door
-from sos_deap.chromosome_file import read_chromosome
 from sos_deap.config import parse
-from sos_deap.journal import Journal
-from sos_deap.plain import plain
+from sos_deap.evaluation.journal import Journal
+from sos_deap.evaluation.store import Store
+from sos_deap.files.chromosome_file import read_chromosome
 from sos_deap.rehearsal import rehearse
 from sos_deap.run import check, main
+from sos_deap.safe_yaml import plain
 from sos_deap.search.named import split
-from sos_deap.store import Store
 from tests.conftest import GENES
 
 few = settings(
@@ -342,7 +342,7 @@ def test_a_config_of_a_million_layers_is_refused_at_once(
 @few
 @given(VALUES, st.sampled_from(["", "dense", "best", "search", "data", "versions"]))
 def test_a_result_of_anything_is_reported_or_refused(tmp_path: Path, value: Any, part: str) -> None:
-    from sos_deap.report import comparison
+    from sos_deap.report.tables import comparison
 
     sizes = {"heads": 2, "heldout": {"kl": 1.0}}
     result: Any = {"dense": sizes, "best": sizes, "search": {"algorithm": "a", "seconds": 1.0}}
@@ -450,7 +450,7 @@ def test_a_rehearsal_draws_no_random_numbers_and_leaves_the_model_as_it_was(
 
 
 def test_a_model_card_holds_no_markup_of_names() -> None:
-    from sos_deap.card import model_card
+    from sos_deap.report.card import model_card
 
     evil = "a/b\nlicense: x <img src=x onerror=alert(1)> [go](javascript:1) `*x*` | \x1b[2J"
     card = model_card(

@@ -15,11 +15,11 @@ from sos_deap.models.heads import head_map
 from sos_deap.models.importance import IMPORTANCES, importance
 from sos_deap.search.space import Space
 from sos_deap.tasks.classification import Accuracy
+from sos_deap.tasks.data.encoded import Encoded
+from sos_deap.tasks.data.sequences import Sequences
 from sos_deap.tasks.divergence import KL
-from sos_deap.tasks.encoded import Encoded
 from sos_deap.tasks.language import Perplexity
-from sos_deap.tasks.likelihood import OnSequences
-from sos_deap.tasks.sequences import Sequences
+from sos_deap.tasks.likelihood import SequenceTask
 from tests.conftest import small_llama
 from tests.tiny import HEAD_DIM, HEADS, LAYERS, VOCABULARY, WIDTH, build, inputs
 
@@ -144,7 +144,7 @@ def test_taylor_in_inference_mode_and_without_cross_attention() -> None:
         assert (own == [0] * HEADS) if "crossattention" in layer.attention else min(own) > 0
 
 
-def loss_with_masks(model: Any, task: OnSequences, factors: dict[tuple[int, int], float]) -> float:
+def loss_with_masks(model: Any, task: SequenceTask, factors: dict[tuple[int, int], float]) -> float:
     """The mean loss with some heads' outputs scaled: their columns of the output projection are."""
     columns = {}
     for (number, head), factor in factors.items():

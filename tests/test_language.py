@@ -14,12 +14,12 @@ from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForMaskedLM, AutoTokenizer, LlamaConfig
 
 from sos_deap import Evaluator, InputError, head_map, masked, prune
-from sos_deap.models.pretrained import BUILTIN
+from sos_deap.models.loading import BUILTIN
+from sos_deap.tasks.data.self_text import sampled_sequences
+from sos_deap.tasks.data.sequences import Sequences, checked_seqlen
 from sos_deap.tasks.divergence import KL
 from sos_deap.tasks.language import Perplexity, PseudoPerplexity
 from sos_deap.tasks.logits import logits_at
-from sos_deap.tasks.self_text import sampled_sequences
-from sos_deap.tasks.sequences import Sequences, checked_seqlen
 from tests.conftest import GENES, small_llama
 from tests.tiny import VOCABULARY, assert_close, build
 

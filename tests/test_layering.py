@@ -35,9 +35,11 @@ def test_walls(path: Path) -> None:
     room = path.relative_to(ROOT).parts[0]
     if room == "search":
         assert not reaches(path, "torch", "transformers", "sos_deap.models", "sos_deap.tasks")
-        assert not reaches(path, "sos_deap.evaluator", "sos_deap.run")
+        assert not reaches(path, "sos_deap.evaluation.evaluator", "sos_deap.run")
     if room in ("models", "tasks"):
-        assert not reaches(path, "deap", "sos_deap.search", "sos_deap.evaluator", "sos_deap.run")
+        assert not reaches(
+            path, "deap", "sos_deap.search", "sos_deap.evaluation.evaluator", "sos_deap.run"
+        )
     if path.name != "run.py":
         assert not reaches(path, "sos_deap.run"), "only run.py sees the configuration"
         assert not reaches(path, "sos_deap.config"), "only run.py sees the configuration"
@@ -50,5 +52,5 @@ def test_walls(path: Path) -> None:
 
 def test_the_walls_are_looked_at() -> None:
     rooms = {path.relative_to(ROOT).parts[0] for path in FILES}
-    assert {"search", "models", "tasks", "evaluator.py", "run.py"} <= rooms
-    assert reaches(ROOT / "evaluator.py", "torch", "sos_deap.search")
+    assert {"search", "models", "tasks", "evaluation", "run.py"} <= rooms
+    assert reaches(ROOT / "evaluation/evaluator.py", "torch", "sos_deap.search")

@@ -21,8 +21,8 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from sos_deap import Evaluator
-from sos_deap.live import LivePage
-from sos_deap.progress import Progress
+from sos_deap.report.console import Progress
+from sos_deap.report.live import LivePage
 from sos_deap.run import main
 from sos_deap.search.limits import Limits
 from tests.test_page import Words
@@ -53,7 +53,7 @@ def flags(model_folder: Path, text_file: Path, monkeypatch: pytest.MonkeyPatch) 
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """A page after each generation."""
     for name in ("_FIRST", "_PAUSE", "_SHARE"):
-        monkeypatch.setattr(f"sos_deap.live.{name}", 0)
+        monkeypatch.setattr(f"sos_deap.report.live.{name}", 0)
 
 
 def generators() -> tuple[Any, ...]:
@@ -189,7 +189,7 @@ def test_what_a_resumed_search_takes_is_told_by_all_of_its_time(evaluator: Evalu
 
 KILLED = """
 import os, sys
-import sos_deap.live as live
+import sos_deap.report.live as live
 from sos_deap.run import main
 
 live._FIRST = live._PAUSE = live._SHARE = 0
@@ -223,9 +223,9 @@ def test_matplotlib_is_imported_when_there_is_something_to_draw(
 ) -> None:
     code = """
 import sys
-import sos_deap.live
-from sos_deap.evaluator import Evaluator
-from sos_deap.live import LivePage
+import sos_deap.report.live
+from sos_deap.evaluation.evaluator import Evaluator
+from sos_deap.report.live import LivePage
 from sos_deap.run import main
 
 def watched(call, where):
@@ -235,7 +235,7 @@ def watched(call, where):
     return with_a_look
 
 seen = {}
-sos_deap.live._FIRST = 0
+sos_deap.report.live._FIRST = 0
 Evaluator.many = watched(Evaluator.many, "evaluation")
 LivePage._write = watched(LivePage._write, "page")
 assert main(sys.argv[1:]) == 0

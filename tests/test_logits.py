@@ -10,9 +10,9 @@ import torch
 from sos_deap import head_map, masked
 from sos_deap.models.families import FAMILIES
 from sos_deap.models.measure import peak_bytes
+from sos_deap.tasks.data.sequences import Sequences
 from sos_deap.tasks.language import Perplexity
 from sos_deap.tasks.logits import logits_in_slices
-from sos_deap.tasks.sequences import Sequences
 from tests.tiny import VOCABULARY, assert_close, build
 
 CAUSAL = [

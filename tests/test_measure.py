@@ -11,8 +11,8 @@ import torch
 from sos_deap import InputError, prune
 from sos_deap.models.length import most_tokens
 from sos_deap.models.measure import measure
-from sos_deap.report import measured_table
-from sos_deap.tasks.sequences import checked_seqlen
+from sos_deap.report.tables import measured_table
+from sos_deap.tasks.data.sequences import checked_seqlen
 from tests.tiny import HEAD_DIM, LAYERS, VOCABULARY, WIDTH, build
 
 GENES = [1, 0, 1, 1] + [0] * 4 + [1, 1, 0, 0]

@@ -12,8 +12,8 @@ import torch
 from transformers import AutoTokenizer
 
 from sos_deap import InputError, head_map, load, masked, prune
-from sos_deap.models import onnx
-from sos_deap.models.onnx import write_onnx
+from sos_deap.export import onnx
+from sos_deap.export.onnx import write_onnx
 from tests.tiny import VOCABULARY, build, output
 
 FILES = ["config.json", "export.json", "model.onnx", "model.onnx.data"]

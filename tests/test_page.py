@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from sos_deap.__main__ import main as front_door
-from sos_deap.page import by_generation, heads_figure, scatter
+from sos_deap.report.page import by_generation, heads_figure, scatter
 from sos_deap.run import main
 from tests.test_run import read
 

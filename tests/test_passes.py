@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from sos_deap import Evaluator
+from sos_deap.evaluation.forward import ForwardRunner, Sizes
 from sos_deap.models.heads import head_map
-from sos_deap.passes import Passes, Sizes
 from tests.conftest import GENES
 
 ROWS = 3  # sequences of the evaluator's task
@@ -69,7 +69,9 @@ def fake_clock(
         now[0] += seconds(rows[-1])
 
     evaluator.model.register_forward_pre_hook(forward, with_kwargs=True)
-    monkeypatch.setattr("sos_deap.passes.time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(
+        "sos_deap.evaluation.forward.time", SimpleNamespace(perf_counter=lambda: now[0])
+    )
     return rows
 
 
@@ -78,9 +80,9 @@ def sizes_of(evaluator: Evaluator, count: int, batch_tokens: int | None = None) 
     return [len(chunk) for chunk, _ in passes.run([bytes(genes) for genes in several_of(count)])]
 
 
-def masked_passes(evaluator: Evaluator, batch_tokens: int | None = None) -> Passes:
+def masked_passes(evaluator: Evaluator, batch_tokens: int | None = None) -> ForwardRunner:
     heads = head_map(evaluator.model)
-    return Passes(evaluator.model, heads, evaluator.task, batch_tokens, "masked")
+    return ForwardRunner(evaluator.model, heads, evaluator.task, batch_tokens, "masked")
 
 
 def test_the_timing_is_of_what_was_to_be_computed(

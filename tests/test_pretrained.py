@@ -17,14 +17,14 @@ from transformers import (
 )
 
 from sos_deap import Evaluator, InputError, load, prune
-from sos_deap.models.pretrained import (
+from sos_deap.artifacts import original
+from sos_deap.models.loading import (
     BUILTIN,
     cpu_dtype,
     load_pretrained,
     load_tokenizer,
     save_companions,
 )
-from sos_deap.outcome import original
 from tests.conftest import small_llama
 from tests.tiny import build
 
@@ -79,7 +79,7 @@ def test_the_dtype_on_a_cpu_is_what_its_hardware_has(
 ) -> None:
     able: dict[str, Any] = {}
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
-    monkeypatch.setattr("sos_deap.models.pretrained.cpu_dtype", cpu_dtype)
+    monkeypatch.setattr("sos_deap.models.loading.cpu_dtype", cpu_dtype)
     assert load_pretrained(str(model_folder), device="cpu").model.dtype == torch.float32
     able["amx_bf16"] = True
     loaded = load_pretrained(str(model_folder), device="cpu")

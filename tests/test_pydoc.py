@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sos_deap import InputError
-from sos_deap.tasks import pydoc
+from sos_deap.tasks.data import pydoc
 
 
 def test_splits_share_no_document_and_no_text() -> None:

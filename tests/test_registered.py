@@ -13,8 +13,8 @@ from deap import base, tools
 
 from sos_deap import Evaluator, InputError, evolve, register
 from sos_deap.search.limits import Limits
+from sos_deap.tasks.data.sequences import Sequences
 from sos_deap.tasks.language import Perplexity
-from sos_deap.tasks.sequences import Sequences
 from tests.conftest import GENES, small_llama
 from tests.test_strategies import STRATEGIES
 

@@ -14,10 +14,10 @@ import pytest
 from deap import tools
 
 from sos_deap import Evaluator, InputError
-from sos_deap.files import free_folder, make_folder, write_csv, write_json
-from sos_deap.progress import Progress
-from sos_deap.report import front, front_hypervolume, front_line, table, winner
-from sos_deap.run_folder import claim
+from sos_deap.files.atomic import free_folder, make_folder, write_csv, write_json
+from sos_deap.files.run_folder import claim
+from sos_deap.report.console import Progress
+from sos_deap.report.tables import front, front_hypervolume, front_line, table, winner
 from sos_deap.search.chromosome import Chromosome, ParetoFitness, random_genes
 from sos_deap.search.limits import Limits
 from tests.conftest import GENES

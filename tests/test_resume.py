@@ -23,10 +23,10 @@ import pytest
 
 from sos_deap import Evaluator, InputError
 from sos_deap.config import parse
-from sos_deap.files import write_text
-from sos_deap.journal import Journal
+from sos_deap.evaluation.journal import Journal
+from sos_deap.files.atomic import write_text
+from sos_deap.files.run_folder import stopped, to_go_on
 from sos_deap.run import main
-from sos_deap.run_folder import stopped, to_go_on
 from tests.conftest import GENES
 from tests.test_run import read, rows
 
@@ -144,7 +144,7 @@ def test_a_file_that_is_no_journal_is_left_alone(
 def test_a_line_is_on_the_disk_soon_though_no_other_follows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sos_deap.journal._SYNC_SECONDS", 0.05)
+    monkeypatch.setattr("sos_deap.evaluation.journal._SYNC_SECONDS", 0.05)
     synced, fsync = list[int](), os.fsync
 
     def syncing(descriptor: int) -> None:
@@ -226,7 +226,7 @@ def small(
     """Flags of a run of a second."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sos_deap.run._measure", lambda models, seqlen: [])  # seconds of timing
-    monkeypatch.setattr("sos_deap.page.write_page", no_page)  # and as many of drawing
+    monkeypatch.setattr("sos_deap.report.page.write_page", no_page)  # and as many of drawing
     flags = {
         "model": model_folder,
         "dataset": text_file,

@@ -20,13 +20,13 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 from sos_deap import Evaluator, load, masked, prune
 from sos_deap.__main__ import main as front_door
 from sos_deap.models.density import DENSITIES
-from sos_deap.models.pretrained import BUILTIN as BUILTIN_MODELS
-from sos_deap.models.pretrained import DTYPES
+from sos_deap.models.loading import BUILTIN as BUILTIN_MODELS
+from sos_deap.models.loading import DTYPES
 from sos_deap.run import main
 from sos_deap.search.algorithms import ALGORITHMS
-from sos_deap.tasks.data import BUILTIN as BUILTIN_DATA
-from sos_deap.tasks.metrics import TASKS
+from sos_deap.tasks.data.reading import BUILTIN as BUILTIN_DATA
 from sos_deap.tasks.objectives import OBJECTIVES
+from sos_deap.tasks.registry import TASKS
 
 
 @pytest.fixture
@@ -413,7 +413,7 @@ def test_a_run_that_is_cut_short_says_so(
     def fail(*arguments: Any) -> None:
         raise error
 
-    monkeypatch.setattr("sos_deap.report.write_logbook", fail)
+    monkeypatch.setattr("sos_deap.report.tables.write_logbook", fail)
     assert main([*small, f"--output_dir={tmp_path / 'run'}"]) == status
     assert message in capsys.readouterr().err
     assert not (tmp_path / "run" / "result.json").exists()

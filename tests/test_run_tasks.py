@@ -20,9 +20,9 @@ from transformers import (
 
 from sos_deap import Evaluator, load
 from sos_deap.config import parse
-from sos_deap.models.pretrained import BUILTIN
+from sos_deap.models.loading import BUILTIN
 from sos_deap.run import main
-from sos_deap.tasks.metrics import resolved_task
+from sos_deap.tasks.registry import resolved_task
 from tests.tiny import build
 
 WORDS = ["tree", "list", "value", "the", "of", "module", "class", "error"]

@@ -10,13 +10,13 @@ import torch
 from transformers import AutoTokenizer
 
 from sos_deap import head_map, prune
-from sos_deap.models.pretrained import BUILTIN
+from sos_deap.models.loading import BUILTIN
+from sos_deap.tasks.data.encoded import encode
+from sos_deap.tasks.data.sequences import Sequences
 from sos_deap.tasks.divergence import KL
-from sos_deap.tasks.encoded import encode
 from sos_deap.tasks.generation import Summarization
 from sos_deap.tasks.language import Perplexity, PseudoPerplexity
 from sos_deap.tasks.samples import samples
-from sos_deap.tasks.sequences import Sequences
 from sos_deap.tasks.task import Task
 from sos_deap.tasks.texts import TextMetrics
 from tests.tiny import build

@@ -10,10 +10,10 @@ from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer
 
 from sos_deap import InputError
-from sos_deap.models.pretrained import BUILTIN
-from sos_deap.tasks.data import Part
-from sos_deap.tasks.draw import Draw
-from sos_deap.tasks.sequences import (
+from sos_deap.models.loading import BUILTIN
+from sos_deap.tasks.data.draw import Draw
+from sos_deap.tasks.data.reading import Part
+from sos_deap.tasks.data.sequences import (
     Ends,
     Sequences,
     around,

@@ -15,7 +15,7 @@ import torch
 from deap import base
 
 from sos_deap import Evaluator, InputError, masked, register
-from sos_deap.engines.worker import lend
+from sos_deap.engines.worker import register_local
 from tests.conftest import GENES, small_llama
 from tests.test_evaluator import by_hand, chromosomes, token_ids
 
@@ -137,7 +137,7 @@ def test_copies_have_an_objective_of_their_own_and_share_the_model(named: Evalua
     genes = [1] * 9 + [0] * 3
     metric = Evaluator(named.model, named.task, "metric", max_sparsity=1)
     metric._recipe = dict(named._recipe or {})
-    lend(named.recipe, named)
+    register_local(named.recipe, named)
     before = named(genes), metric(genes)
     assert before[0] != before[1]
     for copied in (pickled, copy.deepcopy):

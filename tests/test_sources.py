@@ -56,10 +56,10 @@ def test_nothing_read_is_run(path: Path) -> None:
 def test_the_one_loader_of_yaml_is_a_safe_one() -> None:
     from yaml import SafeLoader
 
-    from sos_deap import plain
+    from sos_deap import safe_yaml
 
-    assert issubclass(plain._Loader, SafeLoader)
-    assert plain._Loader.yaml_constructors == SafeLoader.yaml_constructors
+    assert issubclass(safe_yaml._Loader, SafeLoader)
+    assert safe_yaml._Loader.yaml_constructors == SafeLoader.yaml_constructors
 
 
 @pytest.mark.parametrize(

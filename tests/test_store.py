@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from sos_deap import InputError
-from sos_deap.store import Store
+from sos_deap.evaluation.store import Store
 
 A, B, C = bytes([1, 0, 1]), bytes([1, 1, 1]), bytes([0, 0, 0])
 
@@ -56,7 +56,7 @@ def test_scopes_are_apart(tmp_path: Path) -> None:
 WRITER = """
 import sys
 from pathlib import Path
-from sos_deap.store import Store
+from sos_deap.evaluation.store import Store
 store = Store(Path(sys.argv[1]), "x")
 for i in range(300):
     store.put({bytes([int(sys.argv[2]), i % 256, i // 256]): float(i), bytes([9, i % 256]): 0.5})

@@ -11,16 +11,16 @@ from deap import algorithms, base, tools
 
 from sos_deap import Chromosome, InputError, evolve
 from sos_deap.search.algorithms import ALGORITHMS
-from sos_deap.search.baselines import Greedy, Layers
-from sos_deap.search.bonsai import Bonsai
 from sos_deap.search.chromosome import random_genes
-from sos_deap.search.distribution import PBIL, UMDA
-from sos_deap.search.evopress import EvoPress
-from sos_deap.search.exchange import Exchange
 from sos_deap.search.limits import Limits
 from sos_deap.search.space import Space, exchanged
-from sos_deap.search.strategy import value
-from sos_deap.search.sweep import Sweep
+from sos_deap.search.strategies.baselines import Greedy, Layers
+from sos_deap.search.strategies.bonsai import Bonsai
+from sos_deap.search.strategies.distribution import PBIL, UMDA
+from sos_deap.search.strategies.evopress import EvoPress
+from sos_deap.search.strategies.exchange import Exchange
+from sos_deap.search.strategies.strategy import value
+from sos_deap.search.strategies.sweep import Sweep
 
 SPACE = Space((4, 4, 4, 4), removed=5, priors={"wanda": lambda: WEIGHTS})
 DRAW = random.Random(7)
@@ -58,7 +58,7 @@ def test_a_winner_removes_as_many_as_are_to_go(name: str) -> None:
         ("pbil", PBIL, {}),
         ("pbil,learning_rate=0.3", PBIL, {"learning_rate": 0.3}),
         ("umda,children=6,margin=0.02", UMDA, {"children": 6, "margin": 0.02}),
-        ("sos_deap.search.distribution:PBIL", PBIL, {}),
+        ("sos_deap.search.strategies.distribution:PBIL", PBIL, {}),
         ("greedy", Greedy, {}),
         ("sleb", Layers, {}),
         ("bonsai", Bonsai, {}),

@@ -14,7 +14,7 @@ from sos_deap import Chromosome, InputError, evolve
 from sos_deap.search.limits import Limits
 from sos_deap.search.operators import cxBalanced
 from sos_deap.search.space import Space
-from sos_deap.search.surrogate import Surrogate, kendall_tau, ridge_regression
+from sos_deap.search.strategies.surrogate import Surrogate, kendall_tau, ridge_regression
 
 SPACE = Space((4, 4, 4, 4), removed=5, priors={"weights": lambda: WEIGHTS})
 DRAW = np.random.default_rng(3)

@@ -15,7 +15,7 @@ import sys
 from benchmarks.variants import iohfiles, page, plan, results, tables
 from benchmarks.variants.settings import Settings, parse
 from benchmarks.variants.work import result_path, work
-from sos_deap.command import answered, quiet
+from sos_deap.cli import quiet, run_with_exit_status
 from sos_deap.errors import InputError
 
 
@@ -104,7 +104,7 @@ def main(arguments: list[str] | None = None) -> int:
         quiet()
         failed.extend(compare(settings))
 
-    return answered(job) or int(bool(failed))
+    return run_with_exit_status(job) or int(bool(failed))
 
 
 if __name__ == "__main__":

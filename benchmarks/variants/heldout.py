@@ -9,10 +9,10 @@ from dataclasses import replace
 from typing import Any
 
 from sos_deap.config import RunConfig
-from sos_deap.evaluator import Evaluator
-from sos_deap.models.pretrained import Pretrained
-from sos_deap.passes import Passes
-from sos_deap.tasks.metrics import make_tasks
+from sos_deap.evaluation.evaluator import Evaluator
+from sos_deap.evaluation.forward import ForwardRunner
+from sos_deap.models.loading import Pretrained
+from sos_deap.tasks.registry import make_tasks
 from sos_deap.tasks.settings import TaskSettings
 from sos_deap.tasks.task import Task, Tasks
 
@@ -65,10 +65,10 @@ class Yardstick:
                     }
         return found
 
-    def _passes(self, task: Task) -> Passes:
+    def _passes(self, task: Task) -> ForwardRunner:
         of, config = self._evaluator, self._config
         # Nothing is kept for later: the search's states are in memory already.
-        return Passes(of.model, of.head_map, task, config.batch_tokens, config.batching, 0.0)
+        return ForwardRunner(of.model, of.head_map, task, config.batch_tokens, config.batching, 0.0)
 
 
 def text(chromosome: Iterable[int]) -> str:

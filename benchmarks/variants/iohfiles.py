@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.variants.results import Group
 from sos_deap.errors import InputError
-from sos_deap.files import make_anew
+from sos_deap.files.atomic import make_anew
 
 
 def checked() -> Any:

@@ -13,10 +13,10 @@ from benchmarks.variants.heldout import Yardstick, completed, described, text
 from benchmarks.variants.plan import CHECKPOINTS, FRONT, Job
 from benchmarks.variants.plan import described as told
 from benchmarks.variants.trace import Budget, Trace
+from sos_deap.artifacts import versions
 from sos_deap.config import RunConfig
 from sos_deap.errors import InputError, unknown
-from sos_deap.evaluator import Evaluator
-from sos_deap.outcome import versions
+from sos_deap.evaluation.evaluator import Evaluator
 from sos_deap.run import evaluator_of, search, toolbox_of
 from sos_deap.search.chromosome import within
 from sos_deap.search.space import most_removed

@@ -16,9 +16,9 @@ from benchmarks.variants.plan import CHECKPOINTS, FRONT
 from benchmarks.variants.results import Group
 from benchmarks.variants.settings import Settings
 from benchmarks.variants.tables import Tested
-from sos_deap.figures import COLOURS, save
-from sos_deap.files import write_text
-from sos_deap.page import TEMPLATES
+from sos_deap.files.atomic import write_text
+from sos_deap.report.figures import COLOURS, save
+from sos_deap.report.page import TEMPLATES
 
 
 def write(

@@ -14,7 +14,7 @@ from benchmarks.variants.settings import Settings
 from sos_deap import run as front
 from sos_deap.config import RunConfig, parse
 from sos_deap.errors import InputError
-from sos_deap.files import make_folder, make_subfolder, write_json
+from sos_deap.files.atomic import make_folder, make_subfolder, write_json
 from sos_deap.tasks.settings import TaskSettings
 
 #: Shares of the budget after which the incumbent is measured.

@@ -14,7 +14,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from benchmarks.variants.results import Group
 from benchmarks.variants.statistics import Ranks, runtime
 from benchmarks.variants.tables import hits
-from sos_deap.figures import COLOURS, INK, MARKERS
+from sos_deap.report.figures import COLOURS, INK, MARKERS
 
 STYLES = ("-", "--", ":")
 

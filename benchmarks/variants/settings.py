@@ -10,10 +10,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from sos_deap.command import Parser
+from sos_deap.cli import Parser
 from sos_deap.config import RunConfig
 from sos_deap.errors import InputError, first_line, unknown
-from sos_deap.plain import plain
+from sos_deap.safe_yaml import plain
 from sos_deap.tasks.settings import TaskSettings
 
 #: The variants that come with the benchmark.

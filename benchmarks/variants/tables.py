@@ -13,7 +13,7 @@ import numpy
 from benchmarks.variants import statistics as st
 from benchmarks.variants.results import Group, Row
 from benchmarks.variants.settings import Settings
-from sos_deap.files import write_csv
+from sos_deap.files.atomic import write_csv
 
 
 def traces(found: Iterable[Group]) -> list[Row]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.variants.heldout import text
-from sos_deap.evaluator import Evaluator
+from sos_deap.evaluation.evaluator import Evaluator
 from sos_deap.search.chromosome import is_worst
 
 

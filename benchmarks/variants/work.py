@@ -13,7 +13,7 @@ from typing import Any
 from benchmarks.variants.plan import Job
 from sos_deap.engines.process import Processes
 from sos_deap.errors import first_line
-from sos_deap.files import write_json, write_text
+from sos_deap.files.atomic import write_json, write_text
 
 
 def result_path(folder: Path, job: Job) -> Path:

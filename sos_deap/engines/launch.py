@@ -17,7 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from sos_deap.command import no_answer
+from sos_deap.cli import no_answer
 from sos_deap.engines import scoop_entry
 from sos_deap.engines.lifeline import ALIVE
 from sos_deap.errors import InputError, first_line

@@ -54,7 +54,7 @@ class Processes:
         kill.join()
 
 
-class Borrowed:
+class ExternalExecutor:
     """Any executor of ``concurrent.futures``, which stays its owner's.
 
     :param executor: the executor.
@@ -87,5 +87,5 @@ def _later_interrupted() -> Iterator[None]:
 
 
 def _begin(numbers: Any, workers: int) -> None:
-    worker.stays_out_of_it()
+    worker.ignore_sigint()
     worker.begin(numbers.get(), workers)

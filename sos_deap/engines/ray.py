@@ -69,7 +69,7 @@ class Ray:
 
 class _Actor:
     def __init__(self, together: int) -> None:
-        worker.settle(together)
+        worker.configure_process(together)
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         return function(*arguments)

@@ -33,8 +33,8 @@ class Scoop:
                 f"python -m scoop -n {workers} YOUR_SCRIPT.py"
             )
         self.workers: int = scoop.SIZE
-        if not worker.is_settled():
-            worker.settle(scoop.SIZE)  # this process works, too
+        if not worker.is_configured():
+            worker.configure_process(scoop.SIZE)  # this process works, too
         _keep_to_one_part()
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> Any:

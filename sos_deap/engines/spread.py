@@ -9,12 +9,12 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from itertools import pairwise
 from typing import Any
 
-from sos_deap.command import no_answer, pending_end
+from sos_deap.cli import no_answer, pending_end
 from sos_deap.engines import Engine
 from sos_deap.engines.worker import sums
 from sos_deap.errors import InputError, WorkerLostError, first_line
-from sos_deap.passes import Passes, Sums
-from sos_deap.randomness import random_state_kept
+from sos_deap.evaluation.forward import ForwardRunner, Sums
+from sos_deap.evaluation.randomness import random_state_kept
 
 #: Most sub-models in what a worker is given at once. It computes them together, and what is lost
 #: with a process is no more than that.
@@ -25,15 +25,15 @@ _TOGETHER = 32
 _SILENCE, _SILENCE_AFTER_SIGNAL = 60.0, 10.0
 
 
-class Spread:
-    """Passes by workers; to be used as :meth:`sos_deap.passes.Passes.run` is.
+class WorkerPool:
+    """Computes sub-models in the workers of an engine.
 
     :param engine: the workers.
     :param recipe: what they make their models of.
     :param passes: of this process, which count what all of them cost.
     """
 
-    def __init__(self, engine: Engine, recipe: str, passes: Passes) -> None:
+    def __init__(self, engine: Engine, recipe: str, passes: ForwardRunner) -> None:
         self._engine, self._recipe, self._passes = engine, recipe, passes
         self._longest = 0.0  # seconds that an answer has taken, but for the workers' first
         self._loaded = False

@@ -15,15 +15,15 @@ from weakref import WeakValueDictionary
 from sos_deap.errors import InputError, first_line
 
 if TYPE_CHECKING:
-    from sos_deap.evaluator import Evaluator
-    from sos_deap.passes import Counts, Sums
+    from sos_deap.evaluation.evaluator import Evaluator
+    from sos_deap.evaluation.forward import Counts, Sums
 
 _made: dict[str, Evaluator] = {}  # the last one
 _settled: list[bool] = []
 _lent: WeakValueDictionary[str, Evaluator] = WeakValueDictionary()
 
 
-def lend(recipe: str, evaluator: Evaluator) -> None:
+def register_local(recipe: str, evaluator: Evaluator) -> None:
     """Let what runs in this process use an evaluator that is there: no second model."""
     _lent[recipe] = evaluator
 
@@ -39,10 +39,10 @@ def evaluator_of(recipe: str, together: int = 1) -> Evaluator:
     here = _lent.get(recipe) or _made.get(recipe)
     if here is not None:
         return here
-    from sos_deap.evaluator import Evaluator
+    from sos_deap.evaluation.evaluator import Evaluator
 
-    if together > 1 and not is_settled():
-        settle(together)
+    if together > 1 and not is_configured():
+        configure_process(together)
     _made.clear()  # before the next one takes memory
     content: dict[str, Any] = json.loads(recipe)
     scope = content.pop("scope")
@@ -104,26 +104,26 @@ def begin(number: int, together: int) -> None:
     devices = gpus()  # counts them without touching one
     if devices:
         os.environ["CUDA_VISIBLE_DEVICES"] = devices[number % len(devices)]
-    settle(together)
+    configure_process(together)
 
 
-def is_settled() -> bool:
+def is_configured() -> bool:
     """Whether this process has been set up."""
     return bool(_settled)
 
 
-def settle(together: int) -> None:
+def configure_process(together: int) -> None:
     """Let torch have this process's share of the cores, and libraries be quiet."""
     import torch
 
-    from sos_deap.command import quiet
+    from sos_deap.cli import quiet
 
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // together))
     quiet()
     _settled.append(True)
 
 
-def stays_out_of_it() -> None:
+def ignore_sigint() -> None:
     """Leave Ctrl-C to the parent, which lets a batch be finished; end with it, however it ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "pthread_sigmask"):  # the parent has blocked it until now

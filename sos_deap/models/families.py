@@ -142,7 +142,7 @@ FAMILIES: dict[str, Family] = {
 _NO_ROW = "the table of architectures (sos_deap/models/families.py) has no row for it"
 
 #: Layouts to look for in an architecture without a row: good for masking, too little for slicing.
-NEUTRAL = tuple(replace(row, unsliceable=_NO_ROW) for row in (_LLAMA, _BART))
+FALLBACK_FAMILIES = tuple(replace(row, unsliceable=_NO_ROW) for row in (_LLAMA, _BART))
 
 
 def why_unsliceable(family: Family, config: Any) -> str:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sos_deap.errors import InputError, unknown
-from sos_deap.models.families import FAMILIES, NEUTRAL
+from sos_deap.models.families import FALLBACK_FAMILIES, FAMILIES
 from sos_deap.models.guard import exclusive
 from sos_deap.models.slicing import AttentionLayer, Family, attention_layers
 
@@ -134,7 +134,7 @@ def head_map(model: nn.Module, unit: str = "head") -> HeadMap:
         )
     kind = getattr(config, "model_type", type(model).__name__)
     family = FAMILIES.get(kind)
-    for candidate in [family] if family else NEUTRAL:
+    for candidate in [family] if family else FALLBACK_FAMILIES:
         layers = _layers(model, candidate)
         if layers:
             return HeadMap(candidate, layers, unit)

@@ -13,7 +13,7 @@ from transformers.pytorch_utils import Conv1D
 from sos_deap.models.heads import HeadMap
 from sos_deap.models.slicing import (
     AttentionLayer,
-    NoHeads,
+    EmptyAttention,
     rows_to_keep,
     set_sizes,
 )
@@ -56,7 +56,7 @@ def narrowed(
                     stack.enter_context(_selected(attention.get_submodule(part), 0, rows))
         else:
             own = {heads.family.output: output} if heads.family.output_inside else {}
-            nothing = NoHeads(own, None)
+            nothing = EmptyAttention(own, None)
             stack.enter_context(replaced(attention, forward=nothing.forward))
         yield
 

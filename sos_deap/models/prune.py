@@ -14,8 +14,8 @@ from transformers.pytorch_utils import Conv1D
 
 from sos_deap.errors import InputError, first_line, unknown
 from sos_deap.models.families import why_unsliceable
-from sos_deap.models.folder import pruned_type
 from sos_deap.models.heads import HeadMap, head_map
+from sos_deap.models.saving import pruned_type
 from sos_deap.models.slicing import Family, attention_layers, finish, smaller_modules
 
 Kept = list[list[int]]  # the numbers of the query heads that each attention module keeps

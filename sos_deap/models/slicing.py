@@ -168,7 +168,7 @@ def smaller_modules(
             if type(narrow) is nn.Linear:
                 narrow.__class__ = LinearWithoutInputs
             own = {family.output: narrow} if family.output_inside else {}
-            new[layer.attention] = NoHeads(own, getattr(attention, "layer_idx", None))
+            new[layer.attention] = EmptyAttention(own, getattr(attention, "layer_idx", None))
         if keep or not family.output_inside:
             new[layer.output] = narrow
     return new
@@ -235,7 +235,7 @@ class LinearWithoutInputs(nn.Linear):
     """
 
 
-class NoHeads(nn.Module):
+class EmptyAttention(nn.Module):
     """The attention of a layer that lost all its heads: nothing, or its output projection's bias.
 
     :param output: the output projection by its name, with no inputs left; empty where it lies

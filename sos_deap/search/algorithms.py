@@ -11,18 +11,18 @@ from typing import Any
 from deap import algorithms, tools
 
 from sos_deap.errors import InputError, first_line
-from sos_deap.search.baselines import Greedy, Layers, OneShot, RandomSearch
-from sos_deap.search.bonsai import Bonsai
 from sos_deap.search.chromosome import is_worst
-from sos_deap.search.coarse import CoarseToFine
-from sos_deap.search.distribution import PBIL, UMDA
-from sos_deap.search.evopress import EvoPress
-from sos_deap.search.exchange import Exchange
-from sos_deap.search.local import LocalSearch
 from sos_deap.search.named import check_parameters, check_sizes, look_up, name_of, split
 from sos_deap.search.selection import selNSGA3
-from sos_deap.search.strategy import Strategy
-from sos_deap.search.sweep import Sweep
+from sos_deap.search.strategies.baselines import Greedy, Layers, OneShot, RandomSearch
+from sos_deap.search.strategies.bonsai import Bonsai
+from sos_deap.search.strategies.coarse import CoarseToFine
+from sos_deap.search.strategies.distribution import PBIL, UMDA
+from sos_deap.search.strategies.evopress import EvoPress
+from sos_deap.search.strategies.exchange import Exchange
+from sos_deap.search.strategies.local import LocalSearch
+from sos_deap.search.strategies.strategy import Strategy
+from sos_deap.search.strategies.sweep import Sweep
 
 
 def sos(
@@ -163,7 +163,7 @@ def algorithm_of(given: str | Callable[..., Any] | Algorithm, **parameters: Any)
     :param given: ``NAME,key=value,...``, where NAME is a key of :data:`ALGORITHMS` or
         ``module:function`` of the user's; or a function with the stock DEAP signature,
         ``(population, toolbox, ..., ngen, stats, halloffame, verbose)``, or a subclass of
-        :class:`sos_deap.search.strategy.Strategy`.
+        :class:`sos_deap.search.strategies.strategy.Strategy`.
     :param parameters: more parameters of the algorithm, which override those in the text.
     :raises InputError: for an unknown name, parameters that it does not take, or that it lacks, and
         a function of another signature.

@@ -23,7 +23,7 @@ from sos_deap.search.chromosome import is_worst, sparsity, within
 from sos_deap.search.limits import Limits, Spent
 from sos_deap.search.named import check_sizes
 from sos_deap.search.space import Space, most_removed
-from sos_deap.search.strategy import Strategy
+from sos_deap.search.strategies.strategy import Strategy
 from sos_deap.search.validation import Validation
 
 
@@ -62,11 +62,11 @@ def evolve(
 ) -> Evolution:
     """Evolve a population until a limit is reached (Algorithm 1, lines 2 and 10).
 
-    An algorithm that asks and tells (a :class:`sos_deap.search.strategy.Strategy`) has generations
-    of any size: ``population * (generations + 1)`` evaluations are its limit unless evaluations,
-    tokens or seconds are limited. At its end the finalists are scored on all examples, as one more
-    generation. With ``toolbox.validation`` the hall of fame is scored on other examples then, and
-    ordered by that.
+    An algorithm that asks and tells (a :class:`sos_deap.search.strategies.strategy.Strategy`) has
+    generations of any size: ``population * (generations + 1)`` evaluations are its limit unless
+    evaluations, tokens or seconds are limited. At its end the finalists are scored on all examples,
+    as one more generation. With ``toolbox.validation`` the hall of fame is scored on other examples
+    then, and ordered by that.
 
     :param toolbox: a DEAP toolbox, as :func:`sos_deap.register` fills it; its ``sparsity``, if it
         has one, measures an individual, else the share of its genes that are 0 does; its ``spent``,

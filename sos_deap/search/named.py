@@ -13,8 +13,8 @@ from functools import partial
 from typing import Any, NamedTuple, TypeVar, get_type_hints
 
 from sos_deap.errors import InputError, unknown
-from sos_deap.plain import plain
-from sos_deap.user import user_function
+from sos_deap.safe_yaml import plain
+from sos_deap.user_function import user_function
 
 Row = TypeVar("Row")
 

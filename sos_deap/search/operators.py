@@ -13,9 +13,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from sos_deap.search.chromosome import sparsity, within
-from sos_deap.search.exchange import few_moves
 from sos_deap.search.prior import drawn
 from sos_deap.search.space import exchanged
+from sos_deap.search.strategies.exchange import few_moves
 
 Crossover = Callable[[Any, Any], tuple[Any, Any]]
 

@@ -8,18 +8,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sos_deap.models.pretrained import Pretrained
-from sos_deap.tasks.columns import strings, texts_to_classify
-from sos_deap.tasks.data import Part
-from sos_deap.tasks.draw import Draw, Make
-from sos_deap.tasks.encoded import Encoded, encode
-from sos_deap.tasks.labels import multiple_labels, single_labels
-from sos_deap.tasks.sequences import longest, token_hash
+from sos_deap.models.loading import Pretrained
+from sos_deap.tasks.data.columns import strings, texts_to_classify
+from sos_deap.tasks.data.draw import Draw, Make
+from sos_deap.tasks.data.encoded import Encoded, encode
+from sos_deap.tasks.data.labels import multiple_labels, single_labels
+from sos_deap.tasks.data.reading import Part
+from sos_deap.tasks.data.sequences import longest, token_hash
 from sos_deap.tasks.settings import TaskSettings
 from sos_deap.tasks.task import Task, checked_metric
 
 
-class _OnLabelled:
+class LabelledTask:
     """What the tasks on labelled examples share.
 
     :param examples: the texts.
@@ -53,7 +53,7 @@ class _OnLabelled:
         return logits.float().view(sub_models, -1, logits.shape[-1])
 
 
-class Accuracy(_OnLabelled):
+class Accuracy(LabelledTask):
     """The share of examples whose likeliest class is the label; ``labels`` is (examples,)."""
 
     name = "accuracy"
@@ -62,7 +62,7 @@ class Accuracy(_OnLabelled):
         """Sums (right, all), (sub-models, 2); not a number where a logit is none."""
         logits = self.logits(model, examples, sub_models)
         right = (logits.argmax(-1) == self.labels[examples]).double()
-        right = _honest(right, logits).sum(1)
+        right = nan_if_nonfinite(right, logits).sum(1)
         return torch.stack((right, torch.full_like(right, logits.shape[1])), dim=1)
 
     def metrics(self, sums: list[float]) -> dict[str, float]:
@@ -70,7 +70,7 @@ class Accuracy(_OnLabelled):
         return {self.name: sums[0] / sums[1]}
 
 
-class MultiLabel(_OnLabelled):
+class MultiLabel(LabelledTask):
     """F1 over all decisions and per label, exact match, and Jaccard index per example.
 
     :param labels: (examples, labels) of 0 and 1.
@@ -107,7 +107,7 @@ class MultiLabel(_OnLabelled):
         logits = self.logits(model, examples, sub_models)
         given, right = logits.sigmoid() > self.threshold, self.labels[examples] > 0
         shared, either = (given & right).sum(-1), (given | right).sum(-1)
-        exact = _honest((shared == either).double(), logits).sum(1)
+        exact = nan_if_nonfinite((shared == either).double(), logits).sum(1)
         jaccard = torch.where(either > 0, shared / either.clamp(min=1), 1.0).double().sum(1)
         per_label = [x.double().sum(1) for x in (given & right, given & ~right, ~given & right)]
         rest = torch.stack((exact, jaccard, torch.full_like(exact, logits.shape[1])), dim=1)
@@ -131,7 +131,7 @@ def _f1(right: float, wrong: float, missed: float) -> float:
     return 2 * right / (2 * right + wrong + missed) if right else 0.0 * right
 
 
-def _honest(values: Tensor, logits: Tensor) -> Tensor:
+def nan_if_nonfinite(values: Tensor, logits: Tensor) -> Tensor:
     """The values, but not a number where logits are none: an argmax would make up an answer."""
     return torch.where(logits.isfinite().all(-1), values, torch.nan)
 

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from sos_deap.errors import InputError, first_line, one_line
-from sos_deap.models.pretrained import Pretrained
+from sos_deap.models.loading import Pretrained
 from sos_deap.tasks.code import Incomparable, code_hash
-from sos_deap.tasks.data import Part
-from sos_deap.tasks.draw import Draw, Make
+from sos_deap.tasks.data.draw import Draw, Make
+from sos_deap.tasks.data.reading import Part
 from sos_deap.tasks.settings import TaskSettings
-from sos_deap.user import errors_of
+from sos_deap.user_function import errors_of
 
 
 class CallableTask:

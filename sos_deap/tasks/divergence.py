@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sos_deap.tasks.likelihood import OnSequences, beside, exp, nats_of
+from sos_deap.tasks.data.sequences import Sequences
+from sos_deap.tasks.likelihood import SequenceTask, exp, nats_of, stack_with_count
 from sos_deap.tasks.logits import logits_in_slices
-from sos_deap.tasks.sequences import Sequences
 from sos_deap.tasks.task import checked_metric
 
 
-class KL(OnSequences):
+class KL(SequenceTask):
     """KL divergence of a sub-model's next-token distribution from the dense model's, in nats.
 
     The dense model's distribution is computed once and kept as its ``top_k`` likeliest tokens and
@@ -69,8 +69,8 @@ class KL(OnSequences):
             difference = dense.exp() * (dense - _log_partition(logits, tokens))
             divergence += difference.double().view(sub_models, -1).sum(1)
         positions_each = ids.numel() // sub_models
-        counted = beside(divergence, positions_each)
-        return torch.cat((counted, beside(nats, self.scored(examples))), dim=1)
+        counted = stack_with_count(divergence, positions_each)
+        return torch.cat((counted, stack_with_count(nats, self.scored(examples))), dim=1)
 
     def metrics(self, sums: list[float]) -> dict[str, float]:
         """The mean divergence per position, the perplexity, and the distillation loss."""

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from sos_deap.models.generating import generate, token_settings
-from sos_deap.models.pretrained import Pretrained, load_encoder
-from sos_deap.tasks.columns import SOURCES, SUMMARIES, one, strings
-from sos_deap.tasks.data import Part
-from sos_deap.tasks.draw import Draw, Make
-from sos_deap.tasks.encoded import Encoded, encode
-from sos_deap.tasks.sequences import longest
+from sos_deap.models.loading import Pretrained, load_encoder
+from sos_deap.tasks.data.columns import SOURCES, SUMMARIES, one, strings
+from sos_deap.tasks.data.draw import Draw, Make
+from sos_deap.tasks.data.encoded import Encoded, encode
+from sos_deap.tasks.data.reading import Part
+from sos_deap.tasks.data.sequences import longest
 from sos_deap.tasks.settings import TaskSettings
 from sos_deap.tasks.task import checked_metric
 from sos_deap.tasks.texts import TextMetrics, fitted

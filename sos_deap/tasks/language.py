@@ -9,13 +9,10 @@ import torch
 from torch import Tensor
 
 from sos_deap.errors import InputError
-from sos_deap.models.pretrained import Pretrained
-from sos_deap.tasks.divergence import KL
-from sos_deap.tasks.draw import Draw, Make
-from sos_deap.tasks.likelihood import OnSequences, beside, exp, nats_of, nats_on
-from sos_deap.tasks.logits import logits_at
-from sos_deap.tasks.self_text import sampled_sequences
-from sos_deap.tasks.sequences import (
+from sos_deap.models.loading import Pretrained
+from sos_deap.tasks.data.draw import Draw, Make
+from sos_deap.tasks.data.self_text import sampled_sequences
+from sos_deap.tasks.data.sequences import (
     Sequences,
     around,
     checked_seqlen,
@@ -24,10 +21,13 @@ from sos_deap.tasks.sequences import (
     running_text,
     start_of_sequences,
 )
+from sos_deap.tasks.divergence import KL
+from sos_deap.tasks.likelihood import SequenceTask, exp, nats_of, nats_on, stack_with_count
+from sos_deap.tasks.logits import logits_at
 from sos_deap.tasks.settings import TaskSettings
 
 
-class Perplexity(OnSequences):
+class Perplexity(SequenceTask):
     """Perplexity of a causal language model: exp of the mean negative log-likelihood per token.
 
     The first token of a sequence, or its start tokens, are context and are not scored, as in the
@@ -42,14 +42,14 @@ class Perplexity(OnSequences):
     def score(self, model: Any, examples: slice, sub_models: int) -> Tensor:
         """Sums (negative log-likelihood in nats, scored tokens), (sub-models, 2)."""
         nats = nats_on(model, self._input_ids[examples], self._targets[examples], sub_models)
-        return beside(nats, self.scored(examples))
+        return stack_with_count(nats, self.scored(examples))
 
     def metrics(self, sums: list[float]) -> dict[str, float]:
         """Perplexity; infinite where it exceeds what a float holds."""
         return {self.name: exp(sums[0] / sums[1])}
 
 
-class PseudoPerplexity(OnSequences):
+class PseudoPerplexity(SequenceTask):
     """Pseudo-perplexity of a masked language model (Salazar et al., 2020, arXiv:1910.14659).
 
     Every token of a sequence but the special ones around it is masked alone and predicted from all
@@ -91,7 +91,7 @@ class PseudoPerplexity(OnSequences):
         ids = ids.scatter(1, positions[:, None], self._mask_token)
         logits = logits_at(model, ids.repeat(sub_models, 1), positions.repeat(sub_models))
         nats = nats_of(logits, targets[:, 0].repeat(sub_models), sub_models)
-        return beside(nats, len(rows))
+        return stack_with_count(nats, len(rows))
 
     def loss(self, model: Any, examples: slice) -> Tensor:
         """The mean negative log-likelihood of a masked token, in nats."""

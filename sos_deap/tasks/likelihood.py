@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from sos_deap.tasks.data.sequences import Sequences
 from sos_deap.tasks.logits import logits_in_slices
-from sos_deap.tasks.sequences import Sequences
 
 _UNSCORED = -100  # PyTorch's number for a target to leave out
 
@@ -19,7 +19,7 @@ _UNSCORED = -100  # PyTorch's number for a target to leave out
 _MOST_ON_CPU = 2**18
 
 
-class OnSequences:
+class SequenceTask:
     """What the tasks on token sequences share."""
 
     greater_is_better = False
@@ -95,7 +95,7 @@ def nats_on(model: Any, ids: Tensor, targets: Tensor, sub_models: int) -> Tensor
     return nats
 
 
-def beside(sums: Tensor, count: int) -> Tensor:
+def stack_with_count(sums: Tensor, count: int) -> Tensor:
     """Sums of the sub-models, each with a number that is the same for all, (sub-models, 2)."""
     return torch.stack((sums, torch.full_like(sums, count)), dim=1)
 

@@ -47,7 +47,7 @@ def samples(
     return []
 
 
-class _Luck(LogitsProcessor):
+class SharedGumbelNoise(LogitsProcessor):
     """Makes the likeliest token a random one (the Gumbel-max trick), the same for all models."""
 
     def __init__(self) -> None:
@@ -73,7 +73,7 @@ def _continued(ids: Tensor, models: Mapping[str, Any], tokenizer: Any, most: int
             greedy(model, tokenizer, new),
             input_ids=read,
             attention_mask=torch.ones_like(read),
-            logits_processor=LogitsProcessorList([_Luck()]),
+            logits_processor=LogitsProcessorList([SharedGumbelNoise()]),
         )
         found[name] = written[:, before:]
     texts = {name: _read(tokenizer, tokens) for name, tokens in found.items()}

@@ -1,0 +1,223 @@
+"""Write a Llama model, pruned or not, as a GGUF file, which stock llama.cpp runs."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import LlamaForCausalLM, PreTrainedModel
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+from sos_deap.errors import InputError, first_line
+from sos_deap.export.gguf_tokenizer import add_tokenizer, read_vocabulary
+from sos_deap.files.atomic import whole_file
+
+_FILE_TYPES = {
+    torch.float32: "ALL_F32",
+    torch.float16: "MOSTLY_F16",
+    torch.bfloat16: "MOSTLY_BF16",
+}
+
+# The others stretch the wavelengths by the length of the text; a GGUF file holds one set of them.
+_ROPE_TYPES = ("default", "linear", "llama3", "yarn")
+
+
+def write_gguf(model: PreTrainedModel, tokenizer: Any, path: Path) -> None:
+    """Write a model and its tokenizer as one GGUF file.
+
+    Where all layers have the same numbers of heads, the file's architecture is ``llama``, which
+    the most programs read; else it is ``deci``, llama.cpp's Llama with head counts per layer.
+    Matrices are stored in the dtype they have, all else in float32.
+
+    The file's tokenizer gives the tokens of the Hugging Face one, but for one case: where that
+    has a Metaspace pre-tokenizer (Llama 2 in transformers 5), llama.cpp puts a space also before
+    text that starts with one or, with ``prepend_scheme="first"``, that follows a special token.
+
+    :param model: a ``LlamaForCausalLM``.
+    :param tokenizer: its fast tokenizer.
+    :param path: the file; it is written beside its place and renamed.
+    :raises InputError: for a model or a tokenizer that llama.cpp cannot run as it is, for a path
+        that cannot be written, and where the package ``gguf`` is missing.
+    """
+    gguf = _package()
+    if not path.parent.is_dir():
+        raise InputError(f"cannot write {path}: there is no folder {path.parent}")
+    _check(model)
+    vocabulary = read_vocabulary(tokenizer, model.config.vocab_size)
+    factors, rope_scale = _rope(model.config)
+    counts, tensors = _tensors(model, factors)
+    # deci is needed for counts that differ; every llama.cpp and its relatives read llama.
+    writer = gguf.GGUFWriter(None, "llama" if len(set(counts)) == 1 else "deci")
+    _add_sizes(writer, model.config, counts, rope_scale)
+    writer.add_file_type(gguf.LlamaFileType[_FILE_TYPES[model.dtype]])
+    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+    add_tokenizer(writer, vocabulary, tokenizer)
+    for name, tensor in tensors.items():
+        _add_tensor(writer, name, tensor, gguf.GGMLQuantizationType.BF16)
+    _write(writer, path)
+
+
+def _package() -> Any:
+    try:
+        return importlib.import_module("gguf")
+    except ImportError as error:
+        raise InputError(
+            "writing a GGUF file needs the package gguf: pip install 'sos_deap[gguf]'"
+        ) from error
+
+
+def _write(writer: Any, path: Path) -> None:
+    try:
+        with whole_file(path) as part:
+            try:
+                writer.write_header_to_file(part)
+                writer.write_kv_data_to_file()
+                writer.write_tensors_to_file()
+            finally:
+                writer.close()
+    except OSError as error:
+        why = error.strerror or first_line(error)  # numpy gives a text only
+        raise InputError(f"cannot write {path}: {why}") from error
+
+
+def _check(model: PreTrainedModel) -> None:
+    """Raise :class:`InputError` for what llama.cpp's Llama does not compute."""
+    config: Any = model.config
+    if config.model_type != "llama":
+        raise InputError(
+            f"a {config.model_type} model cannot be written as GGUF: only llama is served, since "
+            "llama.cpp has head counts per layer (its architecture deci) for Llama's layers only"
+        )
+    if not isinstance(model, LlamaForCausalLM):
+        raise InputError(
+            f"a {type(model).__name__} cannot be written as GGUF: give a LlamaForCausalLM"
+        )
+    if stray := {parameter.dtype for parameter in model.parameters()} - set(_FILE_TYPES):
+        raise InputError(
+            f"the model has weights of {stray.pop()}: a GGUF file is written from float32, float16 "
+            "or bfloat16; load the model without quantisation"
+        )
+    if config.hidden_act not in ("silu", "swish"):
+        raise InputError(
+            f"the model has hidden_act={config.hidden_act}: llama.cpp's Llama computes silu only"
+        )
+
+
+def _rope(config: Any) -> tuple[Tensor | None, float]:
+    """What divides the rotary frequencies, and what multiplies the rotated vectors.
+
+    llama.cpp has keys for some of the scaling types and a tensor of divisors for llama3; the
+    tensor expresses every type that does not depend on the length of the text.
+    """
+    rope = config.rope_parameters
+    kind = rope["rope_type"]
+    if kind not in _ROPE_TYPES:
+        raise InputError(
+            f"the model has rope_type={kind}, which a GGUF file cannot express: "
+            f"served are {', '.join(_ROPE_TYPES)}"
+        )
+    if rope.get("partial_rotary_factor", 1.0) != 1.0:
+        raise InputError("the model rotates a part of each head: llama.cpp's Llama rotates it all")
+    if kind == "default":
+        return None, 1.0
+    steps = torch.arange(0, config.head_dim, 2, dtype=torch.float64) / config.head_dim
+    scaled, scale = ROPE_INIT_FUNCTIONS[kind](config, torch.device("cpu"))
+    return rope["rope_theta"] ** -steps / scaled, scale
+
+
+def _add_sizes(
+    writer: Any, config: Any, counts: Sequence[tuple[int, int]], rope_scale: float
+) -> None:
+    """The metadata of the architecture."""
+    heads, kv_heads = ([count[i] for count in counts] for i in (0, 1))
+    same = len(set(counts)) == 1
+    writer.add_vocab_size(config.vocab_size)
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_block_count(len(counts))
+    writer.add_head_count(heads[0] if same else heads)
+    writer.add_head_count_kv(kv_heads[0] if same else kv_heads)
+    # Else they would be taken for embedding_length / head_count, wrong once heads are gone.
+    writer.add_key_length(config.head_dim)
+    writer.add_value_length(config.head_dim)
+    writer.add_rope_dimension_count(config.head_dim)
+    writer.add_rope_freq_base(float(config.rope_parameters["rope_theta"]))
+    if rope_scale != 1.0:
+        writer.add_rope_scaling_attn_factors(rope_scale)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+
+
+def _tensors(
+    model: Any, rope_factors: Tensor | None
+) -> tuple[list[tuple[int, int]], dict[str, Tensor]]:
+    """Each layer's numbers of query and key/value heads, and the tensors by llama.cpp's names."""
+    tensors = {"token_embd.weight": model.model.embed_tokens.weight}
+    if rope_factors is not None:
+        tensors["rope_freqs.weight"] = rope_factors
+    counts = []
+    for i, layer in enumerate(model.model.layers):
+        heads, kv_heads, attention = _attention(model, layer.self_attn, first=i == 0)
+        counts.append((heads, kv_heads))
+        if heads:
+            attention["attn_norm.weight"] = layer.input_layernorm.weight
+        tensors |= {f"blk.{i}.{name}": tensor for name, tensor in attention.items()}
+        tensors[f"blk.{i}.ffn_norm.weight"] = layer.post_attention_layernorm.weight
+        for part in ("gate", "up", "down"):
+            for name, tensor in getattr(layer.mlp, f"{part}_proj").named_parameters():
+                tensors[f"blk.{i}.ffn_{part}.{name}"] = tensor
+    tensors["output_norm.weight"] = model.model.norm.weight
+    if model.lm_head.weight is not model.model.embed_tokens.weight:
+        tensors["output.weight"] = model.lm_head.weight
+    return counts, tensors
+
+
+def _attention(model: Any, attention: Any, *, first: bool) -> tuple[int, int, dict[str, Tensor]]:
+    """The numbers of heads of one layer, and its attention's tensors as llama.cpp wants them."""
+    head_dim, width = model.config.head_dim, model.config.hidden_size
+    if hasattr(attention, "q_proj"):
+        parts = {n: dict(getattr(attention, f"{n}_proj").named_parameters()) for n in "qkvo"}
+        heads, kv_heads = (len(parts[n]["weight"]) // head_dim for n in "qk")
+        uses = getattr(attention.config, "ragged", None) or [heads // kv_heads] * kv_heads
+    elif first or attention.o_proj.bias is not None:
+        # A head of zeros stands in: llama.cpp takes sizes for all layers from the first, and has
+        # no place for a bias where there is no attention.
+        zeros = model.model.embed_tokens.weight.new_zeros(head_dim, width)
+        parts = {n: {"weight": zeros} for n in "qkv"} | {"o": {"weight": zeros.T}}
+        if attention.o_proj.bias is not None:
+            parts["o"]["bias"] = attention.o_proj.bias
+        uses = [1]
+    else:
+        return 0, 0, {}
+    # llama.cpp needs equally many query heads for every key/value head. Where they differ, a
+    # key/value head is repeated so that each copy serves as many as their greatest common divisor.
+    size = math.gcd(*uses)
+    copies = torch.tensor([count // size for count in uses])
+    tensors = {}
+    for part, parameters in parts.items():
+        for name, parameter in parameters.items():
+            tensor = parameter.detach()
+            if part in "kv" and len(set(uses)) > 1:
+                by_head = tensor.unflatten(0, (-1, head_dim))
+                tensor = by_head.repeat_interleave(copies.to(tensor.device), 0).flatten(0, 1)
+            if part in "qk":
+                # transformers rotates a head's first half with its second, llama.cpp neighbours.
+                halves = tensor.unflatten(0, (-1, 2, head_dim // 2))
+                tensor = halves.transpose(1, 2).flatten(0, 2)
+            tensors[f"attn_{'output' if part == 'o' else part}.{name}"] = tensor
+    return sum(uses), sum(uses) // size if len(set(uses)) > 1 else len(uses), tensors
+
+
+def _add_tensor(writer: Any, name: str, tensor: Tensor, bfloat16: Any) -> None:
+    tensor = tensor.detach().cpu().contiguous()
+    if tensor.dim() == 1:  # llama.cpp adds and multiplies vectors in float32
+        writer.add_tensor(name, tensor.float().numpy())
+    elif tensor.dtype == torch.bfloat16:  # which numpy does not have
+        writer.add_tensor(name, tensor.view(torch.uint8).numpy(), raw_dtype=bfloat16)
+    else:
+        writer.add_tensor(name, tensor.numpy())

@@ -1,0 +1,44 @@
+"""A chromosome on disk, with the model it was found for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from sos_deap.errors import InputError, first_line
+from sos_deap.files.atomic import write_json
+
+
+def write_chromosome(
+    path: Path, chromosome: list[int], *, model: str, fingerprint: str, unit: str
+) -> None:
+    """Write a chromosome with the name, fingerprint and unit of what its genes stand for."""
+    content = {"model": model, "fingerprint": fingerprint, "unit": unit, "chromosome": chromosome}
+    write_json(path, content)
+
+
+def read_chromosome(path: Path) -> dict[str, Any]:
+    """Read what :func:`write_chromosome` wrote, or a plain JSON list of genes.
+
+    :returns: ``chromosome``, and ``model``, ``fingerprint`` and ``unit`` where the file has them.
+    :raises InputError: for a file that is missing or holds neither.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"chromosome file {path} does not exist") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"chromosome file {path} cannot be read: {first_line(error)}") from error
+    if isinstance(content, list):
+        content = {"chromosome": content}
+    genes = content.get("chromosome") if isinstance(content, dict) else None
+    if not isinstance(genes, list) or any(type(gene) is not int for gene in genes):
+        raise InputError(
+            f"chromosome file {path} holds no chromosome: give the chromosome.json of a run, or a "
+            "JSON list of 0 and 1"
+        )
+    for name in ("model", "fingerprint", "unit"):
+        if not isinstance(content.get(name, ""), str):
+            raise InputError(f"chromosome file {path} is damaged: its {name} is no text")
+    return dict(content)

@@ -1,0 +1,190 @@
+"""What a run tells while it goes on: words, JSON lines, or nothing."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TextIO
+
+from torch.profiler import profile
+
+from sos_deap.errors import one_line, say
+from sos_deap.evaluation.evaluator import Evaluator
+from sos_deap.files.atomic import whole_file
+from sos_deap.report.tables import winner
+from sos_deap.search.limits import Limits, Spent
+
+
+class Console:
+    """Standard output, for people or for programs.
+
+    :param words: whether to say what is for people.
+    :param json_lines: whether to write events, one JSON object a line.
+    :param out: where to write events; ``None`` for standard output.
+    """
+
+    def __init__(
+        self, words: bool = True, json_lines: bool = False, out: TextIO | None = None
+    ) -> None:
+        self.words, self._json_lines, self._out = words and not json_lines, json_lines, out
+
+    def say(self, text: str) -> None:
+        """Something for people."""
+        if self.words:
+            say(text)
+
+    def event(self, name: str, **fields: Any) -> None:
+        """Something for programs; what is no finite number is null."""
+        if self._json_lines:
+            line = json.dumps({"event": name, **_plain(fields)}, allow_nan=False)
+            print(line, file=self._out, flush=True)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+class Progress:
+    """Shows a line a generation (in a terminal, over the last one) and remembers its figures.
+
+    :param evaluator: whose accounts to show.
+    :param limits: of the search.
+    :param console: where.
+    :param clock: gives the seconds since the search began, those of resumed runs among them;
+        ``None`` for the time of this object.
+    """
+
+    def __init__(
+        self,
+        evaluator: Evaluator,
+        limits: Limits,
+        console: Console | None = None,
+        clock: Callable[[], float] | None = None,
+    ) -> None:
+        self._console = console or Console()
+        self.rows: list[dict[str, Any]] = []
+        self._evaluator, self._limits = evaluator, limits
+        #: What was found so far, for people.
+        self.best = "nothing yet"
+        self._terminal = self._console.words and sys.stdout.isatty()
+        started = time.perf_counter()
+        self._clock = clock or (lambda: time.perf_counter() - started)
+
+    @property
+    def seconds(self) -> float:
+        """Since the search began."""
+        return self._clock()
+
+    def __call__(self, generation: int, halloffame: Any) -> None:
+        """Note a generation and show it; for :func:`sos_deap.evolve`'s ``on_generation``."""
+        accounting, seconds = self._evaluator.accounting, self.seconds
+        best = winner(halloffame, self._evaluator.task.name)
+        self.best = self._describe(best)
+        self.rows.append(
+            {
+                "best_metric": None if best is None else self._evaluator.known(best),
+                "best_sparsity": None if best is None else self._evaluator.sparsity(best),
+                "evaluations": accounting.evaluations,
+                "forward_evaluations": accounting.forward_evaluations,
+                "cache_hits": accounting.cache_hits,
+                "store_hits": accounting.store_hits,
+                "tokens": accounting.tokens,
+                "seconds": round(seconds, 3),
+            }
+        )
+        self._console.event("generation", generation=generation, **self.rows[-1])
+        if self._terminal:
+            width = shutil.get_terminal_size().columns - 1  # a longer line would not be overwritten
+            print(f"\r\x1b[K{one_line(self._line(generation))[:width]}", end="", flush=True)
+        elif generation % 10 == 0:
+            self._console.say(self._line(generation))
+
+    def close(self) -> None:
+        """End the line that a terminal shows; elsewhere show the last generation if not yet."""
+        last = len(self.rows) - 1
+        if self._terminal:
+            print()
+        elif self.rows and last % 10:
+            self._console.say(self._line(last))
+
+    def _describe(self, best: Any) -> str:
+        if best is None:
+            return "none within the maximum sparsity yet"
+        at = f"at sparsity {self._evaluator.sparsity(best):.3f}"
+        metric = self._evaluator.known(best)
+        if metric is not None:
+            return f"{self._evaluator.task.name} {metric:.4g} {at}"
+        if not best.fitness.valid:
+            return f"not evaluated yet, {at}"
+        return f"fitness {best.fitness.values[0]:.4g} on part of the data, {at}"
+
+    @property
+    def rate(self) -> float:
+        """Tokens a second, from the beginning to the last generation."""
+        row = self.rows[-1]
+        return float(row["tokens"] / max(row["seconds"], 1e-3))
+
+    def where(self, state: str = "is going on") -> list[str]:
+        """In sentences, where the search is after the last generation."""
+        most, left = self._limits.generations, self._left()
+        return [
+            f"The search {state}: generation {len(self.rows) - 1}"
+            + ("." if most is None else f" of {most}."),
+            f"{self.rows[-1]['seconds']:.0f} s so far"
+            + ("." if left is None else f", about {left:.0f} s to go."),
+            f"The best: {self.best}.",
+        ]
+
+    def _left(self) -> float | None:
+        """The seconds that the search still takes, if that can be told."""
+        seconds, counts = self.rows[-1]["seconds"], self._evaluator.spent()
+        spent = Spent(len(self.rows) - 1, counts["evaluations"], counts["tokens"], seconds)
+        share = self._limits.share(spent)
+        return seconds / share - seconds if share else None
+
+    def _line(self, generation: int) -> str:
+        row, limits, left = self.rows[-1], self._limits, self._left()
+        most = "" if limits.generations is None else f"/{limits.generations}"
+        eta = "" if left is None else f", ETA {left:.0f} s"
+        return (
+            f"generation {generation:{max(1, len(most) - 1)}d}{most}  "
+            f"{row['seconds']:.0f} s{eta}  best {self.best}  "
+            f"{row['forward_evaluations']} forward evaluations, {row['cache_hits']} cache hits, "
+            f"{self.rate:,.0f} tokens/s"
+        )
+
+
+class Trace:
+    """Records one generation of a search for the viewers of PyTorch's profiler.
+
+    :param path: the file to write, in Chrome's trace format.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._profile: Any = None
+
+    def __call__(self, generation: int, halloffame: Any) -> None:
+        """Begin after generation 1, when all that is done once is done, and end after 2."""
+        if generation == 1:
+            self._profile = profile()
+            self._profile.start()
+        elif self._profile is not None:
+            self.close()
+
+    def close(self) -> None:
+        """End the recording, if it goes on, and write it."""
+        if self._profile is not None:
+            self._profile.stop()
+            with whole_file(self._path) as part:
+                self._profile.export_chrome_trace(str(part))
+            self._profile = None

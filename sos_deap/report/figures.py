@@ -1,0 +1,85 @@
+"""The look of all figures, and their files: PNG, SVG, and SVG for a page, light or dark."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from sos_deap.files.atomic import make_subfolder, whole_file
+
+#: Text and axes; the page puts its own colour in the place of it.
+INK = "#2b2b2c"
+#: Okabe and Ito's colours, which the colour-blind can tell apart, but for black and yellow: the
+#: others can be seen on white and on black.
+COLOURS = ("#0a84d6", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#7f7fe0", "#7f7f7f")
+MARKERS = "osD^vPX"
+
+_STYLE: dict[str, Any] = {
+    "svg.fonttype": "none",  # letters stay letters, in the page's font
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 9.5,
+    "text.color": INK,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "legend.frameon": False,
+    "grid.color": INK,
+    "grid.alpha": 0.15,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+}
+
+
+def save(folder: Path, name: str, draw: Callable[[], Figure]) -> str:
+    """Draw a figure into ``name.png`` and ``name.svg``; returns the SVG for a page."""
+    make_subfolder(folder)
+    with _style(name):
+        figure = draw()
+        for kind, how in (("png", {"dpi": 144}), ("svg", {"metadata": {"Date": None}})):
+            with whole_file(folder / f"{name}.{kind}") as part:
+                figure.savefig(part, format=kind, facecolor="white", **how)
+        return _for_page(figure)
+
+
+def on_page(name: str, draw: Callable[[], Figure]) -> str:
+    """Draw a figure for a page alone, in a third of the time; returns its SVG."""
+    with _style(name):
+        return _for_page(draw())
+
+
+@contextmanager
+def _style(name: str) -> Iterator[None]:
+    style: Any = {**_STYLE, "svg.hashsalt": name}
+    with matplotlib.rc_context(style):
+        yield
+
+
+def _for_page(figure: Figure) -> str:
+    """A figure as an element of a page: its ink is the page's, and its names are no other's."""
+    text = io.StringIO()
+    figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
+    svg = text.getvalue()
+    svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(
+        r' id="[a-z_.]+_?[0-9]*"', "", svg
+    )  # figure_1, axes_1, ...: nothing refers to them
+    svg = svg.replace("font-family:", "font-family: system-ui, ") if "font-family:" in svg else svg
+    width = re.search(r' width="([0-9.]+)pt" height="[0-9.]+pt"|height="[0-9.]+pt"', svg)
+    if width:
+        svg = re.sub(r' (width|height)="[0-9.]+pt"', "", svg, count=2)
+    return svg.replace("<svg", '<svg role="img"', 1)

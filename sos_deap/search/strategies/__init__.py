@@ -1,0 +1,1 @@
+"""Searches that propose and learn, one a file."""
