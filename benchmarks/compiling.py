@@ -56,7 +56,7 @@ def seconds(
     evaluator: Evaluator, genes: list[int], forwards: dict[Any, Callable[..., Any]]
 ) -> tuple[float, float, float]:
     """One evaluation, of which nothing is known: wall seconds, CPU seconds and the metric."""
-    evaluator.forget()
+    evaluator.clear()
     wall, cpu = time.perf_counter(), time.process_time()
     with using(forwards):
         metric = evaluator.metric(genes)

@@ -306,7 +306,7 @@ def elementwise(rounds: int) -> dict[str, Any]:
         for _ in range(rounds):
             one, metrics = random_genes(genes, 0.25), set[float]()
             for way, (evaluator.passes._rotations, likelihood._MOST_ON_CPU) in ways.items():
-                evaluator.forget()
+                evaluator.clear()
                 started = time.perf_counter(), time.process_time()
                 metrics.add(evaluator.metric(one))
                 wall[way].append(time.perf_counter() - started[0])
@@ -325,7 +325,7 @@ def elementwise(rounds: int) -> dict[str, Any]:
 def dense_passes(evaluator: Evaluator, count: int) -> None:
     """The model with all its heads, as often as asked: what is known of it is forgotten."""
     for _ in range(count):
-        evaluator.forget()
+        evaluator.clear()
         evaluator.metric([1] * len(evaluator.head_map))
 
 

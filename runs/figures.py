@@ -54,10 +54,10 @@ def searched(**flags: Any) -> tuple[Any, Any, list[Row]]:
     evaluator = evaluator_of(config, settings)
     ends: list[int] = []  # chromosomes that were computed up to a generation
     evolution = search(
-        config, evaluator, lambda *_: ends.append(sum(1 for _ in evaluator.evaluated()))
+        config, evaluator, lambda *_: ends.append(sum(1 for _ in evaluator.history()))
     )
     rows: list[Row] = []
-    for i, (genes, metric) in enumerate(evaluator.evaluated()):
+    for i, (genes, metric) in enumerate(evaluator.history()):
         generation = next(number for number, end in enumerate(ends) if i < end)
         rows.append(
             {

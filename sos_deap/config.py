@@ -85,7 +85,7 @@ class RunConfig:
     max_sparsity: float | None = setting(
         None, "Largest share removed, S; None is 0.31 of heads or 0.095 of parameters."
     )
-    density: str = setting(
+    sparsity_of: str = setting(
         "heads",
         "What sparsity is a share of: heads, or parameters of the whole model (of bytes, that is "
         "the same share).",
@@ -98,7 +98,7 @@ class RunConfig:
         "What becomes of the removed heads: sliced (cut out), uniform (cut out, as many in every "
         "layer: a stock model), zeroed (kept, with zeros for weights).",
     )
-    elite: int = setting(
+    finalists: int = setting(
         10, "Chromosomes, the best of the search, that --validation_samples choose the winner from."
     )
     store: str | None = setting(
@@ -117,7 +117,7 @@ class RunConfig:
     stagnation: int | None = setting(
         None, "Stop when the best fitness stayed the same for so many generations."
     )
-    enough_sparsity: float | None = setting(
+    target_sparsity: float | None = setting(
         None, "Stop when the best chromosome removes this share; None is no such end."
     )
     batch_tokens: int | None = setting(
@@ -196,7 +196,7 @@ RESUMABLE = frozenset(
         "max_seconds",
         "threshold",
         "stagnation",
-        "enough_sparsity",
+        "target_sparsity",
         "reuse_memory",
         "engine",
         "workers",

@@ -178,7 +178,7 @@ class _Run:
             "search": {
                 "algorithm": config.algorithm,
                 "objective": objective_of(config),
-                "density": config.density,
+                "sparsity_of": config.sparsity_of,
                 "genes_per_layer": list(evaluator.head_map.genes_per_layer),
                 "seed": config.seed,
             },
@@ -366,14 +366,14 @@ def check(config: RunConfig) -> None:
     check_values(row, several=objective_of(config) == "pareto")
     _check_fit(config, row)
     _operators(config)
-    if config.density not in MAX_SPARSITY:
-        raise unknown("density", config.density, MAX_SPARSITY)
+    if config.sparsity_of not in MAX_SPARSITY:
+        raise unknown("sparsity_of", config.sparsity_of, MAX_SPARSITY)
     check_operators(
         config.initial_sparsity,
         _max_sparsity(config),
         config.mutation_rate,
         config.tournament_size,
-        config.density,
+        config.sparsity_of,
     )
 
 
@@ -437,7 +437,7 @@ def _max_sparsity(config: RunConfig) -> float:
     from sos_deap.models.density import MAX_SPARSITY
 
     chosen = config.max_sparsity
-    return MAX_SPARSITY[config.density] if chosen is None else chosen
+    return MAX_SPARSITY[config.sparsity_of] if chosen is None else chosen
 
 
 def search(
@@ -487,7 +487,7 @@ def _limits(config: RunConfig) -> Limits:
         seconds=config.max_seconds,
         threshold=config.threshold,
         stagnation=config.stagnation,
-        sparsity=config.enough_sparsity,
+        sparsity=config.target_sparsity,
     )
 
 
@@ -526,7 +526,7 @@ def toolbox_of(config: RunConfig, evaluator: Evaluator) -> Any:
         prior=config.prior,
         repair=not _algorithm(config).literal,
         uniform=counts,
-        elite=config.elite,
+        finalists=config.finalists,
         **_operators(config),
     )
     row, limits = _algorithm(config), beside_validation(_all_limits(config), toolbox)

@@ -48,7 +48,7 @@ def register(
     prior: str | None = None,
     repair: bool = True,
     uniform: Sequence[int] | None = None,
-    elite: int = 10,
+    finalists: int = 10,
 ) -> None:
     """Register ``individual, population, evaluate, map, mate, mutate, select`` in a toolbox.
 
@@ -86,7 +86,7 @@ def register(
     :param repair: let ``mate`` and ``mutate`` give back heads to children above ``max_sparsity``.
     :param uniform: keep equally many heads in every layer, one of these numbers: those that
         :func:`sos_deap.models.prune.uniform_counts` finds, for the layout ``"uniform"``.
-    :param elite: how many of the best the validation examples choose the winner among.
+    :param finalists: how many of the best the validation examples choose the winner among.
     :raises InputError: for a value out of range, an operator that is unknown or does not fit, an
         objective of three values or more, or of two with validation examples, and if
         ``max_sparsity`` leaves none of the ``uniform`` numbers.
@@ -94,14 +94,14 @@ def register(
     if max_sparsity is None:
         max_sparsity = evaluator.max_sparsity
     check_operators(
-        initial_sparsity, max_sparsity, mutation_rate, tournament_size, evaluator.density
+        initial_sparsity, max_sparsity, mutation_rate, tournament_size, evaluator.sparsity_of
     )
     if evaluator.objectives not in FITNESS:
         raise InputError(
             f"the objective gives {evaluator.objectives} values: individuals of one or two are "
             "registered here; register `individual` with a fitness of your own for more"
         )
-    toolbox.validation = _validation(evaluator, elite) if evaluator.validation else None
+    toolbox.validation = _validation(evaluator, finalists) if evaluator.validation else None
     operators = chosen_operators(
         crossover,
         mutation,
@@ -171,7 +171,7 @@ def _weights(evaluator: Evaluator, prior: str) -> RemovalWeights:
     return weights
 
 
-def _validation(evaluator: Evaluator, elite: int) -> Validation:
+def _validation(evaluator: Evaluator, finalists: int) -> Validation:
     """The choice of the winner by an evaluator's validation examples."""
     assert evaluator.validation is not None
     if evaluator.objectives > 1:
@@ -179,17 +179,17 @@ def _validation(evaluator: Evaluator, elite: int) -> Validation:
             "validation_samples choose one winner by one fitness value, and the objective gives "
             f"{evaluator.objectives}: leave them out, or use another objective"
         )
-    if elite < 1:
-        raise InputError(f"elite is {elite}: give at least 1")
+    if finalists < 1:
+        raise InputError(f"finalists is {finalists}: give at least 1")
     task, each = evaluator.validation.task, evaluator.task
-    tokens = task.reference_tokens + elite * task.tokens
-    evaluations = tokens / each.tokens if each.tokens else elite
+    tokens = task.reference_tokens + finalists * task.tokens
+    evaluations = tokens / each.tokens if each.tokens else finalists
 
     def score(evaluate: Callable[..., Any], individuals: Sequence[Any]) -> list[Any]:
         with evaluator.validating():  # here, whatever the toolbox's map: other processes have none
             return batched_map(evaluate, individuals)
 
-    return Validation(score, elite, evaluations, tokens)
+    return Validation(score, finalists, evaluations, tokens)
 
 
 def chosen_operators(
@@ -258,14 +258,14 @@ def check_operators(
     max_sparsity: float,
     mutation_rate: float,
     tournament_size: int,
-    density: str = "heads",
+    sparsity_of: str = "heads",
 ) -> None:
     """Raise :class:`InputError` for settings of the operators that are out of range."""
     for name, share in (("initial_sparsity", initial_sparsity), ("max_sparsity", max_sparsity)):
         if not 0 <= share < 1:
             raise InputError(f"{name} is {share}: a sparsity lies in [0, 1)")
-    # The initial one is a share of heads: with another density the two cannot be compared.
-    if density == "heads" and initial_sparsity >= max_sparsity:
+    # The initial one is a share of heads: with another measure the two cannot be compared.
+    if sparsity_of == "heads" and initial_sparsity >= max_sparsity:
         raise InputError(
             f"initial_sparsity {initial_sparsity} is not below max_sparsity {max_sparsity}: "
             "give a smaller initial or a larger maximum sparsity"

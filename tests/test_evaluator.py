@@ -71,9 +71,9 @@ def test_duplicates_and_known_chromosomes_cost_nothing(evaluator: Evaluator) -> 
     assert (accounting.evaluations, accounting.forward_evaluations) == (6, 3)
     assert accounting.cache_hits == 3
     assert accounting.tokens == 3 * 3 * 16
-    assert [genes for genes, _ in evaluator.evaluated()] == [a, b, c]
-    assert evaluator.known(c) == again[1]
-    assert evaluator.known(chromosomes(4)[3]) is None
+    assert [genes for genes, _ in evaluator.history()] == [a, b, c]
+    assert evaluator.cached(c) == again[1]
+    assert evaluator.cached(chromosomes(4)[3]) is None
     assert accounting.evaluations == 6  # asking what is known is not an evaluation
 
 
@@ -371,7 +371,7 @@ def test_scores_on_some_examples_are_those_of_a_task_of_them(evaluator: Evaluato
     assert evaluator.spent() == {"evaluations": 2, "tokens": 12 * 16}
     assert evaluator(Chromosome(genes, examples=(2, 4))) != evaluator(genes)
     assert evaluator.accounting.cache_hits == 2
-    assert [g for g, _ in evaluator.evaluated()] == [genes]
+    assert [g for g, _ in evaluator.history()] == [genes]
     wrong: list[Any] = [(4, 9), (3, 3), (-1, 2), (0.0, 2.0), ("0", "1"), (True, 2), (1,), [2], "02"]
     for span in wrong:
         with pytest.raises(InputError, match=r"examples are .*: the task has 6, give None for all"):

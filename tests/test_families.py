@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from sos_deap import InputError, head_map, load, masked, prune
-from sos_deap.models.density import sparsity_of
+from sos_deap.models.density import sparsity_measure
 from sos_deap.models.families import FAMILIES, why_unsliceable
 from sos_deap.models.prune import check_layout
 from sos_deap.models.sharing import States, shared
@@ -459,7 +459,7 @@ def test_norms_of_each_head(kv_heads: int | None, tmp_path: Path) -> None:
     model = build("cohere", kv_heads, use_qk_norm=True)
     batch, heads = inputs(model), head_map(model)
     assert model.model.layers[0].self_attn.q_norm.weight.shape == (HEADS, HEAD_DIM)
-    share = sparsity_of(model, heads, "parameters")
+    share = sparsity_measure(model, heads, "parameters")
     several = chromosomes(len(heads), 20)
     with shared(model, several, heads, States(0), None):
         together = output(model, repeated(batch, len(several))).split(2)

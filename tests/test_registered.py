@@ -59,7 +59,7 @@ def test_another_function_as_evaluate_is_what_judges(evaluator: Evaluator, name:
 def test_the_penalty_counts_where_the_winner_is_validated(name: str) -> None:
     first, second = (Perplexity(Sequences("r", torch.randint(0, 2048, (n, 16)))) for n in (3, 2))
     evaluator = Evaluator(small_llama(), first, validation=second)
-    toolbox = filled(evaluator, elite=30)
+    toolbox = filled(evaluator, finalists=30)
     toolbox.decorate("evaluate", tools.DeltaPenalty(keeps_layer_0, -1e6))
     random.seed(1)
     hall = evolve(toolbox, name, population=8, generations=8).halloffame
@@ -105,7 +105,7 @@ def test_the_time_ends_a_search_in_the_middle_of_a_generation(
     def evaluate(individual: Any, **keywords: Any) -> Any:
         asked.append(1)
         time.sleep(0.02 if len(asked) < 30 else 1)
-        evaluator.forget()
+        evaluator.clear()
         return slow(individual, **keywords)
 
     toolbox.register("evaluate", evaluate)

@@ -159,7 +159,7 @@ def test_the_front_is_what_nothing_beats(evaluator: Evaluator) -> None:
     random.seed(5)
     genes = [Chromosome(random_genes(12, n / 12)) for n in range(7) for _ in range(6)]
     evaluator.many(genes)
-    everyone = [(tuple(g), m, evaluator.sparsity(g)) for g, m in evaluator.evaluated()]
+    everyone = [(tuple(g), m, evaluator.sparsity(g)) for g, m in evaluator.history()]
     unbeaten = {
         g
         for g, m, s in everyone

@@ -201,11 +201,11 @@ def test_an_evaluator_computes_nothing_twice(evaluator: Evaluator, tmp_path: Pat
     expected = evaluator.metrics(genes)
     computed_before = evaluator.accounting.layers_computed
     for _ in range(2):
-        evaluator.forget()
+        evaluator.clear()
         evaluator.open_journal(tmp_path / "j")
         assert evaluator.metrics(genes) == expected
         evaluator.close_journal()
-    evaluator.forget()
+    evaluator.clear()
     evaluator.open_journal(tmp_path / "j")
     before = evaluator.accounting.layers_computed
     assert evaluator.metrics(genes) == expected

@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from sos_deap import Evaluator, load, masked, prune
 from sos_deap.__main__ import main as front_door
-from sos_deap.models.density import DENSITIES
+from sos_deap.models.density import SPARSITIES
 from sos_deap.models.loading import BUILTIN as BUILTIN_MODELS
 from sos_deap.models.loading import DTYPES
 from sos_deap.run import main
@@ -436,7 +436,7 @@ def test_help_names_everything_that_can_be_chosen(capsys: Any) -> None:
         main(["--help"])
     text = re.sub(r"-\n\s+", "-", capsys.readouterr().out)  # a line may break at a hyphen
     words = set(re.findall(r"[\w:-]+", text))
-    for names in (ALGORITHMS, OBJECTIVES, TASKS, DENSITIES, DTYPES, BUILTIN_MODELS, BUILTIN_DATA):
+    for names in (ALGORITHMS, OBJECTIVES, TASKS, SPARSITIES, DTYPES, BUILTIN_MODELS, BUILTIN_DATA):
         assert set(names) <= words
 
 

@@ -257,7 +257,12 @@ def test_pareto_leaves_a_front(tmp_path: Path) -> None:
 
 
 def test_sparsity_in_parameters(models: dict[str, Path], data: Path, tmp_path: Path) -> None:
-    more = ["--density=parameters", "--max_sparsity=0.02", "--initial_sparsity=0.3", "--seqlen=16"]
+    more = [
+        "--sparsity_of=parameters",
+        "--max_sparsity=0.02",
+        "--initial_sparsity=0.3",
+        "--seqlen=16",
+    ]
     assert main(flags(models["causal"], data, tmp_path / "run", *more)) == 0
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     removed = 1 - result["best"]["parameters"] / result["dense"]["parameters"]
@@ -312,7 +317,7 @@ def test_sparsity_in_parameters(models: dict[str, Path], data: Path, tmp_path: P
         ("causal", ["--metric=kl"], "unknown metric of this task 'kl': known are perplexity"),
         ("causal", ["--objective=pareto"], "the algorithm sos-repaired is for one fitness value"),
         ("causal", ["--tradeoff_weight=2"], "tradeoff_weight is for the objective tradeoff"),
-        ("causal", ["--density=head"], "unknown density 'head': did you mean 'heads'"),
+        ("causal", ["--sparsity_of=head"], "unknown sparsity_of 'head': did you mean 'heads'"),
         ("causal", ["--task=summarization", "--prompt=x"], "write {text} where the text goes"),
         ("causal", ["--task=summarization", "--max_new_tokens=59"], "no text fits into 1 tokens"),
         ("causal", ["--task=summarization", "--max_new_tokens=0"], "max_new_tokens is 0"),

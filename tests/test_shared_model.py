@@ -97,7 +97,7 @@ def test_a_change_that_nobody_can_see_is_forgotten_when_asked(evaluator: Evaluat
     evaluator.metrics(genes[:1])
     for parameter in evaluator.model.parameters():
         parameter.data.mul_(1.05)
-    evaluator.forget()
+    evaluator.clear()
     assert evaluator.metrics(genes) == Evaluator(evaluator.model, evaluator.task).metrics(genes)
 
 
@@ -195,7 +195,7 @@ def test_an_evaluation_ends_between_two_batches(evaluator: Evaluator) -> None:
     batches: list[int] = []
     slices = Evaluator(evaluator.model, evaluator.task, batch_tokens=16, batching="shared")
     slices.metric([1] * GENES)
-    slices.forget()
+    slices.clear()
 
     def check() -> None:
         batches.append(1)

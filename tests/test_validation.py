@@ -51,11 +51,11 @@ def test_the_winner_is_the_best_of_the_elite_on_the_other_examples(algorithm: st
         asked.append(len(people))
         return list(map(elsewhere, people))
 
-    elite = run(None)
+    finalists = run(None)
     chosen = run(Validation(score, 5, evaluations=0, tokens=0))
-    assert asked == [len(elite)] and len(elite) > 1
-    assert sorted(map(list, chosen)) == sorted(map(list, elite))
-    assert list(chosen[0]) == list(max(elite, key=elsewhere))
+    assert asked == [len(finalists)] and len(finalists) > 1
+    assert sorted(map(list, chosen)) == sorted(map(list, finalists))
+    assert list(chosen[0]) == list(max(finalists, key=elsewhere))
     assert chosen[0].fitness.values == elsewhere(chosen[0])
 
 
@@ -79,7 +79,7 @@ def test_the_examples_are_others_and_are_counted() -> None:
     assert evaluator.validation is not None
     plain = Evaluator.from_pretrained(**{**DATA, "samples": 5})
     toolbox = base.Toolbox()
-    register(toolbox, evaluator, elite=4)
+    register(toolbox, evaluator, finalists=4)
     people = toolbox.population(n=4)
     seen, fitness = evaluator.many(people), evaluator.validate(people)
     assert evaluator.accounting.tokens == 4 * 2 * 32 + 4 * 3 * 32
@@ -103,7 +103,7 @@ def test_the_text_a_model_writes_is_another(tmp_path: Path) -> None:
 
 
 def test_a_run_chooses_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    more = ["--validation_samples=4", "--elite=3", "--generations=3"]
+    more = ["--validation_samples=4", "--finalists=3", "--generations=3"]
     assert main([*FLAGS, *more, f"--output_dir={tmp_path / 'run'}"]) == 0
     assert "the winner is the best of 3 on the validation examples" in capsys.readouterr().out
     result = json.loads((tmp_path / "run" / "result.json").read_text())
@@ -113,8 +113,8 @@ def test_a_run_chooses_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture
     evaluator = Evaluator.from_pretrained(**DATA, validation_samples=4)
     rows = (tmp_path / "run" / "evaluations.csv").read_text().splitlines()[1:]
     met = [list(map(int, row.split(",")[0])) for row in rows]
-    elite = sorted(met, key=lambda genes: -evaluator(genes, 0.31)[0])[:3]
-    winner = max(elite, key=lambda genes: evaluator.validate([genes])[0])
+    finalists = sorted(met, key=lambda genes: -evaluator(genes, 0.31)[0])[:3]
+    winner = max(finalists, key=lambda genes: evaluator.validate([genes])[0])
     assert winner == result["best"]["chromosome"]
 
 
@@ -122,7 +122,7 @@ def test_a_signal_while_the_winner_is_chosen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """It ends the run as at any other moment, and the run goes on to the same end."""
-    more = [*FLAGS, "--validation_samples=4", "--elite=3", "--generations=2"]
+    more = [*FLAGS, "--validation_samples=4", "--finalists=3", "--generations=2"]
     assert main([*more, f"--output_dir={tmp_path / 'whole'}"]) == 0
     validating = Evaluator.validating
 
@@ -146,7 +146,7 @@ def test_a_signal_while_the_winner_is_chosen(
     ("flags", "message"),
     [
         (["--validation_samples=0"], "validation_samples is 0"),
-        (["--validation_samples=2", "--elite=0"], "elite is 0"),
+        (["--validation_samples=2", "--finalists=0"], "finalists is 0"),
         (["--validation_samples=2", "--algorithm=nsga2"], "choose one winner"),
         (["--validation_samples=9", "--max_evaluations=20"], "takes 45 evaluations, and 20"),
         (["--validation_samples=2", "--samples=100000"], "no example is left for validation"),

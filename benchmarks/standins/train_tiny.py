@@ -1,12 +1,13 @@
 """Train the embedded model `builtin:tiny` from documentation found on this machine, offline.
 
-    python benchmarks/standins/train_tiny.py   # about 80 minutes on 2 cores; writes sos_deap/builtin/tiny
+    python benchmarks/standins/train_tiny.py   # writes sos_deap/builtin/tiny; 80 minutes, 2 cores
 
 A Llama of 12 layers x 12 heads (144 genes), read on the standard library's train split and the
 docstrings of numpy, torch, transformers and datasets; texts that nearly repeat the calibration or
 test split are left out first. Deterministic for one seed, thread count, processor and set of
-versions: the shipped weights were made on 2 threads with Python 3.11.7 and constraints.txt.
-The training log lies in benchmarks/standins/train_tiny.csv; benchmarks/builtin_tiny.py measures the result.
+versions: the shipped weights were made on 2 threads with Python 3.11.7 and constraints.txt. The
+training log lies in benchmarks/standins/train_tiny.csv; benchmarks/builtin_tiny.py measures the
+result.
 """
 
 from __future__ import annotations

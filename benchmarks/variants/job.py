@@ -191,7 +191,7 @@ def _outcome(job: Job, evaluator: Evaluator, trace: Trace, population: int) -> d
 
 def _initial(evaluator: Evaluator, trace: Trace) -> list[str]:
     """What the first generation computed, in alphabetical order: it is the same for a seed."""
-    everything = [genes for genes, _ in evaluator.evaluated()]
+    everything = [genes for genes, _ in evaluator.history()]
     return sorted(text(genes) for genes in everything[: trace.computed[0]])
 
 

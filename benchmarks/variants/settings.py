@@ -64,7 +64,7 @@ _OWN = {
 }
 
 #: What all variants share, so that they are given the same problem on the same examples.
-_SHARED = {"unit", "density", "device", "dtype"} | (
+_SHARED = {"unit", "sparsity_of", "device", "dtype"} | (
     _TASK - {"samples", "validation_samples", "metric", "top_k"}
 )
 

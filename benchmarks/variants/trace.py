@@ -73,13 +73,13 @@ class Trace:
                 "share": share,
                 "seconds": round(time.perf_counter() - self._started, 3),
                 "fitness": _fitness(best),
-                "calibration": None if best is None else self._evaluator.known(best),
+                "calibration": None if best is None else self._evaluator.cached(best),
                 "sparsity": None if best is None else self._evaluator.sparsity(best),
                 "chromosome": text(genes) if new and genes else None,
             }
         )
         self.incumbents.append(genes)
-        self.computed.append(sum(1 for _ in self._evaluator.evaluated()))
+        self.computed.append(sum(1 for _ in self._evaluator.history()))
         if self._evaluator.objectives > 1 and share <= 1:
             self.front = [list(one) for one in halloffame]
 
@@ -96,7 +96,7 @@ class Trace:
         stop = self.computed[generation]
         starts = [0, *self.computed[:generation]]
         start = max((s for s in starts if stop - s >= least), default=0)
-        everything = [genes for genes, _ in self._evaluator.evaluated()]
+        everything = [genes for genes, _ in self._evaluator.history()]
         return everything[start:stop]
 
 

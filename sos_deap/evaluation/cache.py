@@ -67,7 +67,7 @@ class EvaluationCache:
         """Chromosomes with their metric on all examples, in the order they were computed."""
         return iter(self._whole.items())
 
-    def forget(self) -> None:
+    def clear(self) -> None:
         """Leave nothing in memory, neither metrics nor what they are made of."""
         self.scores.clear()
         self._whole.clear()

@@ -33,7 +33,7 @@ from sos_deap.evaluation.partial_scores import Span
 from sos_deap.evaluation.priors import Priors
 from sos_deap.evaluation.randomness import random_state_kept
 from sos_deap.evaluation.store import Store
-from sos_deap.models.density import MAX_SPARSITY, Sparsity, sparsity_of
+from sos_deap.models.density import MAX_SPARSITY, Sparsity, sparsity_measure
 from sos_deap.models.guard import exclusive
 from sos_deap.models.heads import HeadMap, head_map, is_masked
 from sos_deap.models.identity import fingerprint, state
@@ -46,7 +46,7 @@ from sos_deap.tasks.settings import task_settings
 from sos_deap.tasks.task import Task
 
 #: Parameters of the evaluator that a command line sets.
-OPTIONS = ("batch_tokens", "unit", "density", "batching", "reuse_memory", "max_sparsity")
+OPTIONS = ("batch_tokens", "unit", "sparsity_of", "batching", "reuse_memory", "max_sparsity")
 
 _T = TypeVar("_T")
 
@@ -56,7 +56,7 @@ class Evaluator:
 
     Threads may share an evaluator, or the model: each waits until no other uses it. A model whose
     weights were changed (a training step, another dtype) is noticed: what was computed before is
-    dropped. Changes through ``.data`` are not noticed: call :meth:`forget` after them.
+    dropped. Changes through ``.data`` are not noticed: call :meth:`clear` after them.
 
     :param model: a transformers model of a known architecture; it is put into evaluation mode.
     :param task: the metric and its data, or any function from a model to a number; that is called
@@ -70,7 +70,7 @@ class Evaluator:
         :meth:`validate`.
     :param unit: what a gene stands for: ``"head"``, or ``"group"`` for a key/value head with all
         its query heads.
-    :param density: what sparsity is a share of: ``"heads"``, or ``"parameters"`` of the model.
+    :param sparsity_of: what sparsity is a share of: ``"heads"``, or ``"parameters"`` of the model.
     :param batching: ``"shared"``: each layer once for all sub-models that agree so far, without its
         removed heads; ``"masked"``: all in a batch, with the removed heads masked; ``"auto"``:
         shared where the model allows it, and on an accelerator where that is faster.
@@ -78,8 +78,8 @@ class Evaluator:
         layers a new one may share; ``None`` for 1, 0 for none.
     :param max_sparsity: S, the largest share removed; an individual that removes more has the worst
         fitness. ``None`` for :data:`sos_deap.models.density.MAX_SPARSITY`, 1 for no bound.
-    :raises InputError: for an unknown architecture, unit, objective or density, or a budget below
-        one token.
+    :raises InputError: for an unknown architecture, unit, objective or measure of sparsity, or a
+        budget below one token.
     """
 
     # Without an instance dictionary DEAP's Toolbox.register cannot copy the model into a partial.
@@ -92,7 +92,6 @@ class Evaluator:
         "_spread",
         "_validates",
         "accounting",
-        "density",
         "head_map",
         "heldout",
         "max_sparsity",
@@ -100,6 +99,7 @@ class Evaluator:
         "objective",
         "passes",
         "sparsity",
+        "sparsity_of",
         "stored_dtype",
         "task",
         "tokenizer",
@@ -114,7 +114,7 @@ class Evaluator:
         batch_tokens: int | None = None,
         heldout: Task | None = None,
         unit: str = "head",
-        density: str = "heads",
+        sparsity_of: str = "heads",
         batching: str = "auto",
         reuse_memory: float | None = None,
         validation: Task | None = None,
@@ -127,9 +127,9 @@ class Evaluator:
         self.heldout = heldout
         self.objective = checked_objective(objective) if isinstance(objective, str) else objective
         self.head_map: HeadMap = head_map(model, unit)
-        self.density = density
-        self.sparsity: Sparsity = sparsity_of(model, self.head_map, density)
-        self.max_sparsity = MAX_SPARSITY[density] if max_sparsity is None else max_sparsity
+        self.sparsity_of = sparsity_of
+        self.sparsity: Sparsity = sparsity_measure(model, self.head_map, sparsity_of)
+        self.max_sparsity = MAX_SPARSITY[sparsity_of] if max_sparsity is None else max_sparsity
         if not 0 <= self.max_sparsity <= 1:
             raise InputError(f"max_sparsity is {max_sparsity}: a sparsity lies in [0, 1]")
         self.accounting = Accounting(tokens=self.task.reference_tokens)
@@ -144,7 +144,7 @@ class Evaluator:
                 self.objective,
                 batch_tokens,
                 unit=unit,
-                density=density,
+                sparsity_of=sparsity_of,
                 batching=batching,
                 reuse_memory=0.0,
                 max_sparsity=max_sparsity,
@@ -516,21 +516,21 @@ class Evaluator:
         with self._lock:
             return task.metrics(self.passes.whole(model, task))
 
-    def known(self, individual: Sequence[int]) -> float | None:
+    def cached(self, individual: Sequence[int]) -> float | None:
         """The metric of an individual that was computed before, else ``None``; not accounted."""
         return self._known.get(self._key(individual))
 
-    def evaluated(self) -> Iterator[tuple[list[int], float]]:
+    def history(self) -> Iterator[tuple[list[int], float]]:
         """Every chromosome computed so far, in order, with its metric."""
         return ((list(key), metric) for key, metric in self._known)
 
-    def forget(self) -> None:
+    def clear(self) -> None:
         """Leave nothing of sub-models in memory; store and journal keep what they have."""
         with self._lock:
-            self._known.forget()
+            self._known.clear()
             self._priors.clear()
             if self.validation is not None:
-                self.validation.forget()
+                self.validation.clear()
 
     @contextmanager
     def interruptible(self, check: Callable[[], Any]) -> Iterator[None]:
@@ -571,7 +571,7 @@ class Evaluator:
                 "model as it was: close them first"
             )
         self._known.model_state, self._recipe = now, None
-        self.forget()
+        self.clear()
         if self._known.store is not None:
             self.open_store(self._known.store.path)
 

@@ -69,18 +69,18 @@ def _removed(model: nn.Module, heads: HeadMap, layer: AttentionLayer, keep: Sequ
 
 
 #: What sparsity can be counted in.
-DENSITIES: dict[str, Callable[[PreTrainedModel, HeadMap], Sparsity]] = {
+SPARSITIES: dict[str, Callable[[PreTrainedModel, HeadMap], Sparsity]] = {
     "heads": _heads,
     "parameters": _parameters,
 }
 
 
-def sparsity_of(model: PreTrainedModel, heads: HeadMap, density: str) -> Sparsity:
+def sparsity_measure(model: PreTrainedModel, heads: HeadMap, sparsity_of: str) -> Sparsity:
     """From genes to the share that they remove.
 
-    :param density: a key of :data:`DENSITIES`.
+    :param sparsity_of: a key of :data:`SPARSITIES`.
     :raises InputError: for another name, and for parameters of a model that cannot be sliced.
     """
-    if density not in DENSITIES:
-        raise unknown("density", density, DENSITIES)
-    return DENSITIES[density](model, heads)
+    if sparsity_of not in SPARSITIES:
+        raise unknown("sparsity_of", sparsity_of, SPARSITIES)
+    return SPARSITIES[sparsity_of](model, heads)

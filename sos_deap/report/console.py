@@ -91,7 +91,7 @@ class Progress:
         self.best = self._describe(best)
         self.rows.append(
             {
-                "best_metric": None if best is None else self._evaluator.known(best),
+                "best_metric": None if best is None else self._evaluator.cached(best),
                 "best_sparsity": None if best is None else self._evaluator.sparsity(best),
                 "evaluations": accounting.evaluations,
                 "forward_evaluations": accounting.forward_evaluations,
@@ -120,7 +120,7 @@ class Progress:
         if best is None:
             return "none within the maximum sparsity yet"
         at = f"at sparsity {self._evaluator.sparsity(best):.3f}"
-        metric = self._evaluator.known(best)
+        metric = self._evaluator.cached(best)
         if metric is not None:
             return f"{self._evaluator.task.name} {metric:.4g} {at}"
         if not best.fitness.valid:

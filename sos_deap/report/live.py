@@ -98,7 +98,7 @@ class LivePage:
             self._folder,
             self._model,
             {**self._known, "best": self._described(best), "search": search},
-            list(chromosomes(evaluator, evaluator.evaluated())),
+            list(chromosomes(evaluator, evaluator.history())),
             generations(self._logbook, rows),
             list(chromosomes(evaluator, front(evaluator))),
             [*self._progress.where(state), advice],
@@ -110,7 +110,7 @@ class LivePage:
         if best is None:
             return {}
         evaluator = self._evaluator
-        metric = evaluator.known(best)
+        metric = evaluator.cached(best)
         return {
             "heads": sum(map(len, evaluator.head_map.kept_heads(best))),
             "chromosome": list(best),

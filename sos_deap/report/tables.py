@@ -84,7 +84,7 @@ def number(given: str | float | None) -> float:
 
 def write_evaluations(path: Path, evaluator: Evaluator) -> None:
     """Every chromosome computed, in order, with its metric and sparsity."""
-    _write_chromosomes(path, evaluator, chromosomes(evaluator, evaluator.evaluated()))
+    _write_chromosomes(path, evaluator, chromosomes(evaluator, evaluator.history()))
 
 
 def write_front(path: Path, evaluator: Evaluator) -> None:
@@ -96,7 +96,7 @@ def front(evaluator: Evaluator) -> list[tuple[list[int], float]]:
     """Chromosomes that no other is better than in metric and sparsity, by growing sparsity."""
     sign = 1 if evaluator.task.greater_is_better else -1
     found: list[tuple[list[int], float]] = []
-    everyone = [(genes, metric) for genes, metric in evaluator.evaluated() if math.isfinite(metric)]
+    everyone = [(genes, metric) for genes, metric in evaluator.history() if math.isfinite(metric)]
     for genes, metric in sorted(
         everyone, key=lambda one: (evaluator.sparsity(one[0]), sign * one[1]), reverse=True
     ):

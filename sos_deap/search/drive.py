@@ -88,7 +88,7 @@ def evolve(
     :param limits: further ends, such as ``Limits(threshold=tau, seconds=60)``.
     :param stats: a DEAP ``Statistics`` or ``MultiStatistics``.
     :param halloffame: a DEAP ``HallOfFame`` to fill; ``None`` makes one of size 1, or of the
-        elite to validate, or a ``ParetoFront`` where a fitness has several values.
+        finalists to validate, or a ``ParetoFront`` where a fitness has several values.
     :param logbook: a DEAP ``Logbook`` to fill, an empty one, to look at while the search goes on;
         ``None`` makes one.
     :param on_generation: called after each generation, the initial population's (0) first, with its
@@ -113,7 +113,7 @@ def evolve(
     if max_sparsity is not None:
         toolbox = _bounded(toolbox, row, max_sparsity)
     validation: Validation | None = getattr(toolbox, "validation", None)
-    size_of_hall = 1 if validation is None else validation.elite
+    size_of_hall = 1 if validation is None else validation.finalists
     fresh: Any = tools.ParetoFront() if pareto else tools.HallOfFame(size_of_hall)
     run = _Run(
         toolbox,

@@ -1,4 +1,4 @@
-"""The choice of the winner among the elite of a search, on examples that it has not seen."""
+"""The choice of the winner among the finalists of a search, on examples that it has not seen."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class Validation:
 
     :param score: from a toolbox's ``evaluate`` and individuals to their fitness values on the
         validation examples.
-    :param elite: how many of the best to score.
+    :param finalists: how many of the best to score.
     :param evaluations: what scoring so many costs, in evaluations on all calibration examples.
     :param tokens: the same in tokens.
     """
 
     score: Callable[[Callable[..., Any], Sequence[Any]], list[tuple[float, ...]]]
-    elite: int
+    finalists: int
     evaluations: float
     tokens: int
 
@@ -41,7 +41,7 @@ class Validation:
             if given is not None:
                 if given <= cost:
                     raise InputError(
-                        f"to choose among the best {self.elite} takes {math.ceil(cost)} {name}, "
+                        f"validating {self.finalists} finalists takes {math.ceil(cost)} {name}, "
                         f"and {given} are allowed: give more, or fewer validation_samples"
                     )
                 left[name] = given - cost
@@ -54,8 +54,8 @@ class Validation:
             the other fitness afterwards.
         :param evaluate: the toolbox's, which judges on these examples, too.
         """
-        elite = list(halloffame)
-        for individual, fitness in zip(elite, self.score(evaluate, elite), strict=True):
+        finalists = list(halloffame)
+        for individual, fitness in zip(finalists, self.score(evaluate, finalists), strict=True):
             individual.fitness.values = fitness
         halloffame.clear()
-        halloffame.update(elite)
+        halloffame.update(finalists)

@@ -34,7 +34,7 @@ class TaskSettings:
     )
     validation_samples: int | None = setting(
         None,
-        "Further calibration examples, which the search does not see: the best of its elite on "
+        "Further calibration examples, which the search does not see: the best of its finalists on "
         "them is the winner; None is no such choice.",
     )
     heldout_samples: int | None = setting(

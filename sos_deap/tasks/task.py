@@ -72,7 +72,7 @@ class Tasks(NamedTuple):
 
     :param calibration: what a search sees.
     :param heldout: what its result is reported on.
-    :param validation: what chooses the winner among its elite, if there is any.
+    :param validation: what chooses the winner among its finalists, if there is any.
     """
 
     calibration: Task
