@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from sos_deap import Evaluator
+from sos_deap import Evaluator, open_engine
 from sos_deap.artifacts import versions
 from sos_deap.cli import quiet
 from sos_deap.engines import ENGINES
@@ -75,7 +75,7 @@ def measured(name: str, workers: int, samples: int, rounds: int) -> dict[str, An
     engine = ENGINES[name](workers)
     message = overhead(engine)
     engine.close()
-    spread.open_engine(name, workers)
+    open_engine(spread, name, workers)
     draw, count = random.Random(0), 8 * workers
     for evaluator in (alone, spread):
         evaluator.many(chromosomes(evaluator, 2 * workers, draw))  # what is done once

@@ -298,14 +298,14 @@ def elementwise(rounds: int) -> dict[str, Any]:
         evaluator = Evaluator(low, task, reuse_memory=0)
         genes = len(evaluator.head_map)
         evaluator.metrics([random_genes(genes, 0.9)])
-        copies, block = evaluator.passes._rotations, likelihood._MOST_ON_CPU
+        copies, block = evaluator.runner._rotations, likelihood._MOST_ON_CPU
         ways = {"neither": ([], 2**62), "rotations": (copies, 2**62), "losses": ([], block)}
         ways["both"] = (copies, block)
         wall: dict[str, list[float]] = {way: [] for way in ways}
         processor: dict[str, list[float]] = {way: [] for way in ways}
         for _ in range(rounds):
             one, metrics = random_genes(genes, 0.25), set[float]()
-            for way, (evaluator.passes._rotations, likelihood._MOST_ON_CPU) in ways.items():
+            for way, (evaluator.runner._rotations, likelihood._MOST_ON_CPU) in ways.items():
                 evaluator.clear()
                 started = time.perf_counter(), time.process_time()
                 metrics.add(evaluator.metric(one))

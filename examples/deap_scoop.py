@@ -16,7 +16,7 @@ def main() -> None:
     """Prune the embedded model."""
     random.seed(0)
     evaluate = sos_deap.Evaluator.from_pretrained("builtin:tiny", samples=4)
-    evaluate.open_engine("scoop")
+    sos_deap.open_engine(evaluate, "scoop")
     toolbox = base.Toolbox()
     sos_deap.register(toolbox, evaluate)
     best = tools.HallOfFame(1)

@@ -13,9 +13,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sos_deap.engines.attach import open_engine as open_engine
     from sos_deap.errors import InputError as InputError
+    from sos_deap.evaluation.batched_map import batched_map as batched_map
     from sos_deap.evaluation.evaluator import Evaluator as Evaluator
-    from sos_deap.evaluation.evaluator import batched_map as batched_map
     from sos_deap.models.heads import head_map as head_map
     from sos_deap.models.heads import masked as masked
     from sos_deap.models.loading import load as load
@@ -46,7 +47,7 @@ _HOME = {
     "Evaluator": "evaluation.evaluator",
     "InputError": "errors",
     "Limits": "search.limits",
-    "batched_map": "evaluation.evaluator",
+    "batched_map": "evaluation.batched_map",
     "cxFitnessWeighted": "search.operators",
     "cxFitnessWeightedPaper": "search.operators",
     "evolve": "search.drive",
@@ -56,6 +57,7 @@ _HOME = {
     "masked": "models.heads",
     "mutSparsityFlipBit": "search.operators",
     "mutSwap": "search.operators",
+    "open_engine": "engines.attach",
     "prune": "models.prune",
     "register": "toolbox",
     "selNSGA3": "search.selection",

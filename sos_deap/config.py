@@ -266,7 +266,7 @@ def parse(arguments: list[str]) -> tuple[RunConfig, TaskSettings]:
 
 def _saved(folder: Path) -> list[str]:
     """The settings of a run as flags: of ``config.json``, or the journal where that is damaged."""
-    from sos_deap.evaluation.journal import read_settings
+    from sos_deap.files.checksummed_lines import read_settings
 
     written = read_settings(folder / "journal.jsonl")
     path = folder / "config.json"

@@ -94,7 +94,9 @@ def run(config: RunConfig, settings: TaskSettings, out: TextIO | None = None) ->
 @contextmanager
 def _engine(evaluator: Evaluator, config: RunConfig) -> Iterator[None]:
     """The workers of a run, which after an error are let go at once."""
-    evaluator.open_engine(config.engine, config.workers)
+    from sos_deap.engines.attach import open_engine
+
+    open_engine(evaluator, config.engine, config.workers)
     try:
         yield
     except BaseException:

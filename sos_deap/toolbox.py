@@ -9,7 +9,8 @@ from typing import Any
 from deap import tools
 
 from sos_deap.errors import InputError
-from sos_deap.evaluation.evaluator import Evaluator, batched_map
+from sos_deap.evaluation.batched_map import batched_map
+from sos_deap.evaluation.evaluator import Evaluator
 from sos_deap.evaluation.priors import PRIORS
 from sos_deap.search.choice import Choice, Operator, choose, try_out
 from sos_deap.search.chromosome import (

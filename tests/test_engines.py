@@ -25,11 +25,13 @@ import torch
 
 from sos_deap import Evaluator, InputError
 from sos_deap.cli import Interrupted, graceful_interrupt
-from sos_deap.engines import check_engine, worker
+from sos_deap.engines import check_engine, setup, worker
+from sos_deap.engines.attach import open_engine
 from sos_deap.engines.launch import _Run
+from sos_deap.engines.pool import _cut
 from sos_deap.engines.process import Processes
-from sos_deap.engines.spread import _cut
 from sos_deap.errors import WorkerLostError
+from sos_deap.evaluation.evaluator import from_recipe, register_local
 from sos_deap.run import main
 from tests.conftest import GENES
 from tests.test_resume import known
@@ -180,7 +182,7 @@ def test_parts_are_whole_in_order_and_of_one_size() -> None:
 
 def test_the_same_from_an_executor_and_counted_once(made: Callable[[], Evaluator]) -> None:
     alone, spread, executor = made(), made(), Now()
-    spread.open_engine(executor, 3)
+    open_engine(spread, executor, 3)
     chromosomes = several(10)
     state = random.getstate()
     assert spread.many(chromosomes) == alone.many(chromosomes)
@@ -211,7 +213,7 @@ class Broken(Executor):
 
 def test_a_lost_worker_is_told(made: Callable[[], Evaluator]) -> None:
     evaluator = made()
-    evaluator.open_engine(Broken(), 2)
+    open_engine(evaluator, Broken(), 2)
     with pytest.raises(WorkerLostError, match="a worker was lost, out of memory perhaps"):
         evaluator.many(several(4))
     assert issubclass(BrokenProcessPool, BrokenExecutor)
@@ -227,10 +229,10 @@ class Silent(Executor):
 def test_a_wait_for_workers_has_an_end(
     made: Callable[[], Evaluator], monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    monkeypatch.setattr("sos_deap.engines.spread._SILENCE", 0.5)
-    monkeypatch.setattr("sos_deap.engines.spread._SILENCE_AFTER_SIGNAL", 1.5)
+    monkeypatch.setattr("sos_deap.engines.pool._SILENCE", 0.5)
+    monkeypatch.setattr("sos_deap.engines.pool._SILENCE_AFTER_SIGNAL", 1.5)
     evaluator = made()
-    evaluator.open_engine(Silent(), 2)
+    open_engine(evaluator, Silent(), 2)
     interrupt = Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
     interrupt.start()
     with pytest.raises(Interrupted), graceful_interrupt():
@@ -243,7 +245,7 @@ def test_a_wait_for_workers_has_an_end(
 def test_an_executor_that_is_shut_down(made: Callable[[], Evaluator]) -> None:
     evaluator, executor = made(), ThreadPoolExecutor(1)
     executor.shutdown()
-    evaluator.open_engine(executor, 1)
+    open_engine(evaluator, executor, 1)
     with pytest.raises(WorkerLostError, match="take no more work: cannot schedule new futures"):
         evaluator.many(several(2))
     evaluator.close_engine()
@@ -286,12 +288,12 @@ def test_a_worker_of_scoop_that_is_lost_before_it_has_called(
 
 def test_what_does_not_travel(evaluator: Evaluator, made: Callable[[], Evaluator]) -> None:
     with pytest.raises(InputError, match="made of a model or a task in memory"):
-        evaluator.open_engine("process", 2)
+        open_engine(evaluator, "process", 2)
     with pytest.raises(InputError, match="made of a model or a task in memory"):
         pickle.dumps(evaluator)
-    evaluator.open_engine("serial")
+    open_engine(evaluator, "serial")
     with pytest.raises(InputError, match="programs that SCOOP has started"):
-        made().open_engine("scoop", 2)
+        open_engine(made(), "scoop", 2)
 
 
 def test_a_worker_with_other_data_is_refused(
@@ -302,7 +304,7 @@ def test_a_worker_with_other_data_is_refused(
     other.write_text(text_file.read_text().replace("tree", "list"))
     recipe["dataset"] = str(other)
     with pytest.raises(InputError, match="has another model or other data than this process"):
-        worker.evaluator_of(json.dumps(recipe))
+        from_recipe(json.dumps(recipe))
 
 
 class OddError(Exception):
@@ -325,7 +327,7 @@ def test_an_error_in_a_worker_travels(
 
     evaluator = made()
     recipe = evaluator.recipe
-    monkeypatch.setitem(worker._lent, recipe, evaluator)
+    register_local(recipe, evaluator)
     monkeypatch.setattr(evaluator.task, "score", broken)
     with pytest.raises(kind, match="OddError: a b" if kind is RuntimeError else "a") as caught:
         worker.sums(recipe, 1, [bytes([1] * GENES)], (0, 4))
@@ -524,7 +526,7 @@ def main(spread):
     if spread == "map":
         toolbox.register("map", futures.map)
     else:
-        evaluate.open_engine(spread)
+        open_engine(evaluate, spread)
     people = toolbox.population(n=6)
     algorithms.eaSimple(people, toolbox, 0.9, 1.0, 3, halloffame=best, verbose=False)
     return list(best[0]), best[0].fitness.values
@@ -585,7 +587,7 @@ def listening(pids: list[int]) -> tuple[set[str], set[str]]:
 def test_threads_are_shared(monkeypatch: pytest.MonkeyPatch) -> None:
     before = torch.get_num_threads()
     monkeypatch.setattr("os.cpu_count", lambda: 8)
-    monkeypatch.setattr(worker, "_settled", [])
-    worker.configure_process(3)
-    assert torch.get_num_threads() == 2 and worker.is_configured()
+    monkeypatch.setattr(setup, "_configured", [])
+    setup.configure_process(3)
+    assert torch.get_num_threads() == 2 and setup.is_configured()
     torch.set_num_threads(before)

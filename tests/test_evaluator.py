@@ -355,7 +355,8 @@ def test_individuals_made_by_creator_work_everywhere(evaluator: Evaluator) -> No
 
 def test_the_model_is_put_into_evaluation_mode() -> None:
     model = small_llama().train()
-    task: Any = type("Task", (), {"seqlen": 1, "one_pass": True, "reference_tokens": 0})()
+    facts = {"seqlen": 1, "one_pass": True, "reference_tokens": 0, "__len__": lambda task: 1}
+    task: Any = type("Task", (), facts)()
     assert not Evaluator(model, task).model.training
 
 

@@ -312,7 +312,7 @@ def test_a_store_that_another_process_locks_is_done_without(
         assert main([*small, f"--store={path}", f"--output_dir={folder}"]) == 0
     locker.unlock()
     [warning] = [one.getMessage() for one in caplog.records if "store" in one.getMessage()]
-    assert warning == f"store {path} fails (database is locked): going on without it"
+    assert warning == f"store {path} fails (database is locked): the run continues without it"
     one, other = known(read(folder)), known(read(whole))
     assert {**one, "command": ""} == {**other, "command": ""}
     with closing(sqlite3.connect(path)) as store:

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from sos_deap import Evaluator
-from sos_deap.evaluation.forward import ForwardRunner, Sizes
+from sos_deap.evaluation.batch_size import BatchSizes
+from sos_deap.evaluation.forward import ForwardRunner
 from sos_deap.models.heads import head_map
 from tests.conftest import GENES
 
@@ -23,10 +24,10 @@ def several_of(count: int) -> list[list[int]]:
 
 def asked(seconds: Callable[[int], float], most: int, passes: int) -> list[int]:
     """The sizes that are chosen where a batch of a size takes so long."""
-    sizes, found = Sizes(), list[int]()
+    sizes, found = BatchSizes(), list[int]()
     for _ in range(passes):
         found.append(sizes.next(most))
-        sizes.took(found[-1], seconds(found[-1]))
+        sizes.record(found[-1], seconds(found[-1]))
     return found
 
 
@@ -44,16 +45,16 @@ def test_sizes_double_and_the_fastest_stays(seconds: Callable[[int], float], exp
 
 
 def test_a_slow_first_pass_does_not_count() -> None:
-    sizes = Sizes()
+    sizes = BatchSizes()
     for size, time in [(1, 100.0), (1, 1.0), (2, 50.0), (2, 3.0), (4, 6.0), (4, 6.0)]:
-        sizes.took(size, time)
+        sizes.record(size, time)
     assert [sizes.next(most) for most in (1, 2, 3, 4, 7)] == [1, 1, 1, 1, 1]
 
 
 def test_what_is_left_over_says_nothing_of_sizes_between() -> None:
-    sizes = Sizes()
+    sizes = BatchSizes()
     for size in (1, 1, 3, 2, 3, 2):
-        sizes.took(size, 1.0)
+        sizes.record(size, 1.0)
     assert [sizes.next(most) for most in (1, 2, 3)] == [1, 2, 3]
     assert sizes.next(4) == 4  # not known yet
 
@@ -137,6 +138,6 @@ def test_out_of_memory_ends_the_growth(
     passes = masked_passes(evaluator)
     found = list(passes.run([bytes(genes) for genes in several]))
     assert [len(chunk) for chunk, _ in found] == [1, 1, 2, 2, *[4] * 6]
-    assert passes.out_of_memory == 1
+    assert passes.cost.out_of_memory == 1
     metrics = [evaluator.task.metrics(row)["perplexity"] for _, sums in found for row in sums]
     assert metrics == pytest.approx(expected, rel=1e-5)

@@ -120,8 +120,8 @@ def test_what_is_damaged_is_cut_off_and_written_anew(tmp_path: Path, caplog: Any
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"my thesis\n", "is no journal"),
-        (b"\x89PNG\r\n\x1a\n", "is no journal"),
+        (b"my thesis\n", "is not a journal"),
+        (b"\x89PNG\r\n\x1a\n", "is not a journal"),
         (None, "is a symbolic link"),
         ({"examples": [0, 4], "sums": {"101": [1.0]}}, "has lost its first line: restore"),
     ],

@@ -15,7 +15,8 @@ import torch
 from deap import base
 
 from sos_deap import Evaluator, InputError, masked, register
-from sos_deap.engines.worker import register_local
+from sos_deap.engines.attach import open_engine
+from sos_deap.evaluation.evaluator import register_local
 from tests.conftest import GENES, small_llama
 from tests.test_evaluator import by_hand, chromosomes, token_ids
 
@@ -50,7 +51,7 @@ def test_threads_as_an_engine_compute_what_one_does(named: Evaluator) -> None:
     several = chromosomes(24)
     expected = Evaluator(named.model, named.task, max_sparsity=1).many(several)
     with ThreadPoolExecutor(3) as pool:
-        named.open_engine(pool, workers=3)
+        open_engine(named, pool, workers=3)
         found = named.many(several)
         named.close_engine()
     assert found == [pytest.approx(values, rel=1e-5) for values in expected]

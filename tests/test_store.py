@@ -133,7 +133,7 @@ def test_a_damaged_store_is_set_aside(
     path.write_bytes(broken)
     with caplog.at_level(logging.WARNING):
         fresh = Store(path, "x")
-    assert "is damaged" in caplog.text and "set aside as store.sqlite.damaged" in caplog.text
+    assert "is damaged" in caplog.text and "renamed to store.sqlite.damaged" in caplog.text
     assert (tmp_path / "store.sqlite.damaged").read_bytes() == broken
     assert len(fresh) == 0
     fresh.put({A: 1.0})

@@ -1,7 +1,8 @@
-"""How sub-models are spread over processes, GPUs and hosts.
+"""Evaluation in worker processes, on several GPUs or hosts.
 
-What travels is a recipe, chromosomes and sums, never a model: each process makes its own, once.
-Everything that decides stays in one process: search, cache, journal and store.
+A recipe, chromosomes and sums are sent between processes, never a model: each worker loads its own,
+once. Search, cache, journal and store stay in one process. This package is light to import;
+:func:`sos_deap.open_engine` is in ``sos_deap.engines.attach``.
 """
 
 from __future__ import annotations
@@ -11,24 +12,24 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any, Protocol
 
-from sos_deap.engines.worker import gpus
+from sos_deap.engines.setup import gpus
 from sos_deap.errors import InputError, unknown
 
 
 class Engine(Protocol):
-    """Workers that functions can be given to."""
+    """A pool of workers that run functions."""
 
-    #: How many there are.
+    #: The number of workers.
     workers: int
-    #: What a future raises if its worker was lost.
+    #: The exceptions that a future raises if its worker was lost.
     lost: tuple[type[BaseException], ...]
 
     @property
     def submit(self) -> Callable[..., Any]:
-        """Let a worker call a function with arguments; gives a future."""
+        """A method that submits a function with its arguments to a worker and returns a future."""
 
     def close(self, at_once: bool = False) -> None:
-        """Let the workers go, after what they are at or at once."""
+        """Release the workers, after their current work or at once."""
 
 
 def _process(workers: int) -> Engine:
@@ -49,7 +50,7 @@ def _ray(workers: int) -> Engine:
     return Ray(workers)
 
 
-#: From a number of workers to an engine, by name. ``"serial"``, this process alone, needs none.
+#: Engines by name, made from a number of workers. ``"serial"``, this process alone, is not one.
 ENGINES: dict[str, Callable[[int], Engine]] = {
     "process": _process,
     "scoop": _scoop,
@@ -57,12 +58,17 @@ ENGINES: dict[str, Callable[[int], Engine]] = {
 }
 
 
-#: Each is a process with a model of its own.
+#: Most workers, each of which is a process with its own model.
 MOST_WORKERS = 1024
 
 
 def check_engine(name: str, workers: int | None, hostfile: str | None = None) -> None:
-    """Raise :class:`InputError` for an engine that is unknown, or does not fit the others."""
+    """Raise :class:`InputError` for an unknown engine or package, or parameters that do not fit it.
+
+    :param name: ``"serial"`` or a key of :data:`ENGINES`.
+    :param workers: the number of workers, if given.
+    :param hostfile: the file of hosts, if given.
+    """
     if name != "serial" and name not in ENGINES:
         raise unknown("engine", name, ["serial", *ENGINES])
     if name == "ray" and find_spec("ray") is None:
@@ -74,12 +80,14 @@ def check_engine(name: str, workers: int | None, hostfile: str | None = None) ->
     if name == "serial" and workers not in (None, 1):
         raise InputError(
             f"workers is {workers}, and the engine serial is one process: "
-            "give --engine process, scoop or ray, too"
+            "give --engine process, scoop or ray as well"
         )
     if hostfile is not None and name != "scoop":
-        raise InputError(f"the engine {name} takes no hostfile: give --engine scoop, or leave it")
+        raise InputError(
+            f"the engine {name} takes no hostfile: give --engine scoop, or leave --hostfile out"
+        )
 
 
 def default_workers() -> int:
-    """A worker for each GPU of this machine, or where there is none for each core."""
+    """The number of GPUs of this machine, or of cores if it has no GPU."""
     return len(gpus()) or os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""Run a program under SCOOP, and see to its end: the true exit status, no hang and no orphan."""
+"""Run a program under SCOOP with its true exit status, without a hang or an orphaned process."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from sos_deap.engines import scoop_entry
 from sos_deap.engines.lifeline import ALIVE
 from sos_deap.errors import InputError, first_line
 
-#: Seconds that the workers have to come, and to go.
+#: Seconds that the workers have to connect, and to end.
 _TO_COME, _TO_GO = 300.0, 10.0
 
-#: Seconds of silence after which the user is informed; and after which a signal ends the run.
+#: Seconds of silence after which a message is printed, and after which a signal ends the run.
 _SILENCE, _SILENCE_AFTER_SIGNAL = 60.0, 10.0
 
 
 @dataclass
 class _Line:
-    """What is known of who is at the other end."""
+    """The state of a connection to a process."""
 
     buffer: bytes = b""
     role: str = ""
@@ -41,17 +41,18 @@ class _Line:
 
 
 class Lost(Exception):  # noqa: N818
-    """A process is gone before the program was done; says which."""
+    """A process ended before the program did; the message names it."""
 
 
 def launch(target: str, arguments: list[str], workers: int, hostfile: str | None = None) -> int:
     """Run a function of command line arguments in the first of some SCOOP workers.
 
     :param target: ``module:function``, which takes a list of arguments and returns a status.
-    :param arguments: its arguments.
-    :param workers: processes, of which the first runs the function and computes, too.
-    :param hostfile: a host a line, reached by ssh; ``None`` for this machine.
+    :param arguments: the arguments.
+    :param workers: the number of processes, of which the first runs the function and computes, too.
+    :param hostfile: a file with a host per line, reached by ssh. Default: this machine.
     :returns: the status that the function returned; 1 if a process was lost.
+    :raises InputError: for a host file that cannot be read or does not begin with this machine.
     """
     run = _Run(target, arguments, workers, hostfile)
     before = {number: signal.signal(number, run.signalled) for number in _SIGNALS}
@@ -66,19 +67,19 @@ def launch(target: str, arguments: list[str], workers: int, hostfile: str | None
             signal.signal(number, handler)
 
 
-_GO_ON = "to go on: python -m sos_deap.run --resume and the run folder"
+_RESUME = "to resume: python -m sos_deap.run --resume and the run folder"
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class _Run:
-    """SCOOP's processes, and the lines to them."""
+    """SCOOP's processes, and the connections to them."""
 
     def __init__(
         self, target: str, arguments: list[str], workers: int, hostfile: str | None
     ) -> None:
         hosts = _hosts(hostfile)
         self._workers, self._token = workers, secrets.token_hex(16)
-        #: Of the sockets, on one machine: nobody else may look into it.
+        #: The folder of the sockets, on one machine; only this user can read it.
         self._folder = None if hostfile else _short_folder()
         self._lines: dict[socket.socket, _Line] = {}
         self._status: int | None = None
@@ -98,20 +99,20 @@ class _Run:
         command += [self._folder or hosts[0], "--quiet"]
         if hostfile is not None:
             command += ["--hostfile", hostfile, "--external-hostname", hosts[0]]
-        else:  # not a batch system's hosts either
+        else:  # and not the hosts of a batch system
             command += ["--hosts", *hosts]
         command += ["-n", str(workers)]
         command += [scoop_entry.__file__, address, self._token, str(together), target]
         self._process = subprocess.Popen(
             [*command, *arguments],
-            start_new_session=True,  # signals are passed on by the line, once
+            start_new_session=True,  # signals are sent over the connection, once
             stdin=subprocess.DEVNULL,
         )
         self._started = time.monotonic()
-        self._said = self._started  # when the user was last informed of a silence
+        self._printed = self._started  # time of the last message about a silence
 
     def watch(self) -> int:
-        """Wait for the program's end; returns its status."""
+        """Wait until the program ends; returns its status."""
         while self._status is None:
             for key, _ in self._selector.select(timeout=0.2):
                 if key.fileobj is self._listener:
@@ -122,17 +123,17 @@ class _Run:
         return self._status
 
     def signalled(self, number: int, _: Any) -> None:
-        """Pass a first signal on to the program; end at once after a second."""
+        """Send a first signal to the program; end at once after a second one."""
         self._signals, self._signal = self._signals + 1, number
         origin = [line for line, known in self._lines.items() if known.role == "origin"]
         if origin and self._signals == 1:
-            with suppress(OSError):  # it is gone, which is noticed where it is heard
+            with suppress(OSError):  # it has ended, which is noticed where messages are read
                 origin[0].sendall(b"signal %d\n" % number)
         else:
             self._status, self._at_once = 128 + number, True
 
     def end(self) -> None:
-        """Wait a little for SCOOP to end its processes; end what is left."""
+        """Wait a short time for SCOOP to end its processes, then kill the rest."""
         if self._status is not None and not self._at_once:
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(_TO_GO)
@@ -171,7 +172,7 @@ class _Run:
                 known.role, known.host = (word.decode() for word in words[1:])
                 known.number = on_host[known.host]
                 line.sendall(b"%d\n" % known.number)
-            else:  # a stranger, who may say more
+            else:  # not one of the workers
                 self._cut(line)
                 return
 
@@ -182,28 +183,28 @@ class _Run:
         if known.role and self._status is None:
             raise Lost(
                 f"a process of the engine scoop on {known.host} was lost, out of memory perhaps: "
-                f"what was computed before is kept; {_GO_ON}"
+                f"what was computed before is kept; {_RESUME}"
             )
 
     def _check(self) -> None:
-        """See that SCOOP goes on, and that all workers have come."""
+        """Raise :class:`Lost` if SCOOP has ended, or if workers did not connect in time."""
         if self._status is not None:
             return
         if self._process.poll() is not None:
             raise Lost(
                 f"SCOOP ended with status {self._process.returncode} before the program, as a "
-                f"process of it was lost perhaps: what was computed before is kept; {_GO_ON}"
+                f"process of it was lost perhaps: what was computed before is kept; {_RESUME}"
             )
         there = sum(bool(known.role) for known in self._lines.values())
         if there < self._workers and time.monotonic() > self._started + _TO_COME:
             raise Lost(
-                f"{there} of {self._workers} workers came within {_TO_COME:.0f} s: see that "
-                "ssh reaches each host without a password, and python is at the same place there"
+                f"{there} of {self._workers} workers connected within {_TO_COME:.0f} s: check that "
+                "ssh reaches each host without a password, and that python has the same path there"
             )
         self._check_silence()
 
     def _check_silence(self) -> None:
-        """Inform the user of a process that is stopped, say; end at once if a signal has come."""
+        """Print a message about a process that does not answer; end at once after a signal."""
         there = [known for known in self._lines.values() if known.role]
         if not there:
             return
@@ -211,14 +212,14 @@ class _Run:
         silence = now - known.heard
         if self._signals and silence > _SILENCE_AFTER_SIGNAL:
             self._status, self._at_once = 128 + self._signal, True
-            print(f"interrupted; {_GO_ON}", file=sys.stderr)
-        elif min(silence, now - self._said) > _SILENCE:
-            self._said = now
+            print(f"interrupted; {_RESUME}", file=sys.stderr)
+        elif min(silence, now - self._printed) > _SILENCE:
+            self._printed = now
             print(no_answer(f"worker {known.number} on {known.host}", silence), file=sys.stderr)
 
 
 def _short_folder() -> str:
-    """A new folder of this user's alone, whose path leaves room for a socket's name (104 bytes)."""
+    """Create a private folder whose path leaves room for a socket's name (104 bytes in all)."""
     folder = tempfile.mkdtemp(prefix="sos_deap-")
     if len(os.fsencode(folder)) > 80:
         os.rmdir(folder)
@@ -230,7 +231,7 @@ def _short_folder() -> str:
 
 
 def _hosts(hostfile: str | None) -> list[str]:
-    """The hosts, of which the first is this one, by the name that the others know."""
+    """The hosts; the first is this machine, by a name under which the others reach it."""
     from scoop import utils
 
     if hostfile is None:
@@ -242,7 +243,7 @@ def _hosts(hostfile: str | None) -> list[str]:
             f"hostfile {hostfile} cannot be read ({first_line(error)}): give lines of hosts"
         ) from error
     try:
-        socket.create_server((hosts[0], 0)).close()  # which only works here
+        socket.create_server((hosts[0], 0)).close()  # possible only for an address of this machine
     except (IndexError, OSError) as error:
         raise InputError(
             f"hostfile {hostfile} begins with {hosts[0] if hosts else 'nothing'}, which is not "

@@ -1,9 +1,9 @@
-"""The line between SCOOP's processes and the one that started them: who holds it, lives.
+"""A connection between each of SCOOP's processes and the launcher, by which both notice an end.
 
-The system closes a line when a process ends, however it ends. So the starter learns at once of a
-worker that was lost, which SCOOP does not tell, and workers of a starter that was killed, which
-would wait for ever. The line also carries a worker's number, signals and the exit status. It is
-text: nothing on it is unpickled.
+The operating system closes a connection when a process ends, however it ends. The launcher
+therefore notices a lost worker at once, which SCOOP does not report, and workers notice a launcher
+that was killed, for which they would otherwise wait for ever. The connection also carries a
+worker's number, signals and the exit status. It is text: nothing on it is unpickled.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ import time
 from contextlib import suppress
 from typing import IO
 
-#: What a process sends every few seconds, so that one which is stopped is noticed.
+#: The message that a process sends every few seconds, so that a stopped process is noticed.
 ALIVE, _PAUSE = b"alive", 2.0
 
 
 class Lifeline:
-    """A worker's end.
+    """A worker's end of the connection.
 
-    :param address: ``host:port`` of the starter, or the path of its socket on this machine.
-    :param token: that the starter gave, which tells its workers from others.
+    :param address: ``host:port`` of the launcher, or the path of its socket on this machine.
+    :param token: a secret of the launcher, by which it recognises its workers.
     :param role: ``"origin"``, the process that runs the program, or ``"worker"``.
     """
 
@@ -31,27 +31,27 @@ class Lifeline:
         self._socket = _connected(address)
         self._file: IO[str] = self._socket.makefile("r", encoding="utf-8")
         self._say(f"{token} {role} {socket.gethostname()}")
-        #: Of this process among those on its host, from 0.
+        #: The number of this process among those on its host, from 0.
         self.number = int(self._file.readline() or -1)
         for task in (self._hold, self._beat):
             threading.Thread(target=task, daemon=True).start()
 
     def ended(self, status: int) -> None:
-        """Tell the exit status of the program."""
+        """Send the exit status of the program."""
         self._say(f"status {status}")
 
     def _say(self, line: str) -> None:
         self._socket.sendall(line.encode() + b"\n")
 
     def _beat(self) -> None:
-        """Show that this process is running."""
-        with suppress(OSError):  # a line that is cut is noticed where it is read
+        """Send :data:`ALIVE` every few seconds."""
+        with suppress(OSError):  # a closed connection is noticed where it is read
             while True:
                 self._say(ALIVE.decode())
                 time.sleep(_PAUSE)
 
     def _hold(self) -> None:
-        """Pass signals on; end when the line is cut."""
+        """Raise the signals that arrive; end this process when the connection is closed."""
         for line in self._file:
             os.kill(os.getpid(), int(line.split()[1]))
         os._exit(1)

@@ -10,16 +10,16 @@ from multiprocessing import active_children, get_context
 from threading import Timer
 from typing import Any
 
-from sos_deap.engines import worker
+from sos_deap.engines.setup import begin, ignore_sigint
 
-#: Seconds that processes which are let go have for what they are at.
+#: Seconds that the processes have to finish their work when the engine is closed.
 _TO_GO = 10.0
 
 
 class Processes:
-    """A process for each worker.
+    """An engine with a process of this machine for each worker.
 
-    :param workers: how many.
+    :param workers: the number of workers.
     """
 
     lost: tuple[type[BaseException], ...] = (BrokenExecutor,)
@@ -34,13 +34,13 @@ class Processes:
         self._pool = ProcessPoolExecutor(workers, context, _begin, (numbers, workers))
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
-        """Let a worker call a function."""
+        """Submit a function to a worker; returns a future."""
         with _later_interrupted():  # as this may start a process
             return self._pool.submit(function, *arguments)
 
     def close(self, at_once: bool = False) -> None:
-        """End the processes, after what they are at or at once."""
-        # One that is stopped, by SIGSTOP say, would be waited for without an end.
+        """End the processes, after their current work or at once."""
+        # A process that was stopped, by SIGSTOP for example, would never end by itself.
         ours = [child for child in active_children() if child not in self._others]
 
         def kill_ours() -> None:
@@ -55,10 +55,10 @@ class Processes:
 
 
 class ExternalExecutor:
-    """Any executor of ``concurrent.futures``, which stays its owner's.
+    """An engine with an executor of ``concurrent.futures``, which is not shut down.
 
     :param executor: the executor.
-    :param workers: how many it has.
+    :param workers: the number of its workers.
     """
 
     lost: tuple[type[BaseException], ...] = (BrokenExecutor,)
@@ -67,14 +67,14 @@ class ExternalExecutor:
         self.workers, self.submit = workers, executor.submit
 
     def close(self, at_once: bool = False) -> None:
-        """Leave it as it is."""
+        """Do nothing."""
 
 
 @contextmanager
 def _later_interrupted() -> Iterator[None]:
-    """Block Ctrl-C, which comes afterwards; a process that is started inherits the block.
+    """Block Ctrl-C until the end of the context; a process that is started inherits the block.
 
-    It ends the block once it ignores the signal: before, it would end, as if it had been lost.
+    The process ends the block once it ignores the signal, which would end it before that.
     """
     if not hasattr(signal, "pthread_sigmask"):  # on Windows
         yield
@@ -87,5 +87,5 @@ def _later_interrupted() -> Iterator[None]:
 
 
 def _begin(numbers: Any, workers: int) -> None:
-    worker.ignore_sigint()
-    worker.begin(numbers.get(), workers)
+    ignore_sigint()
+    begin(numbers.get(), workers)

@@ -1,4 +1,4 @@
-"""Ray's actors as workers: one that dies is started again, and what it was at is done again."""
+"""The engine ``ray``: actors as workers, which Ray restarts if they die."""
 
 from __future__ import annotations
 
@@ -10,17 +10,19 @@ from contextlib import suppress
 from itertools import cycle
 from typing import Any
 
-from sos_deap.engines import worker
+from sos_deap.engines.setup import configure_process
 from sos_deap.errors import InputError
 
-#: How often what a worker was at when it died is done again before it is to blame.
+#: How often work whose worker died is repeated before the run fails.
 _RETRIES = 3
 
 
 class Ray:
-    """An actor for each worker, on the cluster of ``RAY_ADDRESS`` or else on this machine.
+    """An engine with an actor for each worker.
 
-    :param workers: how many.
+    The cluster is that of ``RAY_ADDRESS``, or else it is started on this machine.
+
+    :param workers: the number of workers.
     :raises InputError: if the cluster has too few cores.
     """
 
@@ -52,15 +54,15 @@ class Ray:
         self._next = cycle(self._actors)
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
-        """Let the next actor call a function."""
+        """Submit a function to the next actor; returns a future."""
         future: Future[Any] = next(self._next).call.remote(function, *arguments).future()
         return future
 
     def close(self, at_once: bool = False) -> None:
-        """Let the actors go, and Ray if it was started here."""
+        """End the actors, and Ray if this engine started it."""
         import ray
 
-        with suppress(Exception):  # they may be gone
+        with suppress(Exception):  # they may have ended already
             for actor in self._actors:
                 ray.kill(actor)
         if self._ours:
@@ -69,7 +71,7 @@ class Ray:
 
 class _Actor:
     def __init__(self, together: int) -> None:
-        worker.configure_process(together)
+        configure_process(together)
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         return function(*arguments)

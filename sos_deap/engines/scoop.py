@@ -1,4 +1,4 @@
-"""SCOOP's workers, seen from a process that SCOOP has started."""
+"""The engine ``scoop``, in a process that SCOOP has started."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import scoop
 from scoop import futures
 
-from sos_deap.engines import worker
+from sos_deap.engines.setup import configure_process, is_configured
 from sos_deap.errors import InputError
 
 
@@ -18,13 +18,13 @@ def running() -> bool:
 
 
 class Scoop:
-    """The workers that were started with this process, of which it is one.
+    """An engine with the workers that SCOOP started, of which this process is one.
 
-    :param workers: how many there should be.
+    :param workers: the number of workers that SCOOP should be started with.
     :raises InputError: outside SCOOP.
     """
 
-    lost: tuple[type[BaseException], ...] = ()  # the one who started them sees to that
+    lost: tuple[type[BaseException], ...] = ()  # the launcher detects lost workers
 
     def __init__(self, workers: int) -> None:
         if not running():
@@ -33,24 +33,27 @@ class Scoop:
                 f"python -m scoop -n {workers} YOUR_SCRIPT.py"
             )
         self.workers: int = scoop.SIZE
-        if not worker.is_configured():
-            worker.configure_process(scoop.SIZE)  # this process works, too
+        if not is_configured():
+            configure_process(scoop.SIZE)  # this process computes, too
         _keep_to_one_part()
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Let a worker call a function; this one keeps the last, for when it waits."""
+        """Submit a function to a worker; returns a future.
+
+        This process keeps the last one for itself and runs it while it waits.
+        """
         return futures.submit(function, *arguments)
 
     def close(self, at_once: bool = False) -> None:
-        """Nothing: they end with the program."""
+        """Do nothing, as the workers end with the program."""
 
 
 def _keep_to_one_part() -> None:
-    """Keep SCOOP from two habits, in this process.
+    """Switch off two features of SCOOP in this process.
 
-    It asks every two seconds after what others are at, and takes what they do not answer for as
-    lost, so that long tasks are done twice. And while it waits it asks for work, which it is then
-    given later, when it has some: each worker is to have one part.
+    SCOOP asks every two seconds for the state of submitted tasks and repeats those without an
+    answer, so that long tasks are computed twice. And a waiting process requests work that it gets
+    only later, when it has some already; each worker should have one part.
     """
     from scoop import _types
 

@@ -1,7 +1,7 @@
-"""What SCOOP runs: as the program in the first process, and imported in its workers.
+"""The program that SCOOP runs in its first process and imports in its workers.
 
-Arguments: the starter's address, its token, workers on a host, ``module:function``, and the
-function's own.
+Arguments: the launcher's address, its token, the number of workers on a host, ``module:function``,
+and the arguments of the function.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import traceback
 from importlib import import_module
 
 from sos_deap.engines.lifeline import Lifeline
-from sos_deap.engines.worker import begin
+from sos_deap.engines.setup import begin
 
 
 def hold(role: str) -> Lifeline:
-    """Connect with the starter, and set up this process."""
+    """Connect to the launcher and set up this process."""
     address, token, together = sys.argv[1:4]
     line = Lifeline(address, token, role)
     begin(line.number, int(together))
@@ -24,7 +24,7 @@ def hold(role: str) -> Lifeline:
 
 
 def main() -> None:
-    """Run the program, and tell its status: SCOOP itself would not."""
+    """Run the program and send its exit status to the launcher, which SCOOP does not do."""
     line = hold("origin")
     target, *arguments = sys.argv[4:]
     module, _, function = target.partition(":")
@@ -41,5 +41,5 @@ def main() -> None:
 if __name__ == "__main__":
     main()
 elif __name__ == "SCOOP_WORKER":
-    os.dup2(2, 1)  # standard output is the program's
+    os.dup2(2, 1)  # only the program writes to standard output
     held = hold("worker")

@@ -1,12 +1,12 @@
-"""SCOOP's processes, with sockets that others do not reach.
+"""Start SCOOP's processes with private sockets.
 
     python -m sos_deap.engines.scoop_start ROLE WHERE [arguments]
 
-SCOOP binds its sockets to all interfaces and unpickles what comes. Here they are files in a folder
-of this user's, if WHERE is one, or else bound to an address: WHERE for the broker, and for a worker
-its own on the way to the broker. The roles, each started by the one before:
+SCOOP binds its sockets to all interfaces and unpickles every message. Here the sockets are files in
+a private folder, if WHERE is one, or else bound to one address: the broker's to WHERE, a worker's
+to its own address on the route to the broker. The roles, each started by the one before:
 
-- ``launcher``, with the arguments of ``python -m scoop``: has the broker in a thread;
+- ``launcher``, with the arguments of ``python -m scoop``: runs the broker in a thread;
 - ``host``, with a number of workers and their arguments: one on each machine;
 - ``worker``, with the arguments of ``python -m scoop.bootstrap``.
 """
@@ -31,7 +31,7 @@ from scoop.launch import Host
 
 
 def keep_private(where: str) -> None:
-    """Let sockets of this process be in a folder, or at an address, in place of all interfaces.
+    """Bind the sockets of this process in a folder or to an address, not to all interfaces.
 
     :param where: an absolute path of a folder, or the broker's host name.
     """
@@ -44,9 +44,9 @@ def keep_private(where: str) -> None:
 
     def bind_in_folder(self: Any, endpoint: str) -> Any:
         port = endpoint.rpartition(":")[2]
-        if port == "*":  # for the broker, which is first; workers draw theirs, above 49151
+        if port == "*":  # for the broker, which is first; workers draw a port above 49151
             port = str(1024 + len(os.listdir(where)))
-        os.mkdir(os.path.join(where, port))  # fails where ZeroMQ would take over another's socket
+        os.mkdir(os.path.join(where, port))  # fails where ZeroMQ would replace another socket
         return bind(self, _path(where, port))
 
     def connect_in_folder(self: Any, endpoint: str) -> Any:
@@ -59,12 +59,12 @@ def keep_private(where: str) -> None:
 
 
 def _path(folder: str, port: str) -> str:
-    """The endpoint in place of a TCP port, which stands after the last colon here, too."""
+    """The endpoint that replaces a TCP port; the port also follows its last colon."""
     return f"ipc://{folder}/{port}/:{port}"
 
 
 class _Host(Host):  # type: ignore[misc]
-    """A machine whose processes are started in the roles of this module."""
+    """A machine whose processes run in the roles of this module."""
 
     where = ""
 
@@ -74,12 +74,12 @@ class _Host(Host):  # type: ignore[misc]
 
     def _WorkerCommand_options(self) -> list[str]:  # noqa: N802
         options: list[str] = super()._WorkerCommand_options()
-        # SCOOP would use 127.0.0.1 on the broker's host, where the broker is not bound to it.
+        # SCOOP uses 127.0.0.1 on the broker's host, to which the broker is not bound.
         options[options.index("--brokerHostname") + 1] = self.workersArguments.brokerHostname
         return options
 
     def launch(self, tunnelPorts: Any = None) -> Any:  # noqa: N803
-        """Start the processes; end SCOOP when those of a further host end too early."""
+        """Start the processes; end SCOOP if those of another host end too early."""
         processes = super().launch(tunnelPorts)
         if not self.isLocal():
             Thread(target=lambda: os._exit(1) if processes[0].wait() else None, daemon=True).start()
@@ -90,7 +90,7 @@ def _launcher(where: str) -> None:
     _Host.where = where
     launcher.ScoopApp.LAUNCH_HOST_CLASS = _Host
     if not os.path.isabs(where):
-        # SCOOP would take a name that it does not know for another host's, and go there by ssh.
+        # SCOOP connects by ssh to every host whose name it does not know as local.
         utils.localHostnames.append(where)
     try:
         launcher.main()
@@ -100,12 +100,12 @@ def _launcher(where: str) -> None:
 
 
 def _host(where: str) -> int:
-    """Start the workers of this machine, and end all of them when one is lost or the first ends."""
+    """Start the workers of this machine; end all when one is lost or the first ends."""
     count, *arguments = sys.argv[1:]
     command = [sys.executable, "-m", __spec__.name, "worker", where]
     others = list(arguments)
     with suppress(ValueError):
-        others.remove("--origin")  # SCOOP's own, which is before the program's arguments
+        others.remove("--origin")  # SCOOP's flag, which precedes the program's arguments
     workers = [Popen([*command, *arguments])]
     workers += [Popen([*command, *others]) for _ in range(int(count) - 1)]
     origin = len(others) < len(arguments)

@@ -1,50 +1,38 @@
-"""The metrics of sub-models, each computed once: kept in memory, in a store and in a journal."""
+"""The metrics of sub-models, each computed once and kept in memory and in a store."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Iterator
-from typing import Any
 
 from sos_deap.evaluation.accounting import Accounting
-from sos_deap.evaluation.forward import ForwardRunner
 from sos_deap.evaluation.partial_scores import PartialScores, Span
 from sos_deap.evaluation.store import Store
 from sos_deap.tasks.task import Task
 
 
 class EvaluationCache:
-    """What is known of sub-models, and how it comes to be known.
+    """Metrics by chromosome.
 
-    :param passes: computes what is not known.
-    :param task: whose metric it is.
-    :param accounting: where all of it is counted.
-    :param model_state: the :func:`sos_deap.models.identity.state` of the model.
+    :param scores: computes the metrics that are not in the cache.
+    :param task: the task of the metrics.
+    :param accounting: counts evaluations and cache hits.
     """
 
-    def __init__(
-        self,
-        passes: ForwardRunner,
-        task: Task,
-        accounting: Accounting,
-        model_state: tuple[Any, ...],
-    ) -> None:
-        self._task, self._accounting = task, accounting
-        self.model_state = model_state
-        #: What computes, and writes the journal.
-        self.scores = PartialScores(passes, task, accounting)
-        #: Where evaluations are kept for other runs.
+    def __init__(self, scores: PartialScores, task: Task, accounting: Accounting) -> None:
+        self._scores, self._task, self._accounting = scores, task, accounting
+        #: The file that evaluations are shared with other runs in.
         self.store: Store | None = None
-        self._whole: dict[bytes, float] = {}  # metrics on all examples
-        self._spans: dict[tuple[bytes, Span], float] = {}  # and on some of them
+        self._metrics: dict[bytes, float] = {}  # on all examples
+        self._partial: dict[tuple[bytes, Span], float] = {}  # on some of them
 
     def metrics(self, keys: list[bytes], span: Span | None = None) -> list[float]:
-        """Metrics by chromosome, those computed first that are not known.
+        """Metrics of chromosomes; those which are not in the cache are computed.
 
         :param keys: the chromosomes.
         :param span: the examples to score them on; ``None`` for all.
-        :returns: in order.
+        :returns: a metric for each, in order.
         """
         counted = self._accounting
         started, forward_before = time.perf_counter(), counted.seconds_forward
@@ -57,24 +45,24 @@ class EvaluationCache:
         counted.cache_hits += len(keys) - len(new)
         in_forward = counted.seconds_forward - forward_before
         counted.seconds_outside += time.perf_counter() - started - in_forward
-        return [self._spans[key, span] if span else self._whole[key] for key in keys]
+        return [self._partial[key, span] if span else self._metrics[key] for key in keys]
 
     def get(self, key: bytes, span: Span | None = None) -> float | None:
-        """The metric of a chromosome if it is in memory."""
-        return self._spans.get((key, span)) if span else self._whole.get(key)
+        """The metric of a chromosome, or ``None`` if it is not in memory."""
+        return self._partial.get((key, span)) if span else self._metrics.get(key)
 
     def __iter__(self) -> Iterator[tuple[bytes, float]]:
-        """Chromosomes with their metric on all examples, in the order they were computed."""
-        return iter(self._whole.items())
+        """Chromosomes with their metric on all examples, in the order of their computation."""
+        return iter(self._metrics.items())
 
     def clear(self) -> None:
-        """Leave nothing in memory, neither metrics nor what they are made of."""
-        self.scores.clear()
-        self._whole.clear()
-        self._spans.clear()
+        """Drop all metrics and sums in memory."""
+        self._scores.clear()
+        self._metrics.clear()
+        self._partial.clear()
 
     def _stored(self, key: bytes) -> bool:
-        """Take a metric from the store, if it is there and not this run's own."""
+        """Read a metric from the store; returns whether another run has written it there."""
         metric = None if self.store is None or self._own(key) else self.store.get(key)
         if metric is None:
             return False
@@ -83,15 +71,15 @@ class EvaluationCache:
         return True
 
     def _own(self, key: bytes) -> bool:
-        """Whether this run has computed it, before it was stopped."""
-        journal = self.scores.journal
+        """Whether this run computed the metric before it was stopped."""
+        journal = self._scores.journal
         return journal is not None and (key, 0, len(self._task)) in journal
 
     def _compute(self, pending: list[bytes], span: Span | None) -> None:
-        """Fill memory and store."""
-        for metrics in self.scores.compute(pending, span):
+        """Compute metrics into memory and, on all examples, into the store."""
+        for metrics in self._scores.metrics(pending, span):
             if span is not None:
-                self._spans |= {(key, span): metric for key, metric in metrics.items()}
+                self._partial |= {(key, span): metric for key, metric in metrics.items()}
                 continue
             for key, metric in metrics.items():
                 self._remember(key, metric)
@@ -102,4 +90,4 @@ class EvaluationCache:
 
     def _remember(self, key: bytes, metric: float) -> None:
         self._accounting.non_finite += not math.isfinite(metric)
-        self._whole[key] = metric
+        self._metrics[key] = metric

@@ -1,4 +1,4 @@
-"""How several sub-models go through one model: in which batches, and what if memory runs out."""
+"""Forward passes of sub-models on one model, in batches that fit into memory."""
 
 from __future__ import annotations
 
@@ -6,116 +6,61 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from sos_deap.errors import InputError, unknown
+from sos_deap.evaluation.accounting import ForwardCost
+from sos_deap.evaluation.batch_size import BatchSizes
+from sos_deap.evaluation.compute import Chunk, Sums
+from sos_deap.evaluation.operations import OperationCounter
 from sos_deap.evaluation.randomness import seeded
 from sos_deap.models.attention import fast_attention
-from sos_deap.models.flops import Flops
-from sos_deap.models.guard import evaluating, exclusive
+from sos_deap.models.guard import evaluating
 from sos_deap.models.heads import HeadMap, masked
 from sos_deap.models.importance import checked_importance, importance
 from sos_deap.models.rotary import fast_rotary, rotations
 from sos_deap.models.sharing import (
     MEMORY_ERRORS,
     States,
-    blocks_of,
     is_out_of_memory,
     shared,
     shares,
 )
 from sos_deap.tasks.task import Task
 
-#: Tokens in a forward pass unless the user says otherwise, by type of device.
+#: Default of the tokens in a forward pass, by type of device, and on all other devices.
 BATCH_TOKENS = {"cpu": 4096}
 BATCH_TOKENS_ACCELERATOR = 32_768
 
-#: Gigabytes of hidden states kept for sub-models to come, unless the user says otherwise.
+#: Default of the gigabytes of hidden states that are kept for later sub-models.
 REUSE_MEMORY = 1.0
 
-#: Ways to compute several sub-models: each layer once for all that agree so far, without its
-#: removed heads; all in one batch, with the removed heads masked; or what is possible and faster.
+#: Ways to compute several sub-models: "shared" runs each layer once for all sub-models that are
+#: equal up to it, without its removed heads; "masked" runs all in one batch, with the removed heads
+#: masked; "auto" uses "shared" where the model allows it and it is faster.
 BATCHING = ("auto", "shared", "masked")
 
-#: Most sub-models that share their layers in a pass: more than a generation of the paper's.
+#: Most sub-models that share their layers in a pass: more than the paper's population of 10.
 _TOGETHER = 16
-
-#: How often each size of a masked batch is timed: its first pass may hold what is done once.
-_TRIES = 2
-
-Sums = list[list[float]]  # a task's sums over all its examples, a row for each sub-model
-
-
-class Counts(NamedTuple):
-    """What passes have cost; see :class:`sos_deap.evaluation.accounting.Accounting`.
-
-    ``layer_examples`` are the attention layers run, each counted once for each example.
-    """
-
-    out_of_memory: int
-    layer_examples: int
-    flops: float | None
-    seconds: float
-
-    def less(self, before: Counts) -> Counts:
-        """What has come since."""
-        return self._with(before, -1, self.seconds - before.seconds)
-
-    def plus(self, more: Counts, seconds: float) -> Counts:
-        """With what others have computed in so many seconds of the one who waited."""
-        return self._with(more, 1, self.seconds + seconds)
-
-    def _with(self, other: Counts, sign: int, seconds: float) -> Counts:
-        known = self.flops is not None and other.flops is not None
-        return Counts(
-            self.out_of_memory + sign * other.out_of_memory,
-            self.layer_examples + sign * other.layer_examples,
-            (self.flops or 0.0) + sign * (other.flops or 0.0) if known else None,
-            seconds,
-        )
-
-
-class Sizes:
-    """How many sub-models go into a masked batch: sizes are timed on real passes, from one on."""
-
-    def __init__(self) -> None:
-        self._seconds: dict[int, list[float]] = {}  # for each sub-model, by size of the batch
-
-    def next(self, most: int) -> int:
-        """The size of the next batch: one that was not timed enough, else the fastest.
-
-        :param most: sub-models that there are, and that there is room for.
-        """
-        powers = [1 << exponent for exponent in range(most.bit_length())]
-        for size in powers:
-            if len(self._seconds.get(size, ())) < _TRIES:
-                return size
-        fastest = min(powers, key=lambda size: min(self._seconds[size]))
-        # Where each size was faster than the ones before, a few more save a pass for the rest.
-        return most if fastest == powers[-1] else fastest
-
-    def took(self, sub_models: int, seconds: float) -> None:
-        """Note the time of a batch on all examples."""
-        times = self._seconds.setdefault(sub_models, [])
-        if len(times) < _TRIES:
-            times.append(seconds / sub_models)
 
 
 class ForwardRunner:
-    """Forward passes of sub-models over a task's examples.
+    """Runs sub-models of one model on a task's examples.
 
     :param model: the model.
     :param heads: its head map.
-    :param task: what is computed.
-    :param batch_tokens: most tokens in a pass; of one sub-model where layers are shared, else of
-        all together. ``None`` for :data:`BATCH_TOKENS`, of which masked batches use as much as is
-        fastest.
+    :param task: the task, which computes sums over examples.
+    :param batch_tokens: most tokens in a forward pass: of one sub-model where layers are shared,
+        else of all sub-models together. Default: :data:`BATCH_TOKENS`, of which masked batches use
+        as much as is fastest.
     :param batching: one of :data:`BATCHING`.
-    :param reuse_memory: most gigabytes of hidden states to keep; ``None`` for :data:`REUSE_MEMORY`.
-    :raises InputError: for a setting out of range.
+    :param reuse_memory: most gigabytes of hidden states kept for later sub-models; default:
+        :data:`REUSE_MEMORY`.
+    :param cost: the cost of the passes is added to it.
+    :raises InputError: for a parameter out of range.
     """
 
     def __init__(
@@ -126,8 +71,9 @@ class ForwardRunner:
         batch_tokens: int | None = None,
         batching: str = "auto",
         reuse_memory: float | None = None,
+        cost: ForwardCost | None = None,
     ) -> None:
-        self._sizes = Sizes() if batch_tokens is None else None
+        self._sizes = BatchSizes() if batch_tokens is None else None
         if batch_tokens is None:
             batch_tokens = BATCH_TOKENS.get(model.device.type, BATCH_TOKENS_ACCELERATOR)
         if batch_tokens < 1:
@@ -138,19 +84,16 @@ class ForwardRunner:
         if not 0 <= memory < 1e9:
             raise InputError(f"reuse_memory is {memory}: give 0 or more gigabytes")
         self.batching = batching if task.one_pass else "masked"
-        self.seconds = 0.0
-        self.out_of_memory = 0
-        self.layer_examples = 0
-        self.flops: float | None = 0.0 if task.one_pass else None  # None where they are not counted
+        self.cost = ForwardCost() if cost is None else cost
         self._model, self._heads, self._task = model, heads, task
         self._examples = max(1, batch_tokens // task.seqlen)
         self._together = _TOGETHER
         self._states = States(round(memory * 1e9))
-        self._states.on_layer = self._count_layer
-        self._counted: Flops | None = None
+        self._counter = OperationCounter(task, self.cost)
+        self._states.on_layer = self._counter.add_layer
         self._rotations: list[ModuleType] = []
         self._chosen = False
-        #: Called before each batch; may raise to end the work.
+        #: Called before each forward pass; may raise to end the work.
         self.between_batches: Callable[[], Any] = lambda: None
 
     @property
@@ -158,41 +101,22 @@ class ForwardRunner:
         """Attention layers of the model."""
         return len(self._heads.layers)
 
-    @property
-    def counts(self) -> Counts:
-        """What the passes have cost so far."""
-        return Counts(self.out_of_memory, self.layer_examples, self.flops, self.seconds)
+    def run(self, pending: Sequence[bytes], part: slice = slice(None)) -> Iterator[Chunk]:
+        """Compute sub-models a chunk at a time; yields each chunk with its sums.
 
-    @counts.setter
-    def counts(self, counts: Counts) -> None:
-        self.out_of_memory, self.layer_examples, self.flops, self.seconds = counts
-
-    def add(self, cost: Counts, seconds: float) -> None:
-        """Add what others have computed, in so many seconds of the process that waited."""
-        with exclusive(self._model):  # which a worker in another thread may use
-            self.counts = self.counts.plus(cost, seconds)
-
-    def run(
-        self, pending: Sequence[bytes], part: slice = slice(None)
-    ) -> Iterator[tuple[Sequence[bytes], Sums]]:
-        """Compute sub-models, a chunk at a time; gives each chunk with its sums.
-
-        :param pending: the sub-models.
+        :param pending: the chromosomes of the sub-models, a byte 0 or 1 for each gene.
         :param part: the examples to compute them on.
         """
         examples = range(len(self._task))[part]
         while pending:
             with evaluating(self._model):
-                if not self._chosen:
-                    started = time.perf_counter()
-                    self._choose()
-                    self.seconds += time.perf_counter() - started
-                chunk, sums = self._first(pending, examples)
+                self._choose_timed()
+                chunk, sums = self._next_chunk(pending, examples)
             yield chunk, sums
             pending = pending[len(chunk) :]
 
-    def _first(self, pending: Sequence[bytes], examples: range) -> tuple[Sequence[bytes], Sums]:
-        """As many of the pending sub-models as fit a pass, and their sums over some examples."""
+    def _next_chunk(self, pending: Sequence[bytes], examples: range) -> Chunk:
+        """The sums of as many of the pending sub-models as fit in a pass."""
         while True:
             chunk = pending[: self._size(len(pending))]
             started = time.perf_counter()
@@ -203,14 +127,14 @@ class ForwardRunner:
                 continue
             finally:
                 seconds = time.perf_counter() - started
-                self.seconds += seconds
+                self.cost.seconds += seconds
             if self._sizes is not None and len(examples) == len(self._task):
-                self._sizes.took(len(chunk), seconds)
-            self._count(len(chunk) * len(examples))
+                self._sizes.record(len(chunk), seconds)
+            self._counter.add_examples(len(chunk) * len(examples), self.batching == "shared")
             return chunk, sums
 
     def whole(self, model: Any, task: Task) -> list[float]:
-        """A task's sums of a whole model, dense or pruned, without masks; not timed."""
+        """A task's sums over all its examples for a whole model, dense or pruned; not timed."""
         while True:
             try:
                 with evaluating(model), self._drawing(task, b""):
@@ -219,14 +143,14 @@ class ForwardRunner:
                 self._shrink(error, 1, len(task))
 
     def importance(self, name: str) -> list[float]:
-        """The importance of each gene, timed and counted as the passes that it is worth.
+        """The importance of each gene; its passes are added to the cost.
 
         :param name: a key of :data:`sos_deap.models.importance.IMPORTANCES`.
-        :raises InputError: as :func:`sos_deap.models.importance.importance` does, and where an
+        :raises InputError: for an unknown name, a task that has no such importance, and if one
             example does not fit in memory.
         """
         passes = checked_importance(name, self._task).passes
-        if passes and not self._chosen:
+        if passes:
             with evaluating(self._model):
                 self._choose()
         started = time.perf_counter()
@@ -241,33 +165,35 @@ class ForwardRunner:
                 f"importance {name}: give a smaller --seqlen, or use another importance"
             ) from error
         finally:
-            self.seconds += time.perf_counter() - started
-        if self._counted is not None and self.flops is not None:
-            rows = passes * len(self._task)
-            self.flops += self._counted.total * rows * self._mean_length
+            self.cost.seconds += time.perf_counter() - started
+        self._counter.add_examples(passes * len(self._task), layers_added=False)
         return found
 
+    def _choose_timed(self) -> None:
+        if not self._chosen:
+            started = time.perf_counter()
+            self._choose()
+            self.cost.seconds += time.perf_counter() - started
+
     def _choose(self) -> None:
-        """Find out which ways are open and, on an accelerator, which is faster."""
+        """Determine once which ways of batching are possible and which is faster."""
+        if self._chosen:
+            return
         self._chosen = True
         if self._task.one_pass:
             self._rotations = rotations(self._model, self._heads, lambda: self._one(1))
-        if self.flops is not None:
-            try:
-                self._counted = self._count_dense()
-            except Exception:  # out of memory, or code that the counter cannot follow
-                self.flops = None
+        self._counter.count_dense(self._model, self._heads, lambda: self._one(1))
         if self.batching != "masked" and not self._shares():
             self.batching = "masked"
         if self.batching == "auto":
-            # On a CPU large batches gain nothing, and the choice must not depend on the weather.
+            # On a CPU large batches gain nothing, and the choice must not depend on timing noise.
             on_cpu = self._model.device.type == "cpu"
             self.batching = "shared" if on_cpu or not self._masked_is_faster() else "masked"
 
     def _shares(self) -> bool:
-        """Whether layers can be shared; asked again if memory ran out, which may have passed.
+        """Whether layers can be shared; tried twice if memory runs out.
 
-        The two ways differ in the last digits, and a run must not change over for a moment's want.
+        The two ways differ in the last digits, so a short lack of memory must not change the way.
         """
         for _ in range(2):
             try:
@@ -282,30 +208,6 @@ class ForwardRunner:
         with torch.inference_mode():
             return self._task.score(self._model, slice(0, 1), sub_models)
 
-    def _count_dense(self) -> Flops:
-        """The operations for one example; others count by the mean number of their tokens."""
-        blocks = blocks_of(self._model, self._heads) or []
-        model, heads, tokens = self._model, self._heads, self._task.seqlen
-        return Flops(model, heads, blocks, lambda: self._one(1), tokens)
-
-    def _count_layer(self, depth: int, genes: tuple[int, ...], rows: int) -> None:
-        self.layer_examples += rows
-        if self._counted is not None and self.flops is not None:
-            keep = [head for head, gene in enumerate(genes) if gene]
-            self.flops += self._counted.layer(depth, keep) * rows * self._mean_length
-
-    def _count(self, rows: int) -> None:
-        if self._counted is None or self.flops is None:
-            return
-        shared = self.batching == "shared"
-        each = self._counted.outside if shared else self._counted.total
-        self.flops += each * rows * self._mean_length
-
-    @property
-    def _mean_length(self) -> float:
-        """Of the examples, in lengths of the one that was counted."""
-        return self._task.tokens / len(self._task) / self._task.seqlen
-
     def _masked_is_faster(self) -> bool:
         genes, seconds = len(self._heads), dict[str, float]()
         some = [bytes(int((gene + i) % 5 > 0) for gene in range(genes)) for i in range(8)]
@@ -318,12 +220,12 @@ class ForwardRunner:
         return seconds["masked"] < seconds["shared"]
 
     def _size(self, pending: int) -> int:
-        """How many of the pending sub-models go into the next pass."""
+        """The number of pending sub-models that go into the next pass."""
         most = min(pending, self._fit(self.batching))
         return most if self._sizes is None or self.batching == "shared" else self._sizes.next(most)
 
     def _fit(self, batching: str) -> int:
-        """How many sub-models a pass has room for."""
+        """The largest number of sub-models in a pass."""
         if batching == "shared":
             return self._together
         return max(1, self._examples // len(self._task)) if self._task.shares_passes else 1
@@ -354,7 +256,7 @@ class ForwardRunner:
         sub_models: int,
         around: Callable[[slice], AbstractContextManager[Any]] = nullcontext,
     ) -> Sums:
-        """A task's sums over slices of its examples; one transfer from the device."""
+        """A task's sums over slices of its examples, with one transfer from the device."""
         total: Any = 0
         with torch.inference_mode():
             for examples in slices:
@@ -365,25 +267,25 @@ class ForwardRunner:
         return rows
 
     def _drawing(self, task: Task, key: bytes) -> AbstractContextManager[None]:
-        """Seeds the generators for a sub-model, where its metric may draw from them."""
+        """Seed the random generators by the chromosome, for a task that may draw from them."""
         return nullcontext() if task.one_pass else seeded(key)
 
     def clear(self) -> None:
-        """Drop the hidden states kept for sub-models to come."""
+        """Drop the hidden states that are kept for later sub-models."""
         self._states.clear()
 
     def _free(self) -> None:
-        """After running out of memory, give back what can be had again."""
+        """Release memory that can be filled again."""
         self._states.clear()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
     def _shrink(self, error: Exception, sub_models: int, examples: int) -> None:
-        """After running out of memory, allow half as much in a pass; else raise on."""
+        """Halve what goes into a pass after memory ran out; raises any other error again."""
         if not is_out_of_memory(error):
             raise error
         self._free()
-        self.out_of_memory += 1
+        self.cost.out_of_memory += 1
         if self.batching == "shared" and sub_models > 1:
             self._together = sub_models // 2
             return

@@ -1,12 +1,12 @@
-"""What a run has computed, line by line, so that it can go on where it was stopped.
+"""A file of all sums that a run has computed, from which a stopped run resumes.
 
-A search is a function of its seed and of the sums that sub-models get over examples. So a run that
-was stopped, at any moment, goes on by being run again with what the journal holds: it takes every
-decision as before, without a forward pass, until it comes to what was not computed yet. There is no
-other checkpoint, and none that an algorithm of the user's would have to write.
+A search is a function of its seed and of the sums over examples of its sub-models. A stopped run
+therefore resumes by running again with the sums in the journal: it makes every decision as before,
+without a forward pass, until it reaches a sub-model that was not computed. There is no other
+checkpoint, and a user's algorithm need not write one.
 
-The file is JSON lines, each with a checksum. What a process that was killed left of its last line
-is dropped, and so is all from a line on that is damaged or makes no sense.
+The file holds JSON lines, each with a checksum. A last line that a killed process left incomplete
+is dropped, and so are all lines from the first damaged or inconsistent one on.
 """
 
 from __future__ import annotations
@@ -16,47 +16,47 @@ import json
 import logging
 import os
 import re
-import threading
 import time
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
 from sos_deap.errors import InputError
-from sos_deap.files.atomic import sync, sync_folder
+from sos_deap.evaluation.compute import Chunk, Compute
+from sos_deap.files.atomic import sync_folder
+from sos_deap.files.checksummed_lines import decoded, encoded
+from sos_deap.files.syncer import Syncer
 
-fcntl: Any = None  # not on Windows, where two runs in one folder are the user's to prevent
+fcntl: Any = None  # absent on Windows, where two runs in one folder are not prevented
 with suppress(ImportError):
     fcntl = importlib.import_module("fcntl")
 
 _log = logging.getLogger(__name__)
 
-_SYNC_SECONDS = 1.0  # from a line's writing until it survives a power failure, at most
+_SYNC_SECONDS = 1.0  # longest time until a written line survives a power failure
 
-# A first line, or what a killed process may have left of one.
+# A first line, or an incomplete one that a killed process left.
 _HEAD = re.compile(rb"[0-9a-f]{0,8}|[0-9a-f]{8} \{.*", re.DOTALL)
 
-# Not through a link, behind which there is a file of somebody's.
+# Never opens the target of a symbolic link.
 _FLAGS = os.O_RDWR | os.O_CREAT | os.O_APPEND
 _FLAGS |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
-
-Chunk = tuple[Sequence[bytes], Sequence[Sequence[float]]]  # chromosomes, and the sums of each
-Run = Callable[[Sequence[bytes], slice], Iterable[Chunk]]  # computes sums, a chunk at a time
 
 
 class Journal:
     """The sums of each chromosome over each range of examples, in a file.
 
-    :param path: the file; made where there is none.
-    :param scope: what the sums depend on, as text.
-    :param metrics: raises for sums that make no sense, such as a task's ``metrics``.
-    :param claim: called once no other process can have the file, before it is read or written.
-    :param settings: those of the run, to be read by :func:`read_settings`.
-    :param clock: gives seconds.
+    :param path: the file; created if it does not exist.
+    :param scope: everything that the sums depend on, as text.
+    :param metrics: a function of sums which raises for inconsistent ones, such as a task's
+        ``metrics``.
+    :param claim: called once the file is locked, before it is read or written.
+    :param settings: the settings of the run, which
+        :func:`sos_deap.files.checksummed_lines.read_settings` reads.
+    :param clock: returns seconds.
     :raises InputError: for a file that another process has open, that cannot be written, that is a
-        symbolic link or no journal, or that is of another scope.
+        symbolic link or not a journal, or that has another scope.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Journal:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.path, self._metrics, self._clock = path, metrics, clock
-        self._width: int | None = None  # how many sums a chromosome has
+        self._width: int | None = None  # sums of a chromosome
         self._sums: dict[tuple[bytes, int, int], list[float]] = {}
         self._times: dict[tuple[bytes, int, int], float] = {}
         self._began, self._before = clock(), 0.0
@@ -79,7 +79,7 @@ class Journal:
         except OSError as error:
             why = "is a symbolic link" if path.is_symlink() else error.strerror
             raise InputError(f"journal {path} cannot be opened: {why}") from error
-        self._syncer = _Syncer(self._file)
+        self._syncer = Syncer(self._file, _SYNC_SECONDS)
         try:
             self._lock()
             claim()
@@ -93,9 +93,9 @@ class Journal:
 
     @property
     def seconds(self) -> float:
-        """The time of the run so far: of this process, and of those that computed what it read.
+        """Seconds of the run so far, including those before it was stopped.
 
-        The latter is counted as soon as the search has come to the same place again.
+        The latter are counted once the resumed search has reached the same place.
         """
         return self._before + self._clock() - self._began
 
@@ -110,7 +110,7 @@ class Journal:
             raise OSError(f"journal {self.path} was removed during the run")
 
     def __contains__(self, span: tuple[bytes, int, int]) -> bool:
-        """Whether it holds the sums of a chromosome from one example to another."""
+        """Whether the sums of ``(chromosome, first example, stop)`` are in the journal."""
         return span in self._sums
 
     def __len__(self) -> int:
@@ -120,14 +120,13 @@ class Journal:
         self,
         keys: Sequence[bytes],
         examples: tuple[int, int],
-        compute: Run,
+        compute: Compute,
     ) -> Iterator[Chunk]:
-        """The sums of chromosomes over some examples: what is there, then the others, computed.
+        """Yield the sums of chromosomes over some examples: known ones first, then computed ones.
 
         :param keys: the chromosomes.
-        :param examples: from a start to a stop.
-        :param compute: computes sums, a chunk at a time, each of which is written before it is
-            given.
+        :param examples: first example and stop.
+        :param compute: computes sums a chunk at a time; each chunk is written before it is yielded.
         """
         known = [key for key in keys if (key, *examples) in self._sums]
         if known:
@@ -140,7 +139,7 @@ class Journal:
             yield chunk, sums
 
     def close(self) -> None:
-        """Put everything on the disk, and let go of the file."""
+        """Sync the file and close it."""
         try:
             self._syncer.close()
         finally:
@@ -160,14 +159,14 @@ class Journal:
             _log.warning("%s cannot be locked (%s)", self.path, error.strerror)
 
     def _read(self, scope: str) -> None:
-        """Take in the sound lines, and cut off what follows them."""
+        """Read the sound lines, and truncate the file after them."""
         self._file.seek(0)
         lines = self._file.readlines()
-        contents = list(map(_content, lines))
+        contents = list(map(decoded, lines))
         if lines and not (any(contents) or _is_begun(lines[0])):
             raise InputError(
-                f"journal {self.path} is no journal, or damaged from its first line on: move it "
-                "away to compute everything again"
+                f"journal {self.path} is not a journal, or its first line is damaged: move it away "
+                "to compute everything again"
             )
         whole = 0
         for number, (line, content) in enumerate(zip(lines, contents, strict=True)):
@@ -182,7 +181,7 @@ class Journal:
             self._write({"scope": scope})
 
     def _check_scope(self, content: dict[str, Any], scope: str) -> None:
-        """Refuse the first line of another journal, or a line that was not the first."""
+        """Raise :class:`InputError` for a first line of another journal, or a lost first line."""
         if "scope" not in content:
             raise InputError(
                 f"journal {self.path} has lost its first line: restore the file, or start a new "
@@ -191,11 +190,11 @@ class Journal:
         if content["scope"] != scope:
             raise InputError(
                 f"journal {self.path} is of another {_difference(content['scope'], scope)}: "
-                "restore what it was, or start a new run with another --output_dir"
+                "restore it, or start a new run with another --output_dir"
             )
 
     def _take(self, content: dict[str, Any]) -> bool:
-        """Take in what a line says; whether it makes sense."""
+        """Store the content of a line; returns whether it is consistent."""
         if isinstance(content.get("settings"), dict):
             self._settings = content["settings"]
             return True
@@ -216,78 +215,28 @@ class Journal:
         return True
 
     def _check(self, sums: Sequence[Sequence[float]]) -> None:
-        """Refuse to go on where what is computed is of another kind than what was read."""
+        """Raise :class:`InputError` if computed sums have another width than those read."""
         self._width = self._width or len(sums[0])
         if len(sums[0]) != self._width:
             raise InputError(
                 f"journal {self.path} has {self._width} sums for each sub-model, and this task "
-                f"{len(sums[0])}: begin anew with another --output_dir"
+                f"{len(sums[0])}: start a new run with another --output_dir"
             )
 
     def _write(self, content: dict[str, Any]) -> None:
-        text = json.dumps(content).encode()
-        self._file.write(b"%08x %s\n" % (zlib.crc32(text), text))
-        self._file.flush()  # a process that is killed loses nothing
+        self._file.write(encoded(content))
+        self._file.flush()  # so that a killed process loses nothing
         self._syncer.written()
         self.check_presence()
 
 
-class _Syncer:
-    """Puts what is written into a file on the disk soon, also while nothing else is written.
-
-    :param file: the file, flushed after each writing.
-    """
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file, self._lock = file, threading.Lock()
-        self._timer: threading.Timer | None = None
-        self._error: OSError | None = None
-
-    def written(self) -> None:
-        """Sync within a second; raises :class:`OSError` if that was not possible the last time."""
-        with self._lock:
-            if self._error is not None:
-                raise self._error
-            if self._timer is None:
-                self._timer = threading.Timer(_SYNC_SECONDS, self._sync)
-                self._timer.daemon = True
-                self._timer.start()
-
-    def close(self) -> None:
-        """Sync what has not been yet."""
-        with self._lock:
-            if self._timer is not None:
-                self._timer.cancel()
-                self._timer = None
-                sync(self._file.fileno())
-
-    def _sync(self) -> None:
-        with self._lock:
-            if self._timer is None:
-                return  # closed in the meantime
-            self._timer = None
-            try:
-                sync(self._file.fileno())
-            except OSError as error:
-                self._error = error
-
-
-def read_settings(path: Path) -> dict[str, Any] | None:
-    """The settings that a run wrote into its journal last; ``None`` if there are none."""
-    if not path.is_file():
-        return None
-    contents = map(_content, path.read_bytes().splitlines(keepends=True))
-    found = [content["settings"] for content in contents if content and "settings" in content]
-    return found[-1] if found and isinstance(found[-1], dict) else None
-
-
 def _is_begun(line: bytes) -> bool:
-    """Whether a first line may be what a killed process or a power failure left of one."""
+    """Whether a first line may be the beginning of one that was interrupted."""
     return not line.strip(b"\0") or _HEAD.fullmatch(line.rstrip()) is not None
 
 
 def _difference(before: Any, now: str) -> str:
-    """What differs between two scopes, by the names that evaluators give their parts."""
+    """The names of the parts in which two scopes differ."""
     try:
         old, new = json.loads(before), json.loads(now)
         names = [name for name in new if old.get(name) != new[name]]
@@ -314,22 +263,10 @@ def _span(examples: Any) -> tuple[int, int]:
 
 
 def _rows(sums: dict[str, list[float]]) -> dict[bytes, list[float]]:
-    """The sums by chromosome; raises for what is none."""
+    """The sums by chromosome; raises :class:`ValueError` for other content."""
     rows = {}
     for genes, numbers in sums.items():
         if not genes or set(genes) - {"0", "1"} or {*map(type, numbers)} != {float}:
             raise ValueError(genes)
         rows[bytes(map(int, genes))] = numbers
     return rows
-
-
-def _content(line: bytes) -> dict[str, Any] | None:
-    """What a line says; ``None`` if it is not whole and sound."""
-    checksum, _, text = line.rstrip(b"\n").partition(b" ")
-    try:
-        if not line.endswith(b"\n") or int(checksum, 16) != zlib.crc32(text):
-            return None
-        content: Any = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-    return content if isinstance(content, dict) else None

@@ -1,4 +1,4 @@
-"""What tells genes apart before a search: importances by name, each computed once."""
+"""Importances of genes before a search, by name, each computed once."""
 
 from __future__ import annotations
 
@@ -10,31 +10,34 @@ from sos_deap.evaluation.forward import ForwardRunner
 from sos_deap.models.importance import IMPORTANCES, checked_importance, checked_numbers
 from sos_deap.tasks.task import Task
 
-#: The importance that is made of evaluations: the metric without each gene.
+#: The importance computed by evaluations: the loss of the metric without each gene.
 ABLATION = "ablation"
 
-#: What tells genes apart before a search, by name.
+#: Names of the importances that a search may use as a prior.
 PRIORS = (*IMPORTANCES, ABLATION)
 
 
 class Priors:
     """The importances of a model's genes.
 
-    :param genes: how many there are.
-    :param passes: computes all but ``"ablation"``.
-    :param task: what the model reads.
-    :param accounting: where their tokens are counted.
+    :param genes: the number of genes.
+    :param runner: computes all importances but ``"ablation"``.
+    :param task: the task whose calibration examples the model reads.
+    :param accounting: counts the tokens.
     """
 
     def __init__(
-        self, genes: int, passes: ForwardRunner, task: Task, accounting: Accounting
+        self, genes: int, runner: ForwardRunner, task: Task, accounting: Accounting
     ) -> None:
-        self._genes, self._passes = genes, passes
+        self._genes, self._runner = genes, runner
         self._task, self._accounting = task, accounting
         self._computed: dict[str, list[float]] = {}
 
     def cost(self, name: str) -> float:
-        """What an importance costs, in evaluations; see ``Evaluator.importance_cost``."""
+        """The cost of an importance, in evaluations on all calibration examples.
+
+        :raises InputError: for an unknown name, or one that the task does not support.
+        """
         if name not in PRIORS:
             raise unknown("importance", name, PRIORS)
         if name == ABLATION:
@@ -44,20 +47,19 @@ class Priors:
     def get(
         self, name: str, metrics: Callable[[Sequence[Sequence[int]]], list[float]]
     ) -> list[float]:
-        """How much each gene matters; see ``Evaluator.importance``.
+        """The importance of each gene; the greater, the more is lost without it.
 
         :param name: one of :data:`PRIORS`.
-        :param metrics: evaluates chromosomes, and accounts for that.
+        :param metrics: returns the metrics of chromosomes, and counts them.
+        :raises InputError: for an unknown name, or one that the task does not support.
         """
         cost = self.cost(name)
         if name not in self._computed:
             if name == ABLATION:
                 self._computed[name] = self._ablation(metrics)
             else:
-                passes, counted = self._passes, self._accounting
-                self._computed[name] = passes.importance(name)
-                counted.tokens += round(cost * self._task.tokens)
-                counted.seconds_forward, counted.flops = passes.seconds, passes.flops
+                self._computed[name] = self._runner.importance(name)
+                self._accounting.tokens += round(cost * self._task.tokens)
         return list(self._computed[name])
 
     def clear(self) -> None:

@@ -1,4 +1,4 @@
-"""Keep the random numbers of a search apart from those which its evaluations draw."""
+"""Keep the random numbers that a search draws independent of those that evaluations draw."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 
 @contextmanager
 def random_state_kept() -> Iterator[None]:
-    """Leave the generators of Python, numpy and torch as they were, whatever is drawn inside."""
+    """Restore the random states of Python, numpy and torch on exit."""
     states = random.getstate(), numpy.random.get_state()
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     with torch.random.fork_rng(devices):
@@ -26,11 +26,12 @@ def random_state_kept() -> Iterator[None]:
 
 @contextmanager
 def seeded(key: bytes) -> Iterator[None]:
-    """Draw inside from generators that depend on a key alone; then put back the states before.
+    """Seed the random generators of Python, numpy and torch, and restore their states on exit.
 
-    So an evaluation which draws random numbers gives the same in any process, and after a resume.
+    An evaluation that draws random numbers then has the same result in every process and after a
+    resume.
 
-    :param key: a chromosome, say.
+    :param key: the seed as bytes, such as a chromosome.
     """
     with random_state_kept():
         seed = zlib.crc32(key)

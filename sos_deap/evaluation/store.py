@@ -1,7 +1,7 @@
-"""Every evaluation on disk as it is made, for later runs, other seeds and other processes.
+"""A file of evaluations that several runs and processes share.
 
-An SQLite file in WAL mode, so that several processes can write one. A row is a chromosome's metric
-within a scope, which is all that the metric depends on: model, task, data, dtype.
+It is an SQLite file in WAL mode, which several processes can write. A row is a chromosome's metric
+within a scope: everything that the metric depends on, such as model, task, data and dtype.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ _SCHEMA = (
     "metric BLOB NOT NULL, checksum INTEGER NOT NULL, PRIMARY KEY (scope, chromosome)) "
     "WITHOUT ROWID",
 )
-_SECONDS = 30  # to wait for another process that is writing
-_COMPANIONS = ("-wal", "-shm")  # of a file that is open, or was open in a process that was killed
-_BEGINNING = 4096  # bytes, with the schema of a store
+_SECONDS = 30  # longest wait for another process that is writing
+_COMPANIONS = ("-wal", "-shm")  # of a file that is open, or was open when its process was killed
+_BEGINNING = 4096  # bytes at the start of the file, which hold the schema
 
 
 class Store:
     """The evaluations of one scope in a file.
 
-    :param path: the file; made where there is none. A store that is damaged is renamed and
-        replaced, with a warning.
-    :param scope: what the metrics depend on, as text.
+    :param path: the file; created if it does not exist. A damaged store is renamed and replaced,
+        with a warning.
+    :param scope: everything that the metrics depend on, as text.
     :raises InputError: for a path that cannot be written, a file of another kind, a symbolic link,
         or a file that another process keeps locked.
 
-    A store saves time and is nobody's only copy. So when it fails later, locked or damaged or on a
-    full disk, it warns once and is done without.
+    A store saves time and is never the only copy. If it fails later (locked, damaged, disk full),
+    it logs one warning and is not used any more.
     """
 
     def __init__(self, path: Path, scope: str) -> None:
@@ -63,9 +63,9 @@ class Store:
             raise InputError(f"store {path} cannot be opened: {error}{hint}") from error
 
     def get(self, chromosome: bytes) -> float | None:
-        """The metric of a chromosome, bit for bit; ``None`` if it is not there, or damaged.
+        """The metric of a chromosome, bit for bit; ``None`` if it is missing or its row is damaged.
 
-        Sees what other processes have written in the meantime.
+        Rows that other processes write are found at once.
         """
         row = self._tried(
             lambda connection: connection.execute(
@@ -78,13 +78,13 @@ class Store:
         metric, checksum = row
         sound = isinstance(metric, bytes) and len(metric) == _METRIC.size
         if not sound or checksum != _checksum(chromosome, metric):
-            _log.warning("store %s has a damaged row: it is computed again", self.path)
+            _log.warning("store %s has a damaged row, which is computed again", self.path)
             return None
         value: float = _METRIC.unpack(metric)[0]
         return value
 
     def put(self, metrics: Mapping[bytes, float]) -> None:
-        """Write metrics by chromosome, all or none of them."""
+        """Write metrics by chromosome, in one transaction."""
         self._tried(
             lambda connection: connection.executemany(
                 "INSERT OR REPLACE INTO evaluations VALUES (?, ?, ?, ?)", self._rows(metrics)
@@ -99,14 +99,14 @@ class Store:
         return number
 
     def close(self) -> None:
-        """Put everything into the one file, and let go of it."""
+        """Write everything into the one file and close it."""
         try:
             self._connection.close()
         except sqlite3.Error as error:
             _log.warning("store %s fails (%s): its last evaluations may be lost", self.path, error)
 
     def _tried(self, job: Callable[[sqlite3.Connection], Any]) -> Any:
-        """What a job in a transaction returns; ``None`` once one has failed."""
+        """Run a job in a transaction; returns its result, or ``None`` after any job has failed."""
         if self._given_up:
             return None
         try:
@@ -114,7 +114,7 @@ class Store:
                 return job(connection)
         except sqlite3.Error as error:
             self._given_up = True
-            _log.warning("store %s fails (%s): going on without it", self.path, error)
+            _log.warning("store %s fails (%s): the run continues without it", self.path, error)
             return None
 
     def _rows(self, metrics: Mapping[bytes, float]) -> Iterable[tuple[int, bytes, bytes, int]]:
@@ -131,9 +131,10 @@ def _checksum(chromosome: bytes, metric: bytes) -> int:
 
 
 def check_store(path: Path) -> None:
-    """Raise :class:`InputError` for a file that never was a store, which is left alone.
+    """Raise :class:`InputError` for a file that was never a store; it is left unchanged.
 
-    What a killed process or a power failure left in a run folder may be anything.
+    In a run folder any content is accepted, since a killed process or a power failure may have left
+    it.
     """
     for end in ("", *_COMPANIONS):
         if path.with_name(path.name + end).is_symlink():
@@ -147,7 +148,7 @@ def check_store(path: Path) -> None:
 
 
 def _was_store(path: Path) -> bool:
-    """Whether a damaged SQLite file was made as a store."""
+    """Whether a damaged SQLite file was created as a store."""
     with path.open("rb") as file:
         made = b"CREATE TABLE scopes" in file.read(_BEGINNING)
     return made or path.with_name(JOURNAL).is_file()
@@ -159,16 +160,16 @@ def _opened(path: Path) -> sqlite3.Connection:
     try:
         return _connected(path)
     except sqlite3.OperationalError:
-        raise  # locked, or not to be opened: nothing is wrong with what is in it
+        raise  # locked or unreadable, which does not mean that its content is damaged
     except sqlite3.DatabaseError as error:
         if not _was_store(path):
             raise InputError(
                 f"store {path} is a damaged file of another kind ({error}): give another --store"
             ) from error
         aside = _free(path.with_name(f"{path.name}.damaged"))
-        _log.warning("store %s is damaged (%s): set aside as %s", path, error, aside.name)
+        _log.warning("store %s is damaged (%s): renamed to %s", path, error, aside.name)
         os.replace(path, aside)
-        for end in _COMPANIONS:  # they belong to what was damaged
+        for end in _COMPANIONS:  # these belong to the damaged file
             path.with_name(path.name + end).unlink(missing_ok=True)
         return _connected(path)
 
@@ -181,7 +182,7 @@ def _connected(path: Path) -> sqlite3.Connection:
         with closing(connection.execute("PRAGMA quick_check(1)")) as checked:
             if (verdict := checked.fetchone()[0]) != "ok":
                 raise sqlite3.DatabaseError(verdict.splitlines()[-1])
-        connection.execute("BEGIN IMMEDIATE")  # of several processes, one makes the tables
+        connection.execute("BEGIN IMMEDIATE")  # one of several processes creates the tables
         version = connection.execute("PRAGMA user_version").fetchone()[0]
         tables = connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0]
         if version != _VERSION and tables:
@@ -199,7 +200,7 @@ def _connected(path: Path) -> sqlite3.Connection:
 
 
 def _free(path: Path) -> Path:
-    """A name that is not taken."""
+    """The path itself, or with a number appended if it exists."""
     number = 0
     free = path
     while free.exists():

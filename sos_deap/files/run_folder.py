@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from sos_deap.errors import InputError
-from sos_deap.evaluation.journal import read_settings
 from sos_deap.files.atomic import (
     CONFIG,
     free_folder,
@@ -21,6 +20,7 @@ from sos_deap.files.atomic import (
     unwritable,
     write_json,
 )
+from sos_deap.files.checksummed_lines import read_settings
 
 #: The file that a run holds locked, and that it makes before any other.
 JOURNAL = "journal.jsonl"

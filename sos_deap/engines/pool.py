@@ -1,4 +1,4 @@
-"""Sub-models over the workers of an engine, instead of passes in this process."""
+"""Compute sub-models in the workers of an engine instead of this process."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -13,55 +14,58 @@ from sos_deap.cli import no_answer, pending_end
 from sos_deap.engines import Engine
 from sos_deap.engines.worker import sums
 from sos_deap.errors import InputError, WorkerLostError, first_line
-from sos_deap.evaluation.forward import ForwardRunner, Sums
+from sos_deap.evaluation.compute import Chunk
+from sos_deap.evaluation.forward import ForwardRunner
 from sos_deap.evaluation.randomness import random_state_kept
+from sos_deap.models.guard import exclusive
 
-#: Most sub-models in what a worker is given at once. It computes them together, and what is lost
-#: with a process is no more than that.
+#: Most sub-models in a part. A worker computes a part together, and loses no more if it ends.
 _TOGETHER = 32
 
-#: Seconds without an answer after which the user is informed; and after which a signal ends the
-#: run. Twice as long as an answer has taken, if that is more.
+#: Seconds without an answer after which a message is printed, and after which a signal ends the
+#: run; or twice the longest time of an answer, if that is longer.
 _SILENCE, _SILENCE_AFTER_SIGNAL = 60.0, 10.0
 
 
 class WorkerPool:
-    """Computes sub-models in the workers of an engine.
+    """Computes the sub-models of an evaluator in the workers of an engine.
 
     :param engine: the workers.
-    :param recipe: what they make their models of.
-    :param passes: of this process, which count what all of them cost.
+    :param recipe: :attr:`sos_deap.Evaluator.recipe`, from which each worker makes its evaluator.
+    :param runner: the evaluator's forward runner, to whose cost that of the workers is added.
+    :param model: the evaluator's model, which a worker in another thread of this process may use.
     """
 
-    def __init__(self, engine: Engine, recipe: str, passes: ForwardRunner) -> None:
-        self._engine, self._recipe, self._passes = engine, recipe, passes
-        self._longest = 0.0  # seconds that an answer has taken, but for the workers' first
+    def __init__(self, engine: Engine, recipe: str, runner: ForwardRunner, model: Any) -> None:
+        self._engine, self._recipe, self._runner, self._model = engine, recipe, runner, model
+        self._longest = 0.0  # seconds of the slowest answer, except the workers' first ones
         self._loaded = False
 
-    def run(self, pending: Sequence[bytes], part: slice) -> Iterator[tuple[Sequence[bytes], Sums]]:
-        """Compute sub-models, cut into as many parts as there are workers, or a multiple of that.
+    def compute(self, pending: Sequence[bytes], part: slice) -> Iterator[Chunk]:
+        """Compute the sums of sub-models, in as many parts as there are workers or a multiple.
 
-        The parts are given in order, so that a search does not depend on which was first.
+        The parts are yielded in order, so that a search does not depend on which was first.
 
         :param pending: the sub-models.
-        :param part: the examples to compute them on, from a start to a stop.
-        :raises WorkerLostError: if a worker ended before it had done its part.
+        :param part: the examples to compute them on, with a start and a stop.
+        :raises WorkerLostError: if a worker ended before it had computed its part.
         """
         chunks, span = _cut(pending, self._engine.workers), (part.start, part.stop)
         started = time.perf_counter()
         futures: list[Any] = []
         try:
-            # SCOOP lets this process work, too, and a task may draw.
+            # SCOOP computes in this process, too, and a task may draw random numbers.
             with random_state_kept():
                 for chunk in chunks:
                     futures.append(self._submit(chunk, span))
             for i, (chunk, future) in enumerate(zip(chunks, futures, strict=True)):
-                self._passes.between_batches()
+                self._runner.between_batches()
                 with random_state_kept():
                     self._wait(futures[i:])
                     rows, cost = self._result(future)
                 now = time.perf_counter()
-                self._passes.add(cost, seconds=now - started)
+                with exclusive(self._model):
+                    self._runner.cost.add(replace(cost, seconds=now - started))
                 started = now
                 yield chunk, rows
             self._loaded = True
@@ -70,7 +74,7 @@ class WorkerPool:
                 future.cancel()
 
     def close(self, at_once: bool = False) -> None:
-        """Let the workers go, after what they are at or at once."""
+        """Release the workers, after their current work or at once."""
         self._engine.close(at_once)
 
     def _submit(self, chunk: Sequence[bytes], span: tuple[int, int]) -> Any:
@@ -80,14 +84,14 @@ class WorkerPool:
             raise WorkerLostError(f"the workers take no more work: {first_line(error)}") from error
 
     def _wait(self, futures: Sequence[Any]) -> None:
-        """Wait for the first of some futures; inform the user if no worker answers any.
+        """Wait for the first of some futures; print a message if none is answered for long.
 
-        A worker that is stopped, say, never does; a signal then ends the wait. How long an answer
-        may take, those before it show.
+        A stopped worker never answers; a signal then ends the wait. How long an answer may take is
+        estimated from earlier ones.
         """
         if not isinstance(futures[0], Future):
-            return  # SCOOP's, which work while they are waited for
-        answered = said = time.monotonic()
+            return  # SCOOP's futures, which compute while waiting
+        answered = printed = time.monotonic()
         while not futures[0].done():
             missing = [future for future in futures if not future.done()]
             wait(missing, timeout=min(1.0, _SILENCE), return_when=FIRST_COMPLETED)
@@ -98,15 +102,15 @@ class WorkerPool:
             silence = now - answered
             if silence > max(_SILENCE_AFTER_SIGNAL, 2 * self._longest) and (end := pending_end()):
                 raise end
-            if min(silence, now - said) > max(_SILENCE, 2 * self._longest):
-                said, count = now, min(len(missing), self._engine.workers)
+            if min(silence, now - printed) > max(_SILENCE, 2 * self._longest):
+                printed, count = now, min(len(missing), self._engine.workers)
                 who = f"{count} of {self._engine.workers} workers"
                 print(no_answer(who, silence), file=sys.stderr)
 
     def _result(self, future: Any) -> Any:
         try:
             return future.result()
-        except InputError as error:  # which Ray wraps with a traceback
+        except InputError as error:  # Ray wraps it with a traceback
             raise InputError(str(getattr(error, "cause", error))) from error
         except self._engine.lost as error:
             if end := pending_end():  # the signal may have been sent to the workers, too
@@ -118,7 +122,7 @@ class WorkerPool:
 
 
 def _cut(pending: Sequence[bytes], workers: int) -> list[Sequence[bytes]]:
-    """Parts of almost one size, in order."""
-    parts = max(1, workers * -(-len(pending) // (workers * _TOGETHER)))  # of none, too
+    """Split into parts of almost equal size, in order."""
+    parts = max(1, workers * -(-len(pending) // (workers * _TOGETHER)))  # 1 if nothing is pending
     ends = [round(len(pending) * i / parts) for i in range(parts + 1)]
     return [pending[a:b] for a, b in pairwise(ends) if a < b]
