@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from sos_deap.errors import InputError as InputError
     from sos_deap.evaluation.batched_map import batched_map as batched_map
     from sos_deap.evaluation.evaluator import Evaluator as Evaluator
-    from sos_deap.models.heads import head_map as head_map
-    from sos_deap.models.heads import masked as masked
+    from sos_deap.models.genes import head_map as head_map
     from sos_deap.models.loading import load as load
+    from sos_deap.models.masking import masked as masked
     from sos_deap.models.prune import prune as prune
     from sos_deap.search.chromosome import Chromosome as Chromosome
     from sos_deap.search.drive import evolve as evolve
@@ -51,10 +51,10 @@ _HOME = {
     "cxFitnessWeighted": "search.operators",
     "cxFitnessWeightedPaper": "search.operators",
     "evolve": "search.drive",
-    "head_map": "models.heads",
+    "head_map": "models.genes",
     "limit_sparsity": "search.operators",
     "load": "models.loading",
-    "masked": "models.heads",
+    "masked": "models.masking",
     "mutSparsityFlipBit": "search.operators",
     "mutSwap": "search.operators",
     "open_engine": "engines.attach",

@@ -16,7 +16,7 @@ from sos_deap.errors import InputError
 from sos_deap.evaluation.evaluator import Evaluator
 from sos_deap.files.atomic import whole_folder, write_json, write_text
 from sos_deap.files.chromosome_file import write_chromosome
-from sos_deap.models.heads import HeadMap
+from sos_deap.models.genes import HeadMap
 from sos_deap.models.identity import fingerprint
 from sos_deap.models.loading import load, load_as
 from sos_deap.models.prune import prune

@@ -114,9 +114,11 @@ def _prune(flags: Namespace, given: str) -> None:
     from sos_deap.artifacts import prune_to, size, write_card
     from sos_deap.files.atomic import free_folder, whole_folder
     from sos_deap.files.chromosome_file import read_chromosome
-    from sos_deap.models.heads import head_map
-    from sos_deap.models.loading import check_prunable, load, read_config, save_companions
+    from sos_deap.models.genes import head_map
+    from sos_deap.models.loading import check_prunable, load
     from sos_deap.models.prune import check_layout
+    from sos_deap.models.sources import read_config
+    from sos_deap.models.tokenizer import save_companions
 
     quiet()
     folder = free_folder(flags.output_dir)
@@ -184,7 +186,8 @@ def _check_fingerprint(flags: Namespace, saved: dict[str, Any], model: Any) -> N
 
 def _measure(flags: Namespace) -> None:
     from sos_deap.files.atomic import write_json
-    from sos_deap.models.loading import checked_device, checked_dtype, load
+    from sos_deap.models.devices import checked_device, checked_dtype
+    from sos_deap.models.loading import load
     from sos_deap.models.measure import measure
     from sos_deap.report.tables import measured_table
 
@@ -214,7 +217,8 @@ def _measure(flags: Namespace) -> None:
 
 
 def _export(flags: Namespace) -> None:
-    from sos_deap.models.loading import load, load_tokenizer
+    from sos_deap.models.loading import load
+    from sos_deap.models.tokenizer import load_tokenizer
 
     if flags.format not in ("onnx", "gguf"):
         raise unknown("format", flags.format, ("onnx", "gguf"))

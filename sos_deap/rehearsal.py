@@ -11,10 +11,10 @@ from typing import Any
 
 from sos_deap.errors import InputError, first_line
 from sos_deap.evaluation.evaluator import Evaluator
-from sos_deap.models.loading import read_config
 from sos_deap.models.measure import try_out
+from sos_deap.models.memory import is_out_of_memory
 from sos_deap.models.saving import pruned_type
-from sos_deap.models.sharing import is_out_of_memory
+from sos_deap.models.sources import read_config
 from sos_deap.tasks.samples import samples
 
 

@@ -346,7 +346,7 @@ def _measured_on(model: PreTrainedModel, seqlen: int) -> tuple[int, int]:
 
 def check(config: RunConfig) -> None:
     """Check everything that can be without the model; raises :class:`InputError`."""
-    from sos_deap.models.density import MAX_SPARSITY
+    from sos_deap.models.costs import MAX_SPARSITY
     from sos_deap.search.drive import check_evolution, check_values
     from sos_deap.toolbox import check_operators
 
@@ -436,7 +436,7 @@ def _operators(config: RunConfig) -> dict[str, Any]:
 
 
 def _max_sparsity(config: RunConfig) -> float:
-    from sos_deap.models.density import MAX_SPARSITY
+    from sos_deap.models.costs import MAX_SPARSITY
 
     chosen = config.max_sparsity
     return MAX_SPARSITY[config.sparsity_of] if chosen is None else chosen

@@ -18,7 +18,7 @@ import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from sos_deap import Evaluator
-from sos_deap.models.loading import BUILTIN
+from sos_deap.models.sources import BUILTIN
 from sos_deap.tasks.data.sequences import Sequences
 from sos_deap.tasks.language import Perplexity
 

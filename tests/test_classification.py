@@ -14,7 +14,7 @@ from torchmetrics.functional.classification import multilabel_f1_score
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from sos_deap import Evaluator, InputError, head_map, masked, prune
-from sos_deap.models.loading import BUILTIN
+from sos_deap.models.sources import BUILTIN
 from sos_deap.search.chromosome import WORST_FITNESS
 from sos_deap.tasks.classification import Accuracy, MultiLabel
 from sos_deap.tasks.data.encoded import Encoded, encode

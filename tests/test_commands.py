@@ -218,8 +218,8 @@ def test_measure(model_folder: Path, tmp_path: Path, capsys: Any) -> None:
     [
         (["--lengths", "100"], "more than the model's 64 positions"),
         (["--rounds", "0"], "at least 1"),
-        (["--device", "cuda:9"], "device 'cuda:9' is not there"),
-        (["--device", "meta"], "device 'meta' is not there: this machine has cpu"),
+        (["--device", "cuda:9"], "device 'cuda:9' is not available"),
+        (["--device", "meta"], "device 'meta' is not available: this machine has cpu"),
         (["--dtype", "int3"], "unknown dtype 'int3'"),
         (["--against", "no/such/folder"], "no/such/folder does not exist"),
     ],

@@ -19,7 +19,7 @@ from sos_deap.__main__ import main
 from sos_deap.config import RunConfig, parse
 from sos_deap.errors import InputError
 from sos_deap.evaluation.priors import PRIORS
-from sos_deap.models.heads import UNITS
+from sos_deap.models.genes import UNITS
 from sos_deap.models.prune import LAYOUTS
 from sos_deap.run import check, objective_of
 from sos_deap.search.algorithms import ALGORITHMS

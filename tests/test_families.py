@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from sos_deap import InputError, head_map, load, masked, prune
-from sos_deap.models.density import sparsity_measure
+from sos_deap.models.costs import sparsity_measure
 from sos_deap.models.families import FAMILIES, why_unsliceable
 from sos_deap.models.prune import check_layout
 from sos_deap.models.sharing import States, shared

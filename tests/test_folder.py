@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoTokenizer, LlamaForCausalLM
 
 from sos_deap import InputError, head_map, load, prune
 from sos_deap.models.families import FAMILIES
-from sos_deap.models.loading import BUILTIN
+from sos_deap.models.sources import BUILTIN
 from tests.tiny import HEADS, LAYERS, build, chromosomes, inputs, output
 
 # Runs where `import sos_deap` fails. Prints the largest difference from the outputs it is given.

@@ -15,7 +15,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import AutoModel, AutoTokenizer, ByT5Tokenizer
 
 from sos_deap import Evaluator, InputError, head_map, prune
-from sos_deap.models.loading import BUILTIN
+from sos_deap.models.sources import BUILTIN
 from sos_deap.tasks.data.encoded import encode
 from sos_deap.tasks.generation import Summarization
 from sos_deap.tasks.texts import TextMetrics, fitted

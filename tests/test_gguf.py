@@ -26,7 +26,7 @@ from transformers import (
 
 from sos_deap import InputError, head_map, load, prune
 from sos_deap.export.gguf import write_gguf
-from sos_deap.models.loading import BUILTIN
+from sos_deap.models.sources import BUILTIN
 from tests.conftest import small_llama
 
 gguf = pytest.importorskip("gguf", reason="needs the package gguf")

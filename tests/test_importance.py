@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from sos_deap import Evaluator, InputError, register
-from sos_deap.models.heads import head_map
+from sos_deap.models.genes import head_map
 from sos_deap.models.importance import IMPORTANCES, importance
 from sos_deap.search.space import Space
 from sos_deap.tasks.classification import Accuracy

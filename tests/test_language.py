@@ -14,7 +14,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForMaskedLM, AutoTokenizer, LlamaConfig
 
 from sos_deap import Evaluator, InputError, head_map, masked, prune
-from sos_deap.models.loading import BUILTIN
+from sos_deap.models.sources import BUILTIN
 from sos_deap.tasks.data.self_text import sampled_sequences
 from sos_deap.tasks.data.sequences import Sequences, checked_seqlen
 from sos_deap.tasks.divergence import KL

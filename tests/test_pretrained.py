@@ -18,13 +18,10 @@ from transformers import (
 
 from sos_deap import Evaluator, InputError, load, prune
 from sos_deap.artifacts import original
-from sos_deap.models.loading import (
-    BUILTIN,
-    cpu_dtype,
-    load_pretrained,
-    load_tokenizer,
-    save_companions,
-)
+from sos_deap.models.devices import cpu_dtype
+from sos_deap.models.loading import load_pretrained
+from sos_deap.models.sources import BUILTIN
+from sos_deap.models.tokenizer import load_tokenizer, save_companions
 from tests.conftest import small_llama
 from tests.tiny import build
 
@@ -66,9 +63,9 @@ def test_unknown_models(name: str, message: str) -> None:
 
 
 def test_unknown_device_and_dtype(model_folder: Path) -> None:
-    with pytest.raises(InputError, match="device 'cuda:99' is not there: this machine has cpu"):
+    with pytest.raises(InputError, match="device 'cuda:99' is not available: this machine has cpu"):
         load_pretrained(str(model_folder), device="cuda:99")
-    with pytest.raises(InputError, match="device 'tpux' is not there"):
+    with pytest.raises(InputError, match="device 'tpux' is not available"):
         load_pretrained(str(model_folder), device="tpux")
     with pytest.raises(InputError, match="unknown dtype 'float23': did you mean 'float32'"):
         load_pretrained(str(model_folder), dtype="float23")

@@ -19,9 +19,9 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from sos_deap import Evaluator, load, masked, prune
 from sos_deap.__main__ import main as front_door
-from sos_deap.models.density import SPARSITIES
-from sos_deap.models.loading import BUILTIN as BUILTIN_MODELS
-from sos_deap.models.loading import DTYPES
+from sos_deap.models.costs import SPARSITIES
+from sos_deap.models.devices import DTYPES
+from sos_deap.models.sources import BUILTIN as BUILTIN_MODELS
 from sos_deap.run import main
 from sos_deap.search.algorithms import ALGORITHMS
 from sos_deap.tasks.data.reading import BUILTIN as BUILTIN_DATA
@@ -298,7 +298,7 @@ def test_the_threshold_stops(small: list[str], tmp_path: Path) -> None:
         (["--algorithm=sos-repared"], "did you mean 'sos-repaired'"),
         (["--objective=papr"], "did you mean 'paper'"),
         (["--task=perplexty"], "did you mean 'perplexity'"),
-        (["--device=cuda:77"], "device 'cuda:77' is not there"),
+        (["--device=cuda:77"], "device 'cuda:77' is not available"),
         (["--dtype=int8"], "unknown dtype 'int8'"),
         (["--output_dir={full}"], "holds a run already"),
         (["--output_dir={notempty}"], "is not an empty folder"),

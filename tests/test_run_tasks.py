@@ -20,7 +20,7 @@ from transformers import (
 
 from sos_deap import Evaluator, load
 from sos_deap.config import parse
-from sos_deap.models.loading import BUILTIN
+from sos_deap.models.sources import BUILTIN
 from sos_deap.run import main
 from sos_deap.tasks.registry import resolved_task
 from tests.tiny import build
@@ -301,7 +301,7 @@ def test_sparsity_in_parameters(models: dict[str, Path], data: Path, tmp_path: P
         (
             "masked",
             ["--task=summarization"],
-            "is a roberta encoder and writes no text",
+            "is a roberta encoder and does not generate text",
         ),
         ("masked", ["--task=kl"], "a roberta encoder has none: use the task perplexity"),
         (

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoTokenizer
 
 from sos_deap import head_map, prune
-from sos_deap.models.loading import BUILTIN
+from sos_deap.models.sources import BUILTIN
 from sos_deap.tasks.data.encoded import encode
 from sos_deap.tasks.data.sequences import Sequences
 from sos_deap.tasks.divergence import KL

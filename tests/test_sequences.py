@@ -10,7 +10,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer
 
 from sos_deap import InputError
-from sos_deap.models.loading import BUILTIN
+from sos_deap.models.sources import BUILTIN
 from sos_deap.tasks.data.draw import Draw
 from sos_deap.tasks.data.reading import Part
 from sos_deap.tasks.data.sequences import (

@@ -50,7 +50,7 @@ class Evaluator(FitnessEvaluator):
     :param validation: the same task on examples that choose the winner of a search; see
         :meth:`validate`.
     :param max_sparsity: S, the largest share removed; an individual that removes more has the worst
-        fitness. Default: :data:`sos_deap.models.density.MAX_SPARSITY`; 1 for no bound.
+        fitness. Default: :data:`sos_deap.models.costs.MAX_SPARSITY`; 1 for no bound.
     :raises InputError: for an unknown architecture, unit, objective, batching or measure of
         sparsity, a model without weights, and a parameter out of range.
     """

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from sos_deap.errors import InputError
 from sos_deap.evaluation.metrics import MetricEvaluator
 from sos_deap.evaluation.partial_scores import Span, span_of
-from sos_deap.models.density import MAX_SPARSITY, Sparsity, sparsity_measure
+from sos_deap.models.costs import MAX_SPARSITY, Sparsity, sparsity_measure
 from sos_deap.search.chromosome import WORST_FITNESS, within
 from sos_deap.tasks.custom import CallableTask
 from sos_deap.tasks.objectives import Objective, checked_objective

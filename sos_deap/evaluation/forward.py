@@ -18,17 +18,13 @@ from sos_deap.evaluation.compute import Chunk, Sums
 from sos_deap.evaluation.operations import OperationCounter
 from sos_deap.evaluation.randomness import seeded
 from sos_deap.models.attention import fast_attention
+from sos_deap.models.genes import HeadMap
 from sos_deap.models.guard import evaluating
-from sos_deap.models.heads import HeadMap, masked
 from sos_deap.models.importance import checked_importance, importance
+from sos_deap.models.masking import masked
+from sos_deap.models.memory import MEMORY_ERRORS, is_out_of_memory
 from sos_deap.models.rotary import fast_rotary, rotations
-from sos_deap.models.sharing import (
-    MEMORY_ERRORS,
-    States,
-    is_out_of_memory,
-    shared,
-    shares,
-)
+from sos_deap.models.sharing import States, shared, shares
 from sos_deap.tasks.task import Task
 
 #: Default of the tokens in a forward pass, by type of device, and on all other devices.

@@ -20,9 +20,10 @@ from sos_deap.evaluation.partial_scores import PartialScores, Span
 from sos_deap.evaluation.priors import Priors
 from sos_deap.evaluation.scope import scope_of
 from sos_deap.evaluation.store import Store
+from sos_deap.models.genes import HeadMap, head_map
 from sos_deap.models.guard import exclusive
-from sos_deap.models.heads import HeadMap, head_map, is_masked
 from sos_deap.models.identity import state
+from sos_deap.models.masking import is_masked
 from sos_deap.tasks.task import Task
 
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from sos_deap.evaluation.accounting import ForwardCost
-from sos_deap.models.flops import Flops
-from sos_deap.models.heads import HeadMap
+from sos_deap.models.costs import Flops
+from sos_deap.models.genes import HeadMap
 from sos_deap.models.sharing import blocks_of
 from sos_deap.tasks.task import Task
 

@@ -7,7 +7,7 @@ import json
 import transformers
 from transformers import PreTrainedModel
 
-from sos_deap.models.heads import HeadMap
+from sos_deap.models.genes import HeadMap
 from sos_deap.models.identity import fingerprint
 from sos_deap.tasks.task import Task
 

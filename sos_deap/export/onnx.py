@@ -23,7 +23,7 @@ from transformers import PreTrainedModel
 from sos_deap.errors import InputError, first_line, unknown
 from sos_deap.files.atomic import whole_folder
 from sos_deap.models.examples import random_inputs
-from sos_deap.models.loading import save_companions
+from sos_deap.models.tokenizer import save_companions
 
 #: What the export needs besides the package's own requirements.
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")

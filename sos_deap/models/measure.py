@@ -1,45 +1,30 @@
-"""What pruning brought: time, memory and bytes, measured in turn, beside what counting allows.
+"""Measure what pruning saves in time and memory, and compare it with the predicted saving.
 
-The bound of the prefill is the share of floating-point operations that went, since a prefill is
-limited by arithmetic; the bound of decoding is the share of bytes that went, since each new token
-reads every weight and the key/value cache once.
+The saving of a prefill is predicted from its floating-point operations, since arithmetic limits it.
+The saving of decoding is predicted from the bytes read, since each new token reads every weight and
+the key/value cache once.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
-import inspect
 import os
-import statistics
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
 from sos_deap.errors import InputError
+from sos_deap.models.costs import counting
 from sos_deap.models.examples import random_inputs
-from sos_deap.models.flops import counting
-from sos_deap.models.generating import generate
 from sos_deap.models.length import most_tokens
-from sos_deap.models.sharing import MEMORY_ERRORS, is_out_of_memory
+from sos_deap.models.memory import MEMORY_ERRORS, is_out_of_memory
+from sos_deap.models.timing import alternate, decode_seconds, generates, prefill
 
-#: Fewest rounds, whatever they take: a median of fewer says nothing.
-LEAST_ROUNDS = 3
-#: Most tokens of a batch, the new ones among them: no machine has the memory for so many.
+#: Maximum tokens of a batch, including the new ones; more would not fit into any memory.
 MOST_TOKENS = 10**9
-_WARM_UP = 2
-os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler reports its own start and stop
-
-
-@dataclass
-class _Times:
-    prefill: list[float] = field(default_factory=list)  # seconds
-    decode: list[float] = field(default_factory=list)  # seconds a token of one sequence
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler logs its own start and stop
 
 
 def measure(
@@ -51,24 +36,55 @@ def measure(
     rounds: int = 10,
     seconds: float = 60.0,
 ) -> list[dict[str, Any]]:
-    """Measure models side by side in this process, in turn, after a warm-up.
+    """Measure models in this process, one after the other in each round, after a warm-up.
 
-    :param models: models by the name of their column, such as ``dense`` and ``pruned``, on the same
-        device; the first is what the others are compared with.
+    :param models: models by name, such as ``dense`` and ``pruned``, on the same device; the others
+        are compared with the first one.
     :param batch_sizes: numbers of sequences.
     :param lengths: prompt lengths in tokens; without effect on models of images.
-    :param new_tokens: tokens to decode after the prompt, at least 2; 0 for none. Only models that
-        generate decode.
-    :param rounds: how often each model is timed; the figures are medians.
-    :param seconds: after these no further round begins once there were :data:`LEAST_ROUNDS`.
-    :returns: one row for each batch size and length: for each model ``prefill_seconds``,
-        ``decode_seconds`` between two tokens of a sequence, ``decode_tokens_per_second`` over all
-        sequences, ``peak_bytes`` (weights and the most that a prefill allocates),
-        ``kv_bytes_per_token``, ``weight_bytes``, ``prefill_flops`` and ``decode_bytes``; with the
-        gains and their bounds, as shares of the first model's time, under ``gains``.
-    :raises InputError: for a size below one or that does not fit into memory, a prompt longer than
-        the model's positions, and models that do not take the same input.
+    :param new_tokens: tokens to decode after the prompt, at least 2; 0 for none. Models that do not
+        generate do not decode.
+    :param rounds: how often each model is timed; the results are medians.
+    :param seconds: after this time no further round starts, but there are at least
+        :data:`~sos_deap.models.timing.LEAST_ROUNDS` rounds.
+    :returns: one row for each batch size and length. Under ``models`` it has for each model
+        ``prefill_seconds``, ``decode_seconds`` (between two tokens of a sequence),
+        ``decode_tokens_per_second`` (over all sequences), ``peak_bytes`` (the weights and the most
+        that a prefill allocates), ``kv_bytes_per_token``, ``weight_bytes``, ``prefill_flops`` and
+        ``decode_bytes``. Under ``gains`` it has for each model but the first the savings and their
+        bounds, as shares of the first model's time.
+    :raises InputError: for a size below 1 or too large for the memory, for a prompt longer than the
+        model's positions, and for models whose inputs differ.
     """
+    _check_sizes(batch_sizes, lengths, new_tokens, rounds, seconds)
+    _check_same_input(models)
+    first, rows = next(iter(models.values())), []
+    decoded = new_tokens if all(map(generates, models.values())) else 0
+    for length in lengths:  # all of them before the first is timed
+        _check_positions(first, length, decoded)
+    for batch_size in batch_sizes:
+        for length in lengths:
+            with torch.inference_mode(), _fits(batch_size, length):
+                batch = random_inputs(first, batch_size, length)
+                times = alternate(models, batch, decoded, rounds, seconds)
+                figures = {
+                    name: _figures(model, batch, length + decoded / 2)
+                    | times[name].medians(batch_size)
+                    for name, model in models.items()
+                }
+            row: dict[str, Any] = {"batch_size": batch_size, "length": length}
+            row |= {"new_tokens": decoded, "rounds": len(times[next(iter(models))].prefill)}
+            rows.append(row | {"models": figures, "gains": _gains(figures)})
+    return rows
+
+
+def _check_sizes(
+    batch_sizes: Sequence[int],
+    lengths: Sequence[int],
+    new_tokens: int,
+    rounds: int,
+    seconds: float,
+) -> None:
     if new_tokens == 1 or min([*batch_sizes, *lengths, rounds]) < 1 or new_tokens < 0:
         raise InputError(
             "batch sizes, lengths and rounds must be at least 1, new tokens 0 or at least 2"
@@ -80,39 +96,23 @@ def measure(
             f"batches of {max(batch_sizes):.4g} sequences of {max(lengths):.4g} tokens and "
             f"{new_tokens:.4g} new ones have over {MOST_TOKENS:,} tokens: give smaller sizes"
         )
-    _check_same_input(models)
-    first, rows = next(iter(models.values())), []
-    decoded = new_tokens if all(map(_generates, models.values())) else 0
-    for length in lengths:  # all of them before the first is timed
-        _check_positions(first, length, decoded)
-    for batch_size in batch_sizes:
-        for length in lengths:
-            with torch.inference_mode(), _fits(batch_size, length):
-                batch = random_inputs(first, batch_size, length)
-                times = _alternate(models, batch, decoded, rounds, seconds)
-                figures = {
-                    name: _figures(model, batch, length + decoded / 2)
-                    | _medians(times[name], batch_size)
-                    for name, model in models.items()
-                }
-            row: dict[str, Any] = {"batch_size": batch_size, "length": length}
-            row |= {"new_tokens": decoded, "rounds": len(times[next(iter(models))].prefill)}
-            rows.append(row | {"models": figures, "gains": _gains(figures)})
-    return rows
 
 
 def try_out(model: Any, length: int, new_tokens: int) -> None:
-    """Make one pass of each kind that :func:`measure` makes, for its errors.
+    """Run one forward pass of each kind that :func:`measure` times, so that errors are found early.
 
+    :param model: the model.
+    :param length: prompt length in tokens.
+    :param new_tokens: tokens to decode after the prompt; 0 for none.
     :raises InputError: for a prompt longer than the model's positions.
     """
-    decoded = new_tokens if _generates(model) else 0
+    decoded = new_tokens if generates(model) else 0
     _check_positions(model, length, decoded)
     batch = random_inputs(model, 1, length)
     with torch.inference_mode():
         _figures(model, batch, length)
         if decoded:
-            _decode_seconds(model, batch, 2)
+            decode_seconds(model, batch, 2)
 
 
 @contextlib.contextmanager
@@ -135,21 +135,17 @@ def _check_same_input(models: Mapping[str, Any]) -> None:
         if _input(other) != _input(model):
             raise InputError(
                 f"the {first} model takes {_input(model)}, the {name} model {_input(other)}: "
-                "give a model and the one that it was pruned from"
+                "give a model and the one from which it was pruned"
             )
 
 
 def _input(model: Any) -> str:
-    """What a model takes, in words."""
+    """Name the inputs of a model, for comparison and for error messages."""
     config = model.config
     if model.main_input_name != "input_ids":  # such as pixel_values
         return str(model.main_input_name)
     what = f"{model.main_input_name} of {model.get_input_embeddings().num_embeddings:,} tokens"
     return f"{what} and decoder_input_ids" if config.is_encoder_decoder else what
-
-
-def _generates(model: Any) -> bool:
-    return bool(model.can_generate())
 
 
 def _check_positions(model: Any, length: int, new_tokens: int) -> None:
@@ -161,87 +157,23 @@ def _check_positions(model: Any, length: int, new_tokens: int) -> None:
         )
 
 
-def _alternate(
-    models: Mapping[str, Any],
-    batch: dict[str, Tensor],
-    new_tokens: int,
-    rounds: int,
-    seconds: float,
-) -> dict[str, _Times]:
-    times = {name: _Times() for name in models}
-    started = time.perf_counter()
-    for number in range(-_WARM_UP, rounds):
-        if number >= LEAST_ROUNDS and time.perf_counter() - started > seconds:
-            break
-        for name, model in models.items():
-            prefill = _seconds(model, functools.partial(_prefill, model, batch))
-            decode = _decode_seconds(model, batch, new_tokens) if new_tokens else None
-            if number >= 0:
-                times[name].prefill.append(prefill)
-                times[name].decode += [] if decode is None else [decode]
-    return times
-
-
-def _prefill(model: Any, batch: dict[str, Tensor]) -> Any:
-    # Only the last position's logits, as generation asks for them.
-    last = "logits_to_keep" in inspect.signature(model.forward).parameters
-    extra = {"logits_to_keep": 1} if last else {}
-    if _generates(model):
-        extra["use_cache"] = True
-    return model(**batch, **extra)
-
-
-def _decode_seconds(model: Any, batch: dict[str, Tensor], new_tokens: int) -> float:
-    """Seconds between two tokens of greedy generation, the prefill left out."""
-    ticks: list[float] = []
-
-    class Clock(StoppingCriteria):
-        def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Any:
-            ticks.append(_now(model))
-            return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
-
-    # Without an end token, so that nothing ends the text.
-    plain = GenerationConfig(max_new_tokens=new_tokens, do_sample=False, pad_token_id=0)
-    given = {name: value for name, value in batch.items() if name != "decoder_input_ids"}
-    if model.config.is_encoder_decoder:
-        plain.decoder_start_token_id = 0
-    generate(model, plain, **given, stopping_criteria=StoppingCriteriaList([Clock()]))
-    return (ticks[-1] - ticks[0]) / (len(ticks) - 1)
-
-
-def _seconds(model: Any, function: Callable[[], Any]) -> float:
-    started = _now(model)
-    function()
-    return _now(model) - started
-
-
-def _now(model: Any) -> float:
-    if model.device.type == "cuda":
-        torch.cuda.synchronize(model.device)
-    return time.perf_counter()
-
-
-def _medians(times: _Times, batch_size: int) -> dict[str, float | None]:
-    decode = statistics.median(times.decode) if times.decode else None
-    return {
-        "prefill_seconds": statistics.median(times.prefill),
-        "decode_seconds": decode,
-        "decode_tokens_per_second": batch_size / decode if decode else None,
-    }
-
-
 def _figures(model: Any, batch: dict[str, Tensor], cached: float) -> dict[str, Any]:
-    """What is counted rather than timed; ``cached`` is the mean number of tokens in the cache."""
+    """Compute the figures that are counted rather than timed.
+
+    :param model: the model.
+    :param batch: the inputs of a prefill.
+    :param cached: mean number of tokens in the key/value cache during decoding.
+    """
     weights = sum(parameter.nbytes for parameter in model.parameters())
     with counting(model) as counter:
-        output = _prefill(model, batch)
+        output = prefill(model, batch)
     cache_bytes = _cache_bytes(output) / next(iter(batch.values())).shape[:2].numel()
     sequences = len(next(iter(batch.values())))
     del output
     read = weights - _lookup_bytes(model)
     return {
         "weight_bytes": weights,
-        "peak_bytes": weights + peak_bytes(model, lambda: _prefill(model, batch)),
+        "peak_bytes": weights + peak_bytes(model, lambda: prefill(model, batch)),
         "kv_bytes_per_token": cache_bytes,
         "prefill_flops": counter.get_total_flops(),
         "decode_bytes": read + cache_bytes * cached * sequences,
@@ -249,9 +181,9 @@ def _figures(model: Any, batch: dict[str, Tensor], cached: float) -> dict[str, A
 
 
 def _lookup_bytes(model: Any) -> int:
-    """Bytes of an embedding table that decoding looks up but does not read through."""
+    """Bytes of an embedding table of which decoding reads single rows only; 0 if it is tied."""
     table = model.get_input_embeddings()
-    head = model.get_output_embeddings() if _generates(model) else None
+    head = model.get_output_embeddings() if generates(model) else None
     weight = getattr(table, "weight", None)
     if weight is None or (head is not None and head.weight is weight):
         return 0
@@ -270,7 +202,11 @@ def _cache_bytes(output: Any) -> int:
 
 
 def peak_bytes(model: Any, function: Callable[[], Any]) -> int:
-    """The most bytes that a call allocates at a time, on the model's device."""
+    """Run a function and return the most bytes that it has allocated at a time.
+
+    :param model: the model that the function runs; only memory on its device counts.
+    :param function: the function, without arguments.
+    """
     if model.device.type == "cuda":
         before = torch.cuda.memory_allocated(model.device)
         torch.cuda.reset_peak_memory_stats(model.device)
@@ -290,7 +226,7 @@ def peak_bytes(model: Any, function: Callable[[], Any]) -> int:
 
 
 def _gains(figures: dict[str, dict[str, Any]]) -> dict[str, dict[str, float | None]]:
-    """Shares of the first model's time that the others save, beside their bounds."""
+    """Shares of the first model's time that the others save, and the bounds of these savings."""
     first, *others = figures
     base = figures[first]
 

@@ -1,8 +1,8 @@
-"""One attention module with the weights of its removed heads left out, for one forward pass."""
+"""Compute one attention module without the weights of its removed heads, inside a context."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -10,18 +10,22 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from sos_deap.models.heads import HeadMap
+from sos_deap.models.genes import HeadMap
 from sos_deap.models.slicing import (
     AttentionLayer,
     EmptyAttention,
-    rows_to_keep,
-    set_sizes,
+    head_slices,
+    set_layer_sizes,
 )
 
 
 @contextmanager
 def replaced(owner: Any, **attributes: Any) -> Iterator[None]:
-    """Give an object attributes of its own, and put back what was there."""
+    """Set attributes of an object inside the context, and restore it at the end.
+
+    :param owner: the object.
+    :param attributes: values by name; they shadow attributes of the object's class.
+    """
     own = vars(owner)
     before = {name: own[name] for name in attributes if name in own}
     own.update(attributes)
@@ -35,29 +39,26 @@ def replaced(owner: Any, **attributes: Any) -> Iterator[None]:
 
 @contextmanager
 def narrowed(
-    model: Any, heads: HeadMap, layer: AttentionLayer, keep: tuple[int, ...]
+    model: Any, head_map: HeadMap, layer: AttentionLayer, keep: tuple[int, ...]
 ) -> Iterator[None]:
-    """Let an attention module compute with some of its heads only.
+    """Make an attention module compute with some of its heads only, inside the context.
 
     :param model: the model; its weights are read, not changed.
-    :param heads: the model's head map.
-    :param layer: the attention module.
-    :param keep: the numbers of the query heads it keeps, in rising order.
+    :param head_map: the model's head map.
+    :param layer: the attention layer.
+    :param keep: indices of the query heads to keep, in rising order.
     """
-    attention, output = (model.get_submodule(p) for p in (layer.attention, layer.output))
+    attention, family = model.get_submodule(layer.attention), head_map.family
     with ExitStack() as stack:
-        stack.enter_context(_selected(output, 1, _rows(keep, layer.head_dim)))
         if keep:
-            before = dict(vars(attention))
-            stack.callback(_restore, attention, before)
-            set_sizes(model, heads.family, layer, keep)
-            for part, rows in rows_to_keep(heads.family, layer, keep).items():
-                if hasattr(attention, part):
-                    stack.enter_context(_selected(attention.get_submodule(part), 0, rows))
+            stack.callback(_restore, attention, dict(vars(attention)))
+            set_layer_sizes(model, family, layer, keep)
         else:
-            own = {heads.family.output: output} if heads.family.output_inside else {}
-            nothing = EmptyAttention(own, None)
-            stack.enter_context(replaced(attention, forward=nothing.forward))
+            output = model.get_submodule(layer.output)
+            empty = EmptyAttention({family.output: output} if family.output_inside else {}, None)
+            stack.enter_context(replaced(attention, forward=empty.forward))
+        for part in head_slices(model, family, layer, keep):
+            stack.enter_context(_selected(part.module, part.axis, part.kept))
         yield
 
 
@@ -68,25 +69,21 @@ def _restore(module: nn.Module, before: dict[str, Any]) -> None:
 
 
 @contextmanager
-def _selected(projection: Any, axis: int, rows: list[int]) -> Iterator[None]:
-    """Let a projection have some of its outputs (axis 0) or inputs (axis 1) only."""
-    conv = isinstance(projection, Conv1D)
-    weight, bias = projection.weight, getattr(projection, "bias", None)
-    index = torch.tensor(rows, dtype=torch.long, device=weight.device)
-    parameters: dict[str, Tensor | None] = projection._parameters
-    width = {"nf": len(rows)} if conv and axis == 0 else {}
+def _selected(module: Any, axis: int, kept: list[int]) -> Iterator[None]:
+    """Give a module some of its outputs (axis 0) or inputs (axis 1) only, inside the context."""
+    conv = isinstance(module, Conv1D)
+    weight, bias = module.weight, getattr(module, "bias", None)
+    index = torch.tensor(kept, dtype=torch.long, device=weight.device)
+    parameters: dict[str, Tensor | None] = module._parameters
+    width = {"nf": len(kept)} if conv and axis == 0 else {}
     try:
         stored_axis = 1 - axis if conv else axis  # Conv1D stores (in, out)
         parameters["weight"] = weight.index_select(stored_axis, index)
         if axis == 0 and bias is not None:
             parameters["bias"] = bias.index_select(0, index)
-        with replaced(projection, **width):
+        with replaced(module, **width):
             yield
     finally:
         parameters["weight"] = weight
         if bias is not None:
             parameters["bias"] = bias
-
-
-def _rows(heads: Sequence[int], width: int) -> list[int]:
-    return [head * width + i for head in heads for i in range(width)]

@@ -16,21 +16,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sos_deap.models.heads import HeadMap
+from sos_deap.models.genes import HeadMap
 from sos_deap.models.narrow import replaced
 
 NAME = "apply_rotary_pos_emb"  # in the module of transformers that defines the attention
 
 
-def rotations(model: Any, heads: HeadMap, run: Callable[[], Tensor]) -> list[ModuleType]:
+def rotations(model: Any, head_map: HeadMap, run: Callable[[], Tensor]) -> list[ModuleType]:
     """The modules of code for :func:`fast_rotary`; none where it does not serve the model.
 
     :param model: the model.
-    :param heads: its head map, which knows its attention modules.
+    :param head_map: its head map, which knows its attention modules.
     :param run: a forward pass, and what came of it; it is tried out, since a model may go on from
         the place of the rotated numbers in memory.
     """
-    classes = {type(model.get_submodule(layer.attention)) for layer in heads.layers}
+    classes = {type(model.get_submodule(layer.attention)) for layer in head_map.layers}
     code = {sys.modules[each.__module__] for each in classes}
     found = [module for module in code if hasattr(module, NAME)]
     if not found or model.device.type != "cpu":

@@ -1,8 +1,8 @@
-"""Attention with heads cut out: sliced projections, layers without heads, unequal groups.
+"""Remove attention heads from a model's weights: sliced projections, empty layers, unequal groups.
 
-Needs only torch and transformers: when sos_deap saves a pruned model, a copy of this file goes
-beside the weights, with that model's classes at its end, so that transformers can load the folder
-(``trust_remote_code=True``) where sos_deap is not installed.
+This file imports only torch and transformers. When sos_deap saves a pruned model, it writes a copy
+of this file, followed by the model's classes, into the folder of the weights, so that transformers
+can load the folder with ``trust_remote_code=True`` where sos_deap is not installed.
 """
 
 from __future__ import annotations
@@ -25,26 +25,29 @@ from transformers.pytorch_utils import Conv1D
 
 @dataclass(frozen=True)
 class Family:
-    """Where one architecture keeps its attention heads.
+    """Names and layout of the attention modules of one architecture.
 
-    :param block: path of a layer, with ``*`` for its number; what stands before it is a prefix.
-    :param attention: path in the layer of each module whose ``forward`` computes attention.
-    :param query: path in that module of the query projection.
-    :param output: the same for the output projection, whose input is the heads' outputs side by
-        side; a leading ``../`` leads out of the attention module.
-    :param key: the same for the keys; empty where the query projection is fused with them.
-    :param value: the same for the values.
-    :param interleaved: whether a fused projection gives each head's query, key and value in turn;
-        else it gives all the queries, then all the keys, then all the values.
-    :param more: further projections whose outputs belong to the query heads.
-    :param per_head: modules whose weight has a row for each head, such as norms with a scale of
-        their own for each, and which heads: ``"heads"`` or ``"kv_heads"``. A model may lack them.
+    :param block: path of a layer, with ``*`` for its number, without the model's prefix.
+    :param attention: paths in the layer of the modules whose ``forward`` computes attention.
+    :param query: path in the attention module of the query projection, or of the projection that
+        computes queries, keys and values at once.
+    :param output: path in the attention module of the output projection, whose input is the
+        concatenation of the heads' outputs; a leading ``../`` refers to the module's parent.
+    :param key: path of the key projection; empty if ``query`` computes the keys.
+    :param value: path of the value projection; empty if ``query`` computes the values.
+    :param interleaved: whether the outputs of a fused projection are ordered by head (query, key
+        and value of the first head, then of the second, ...); otherwise all queries come first,
+        then all keys, then all values.
+    :param more: paths of further projections whose outputs belong to the query heads.
+    :param per_head: modules whose weight has one row per head, such as norms with a scale for each
+        head, and which heads these are: ``"heads"`` or ``"kv_heads"``. A model may lack them.
     :param head_dim: attribute of the attention module that holds the width of a head.
     :param attributes: attributes of the attention module that ``forward`` reads besides the
-        weights, each with what it counts: ``"heads"``, ``"kv_heads"`` or ``"width"``, which is
-        heads * head_dim. ``config.`` before a name means the module's view of the config.
-    :param requires: values of the config for which the row tells how to slice.
-    :param unsliceable: why slicing would change what the kept heads compute; masking still works.
+        weights, and what each counts: ``"heads"``, ``"kv_heads"`` or ``"width"`` (heads *
+        head_dim). A name that starts with ``config.`` is an attribute of the module's config.
+    :param requires: config values without which the architecture cannot be sliced by this row.
+    :param unsliceable: why slicing would change what the kept heads compute; empty if it would
+        not. Masking works in either case.
     """
 
     block: str
@@ -63,7 +66,7 @@ class Family:
 
     @property
     def fused(self) -> bool:
-        """Whether one projection makes queries, keys and values."""
+        """Whether one projection computes queries, keys and values."""
         return not self.key
 
     @property
@@ -74,10 +77,10 @@ class Family:
 
 @dataclass(frozen=True)
 class AttentionLayer:
-    """One attention module; a decoder layer with cross-attention has two.
+    """Paths and sizes of one attention module; a decoder layer with cross-attention has two.
 
-    :param attention: the attention module's path in the model.
-    :param output: the output projection's path in the model.
+    :param attention: path in the model of the attention module.
+    :param output: path in the model of the output projection.
     :param heads: number of query heads.
     :param kv_heads: number of key/value heads; smaller than ``heads`` with grouped-query attention.
     :param head_dim: width of a head.
@@ -90,12 +93,17 @@ class AttentionLayer:
     head_dim: int
 
     def kv_counts(self, keep: Iterable[int]) -> dict[int, int]:
-        """The key/value heads that the kept query heads use, each with how many use it."""
+        """Count the query heads that use each key/value head.
+
+        :param keep: indices of the kept query heads.
+        :returns: from the index of each key/value head that is used to its number of query heads,
+            in rising order of the index.
+        """
         return dict(sorted(Counter(head * self.kv_heads // self.heads for head in keep).items()))
 
 
 def attention_layers(model: nn.Module, family: Family) -> Iterator[AttentionLayer]:
-    """Find the attention modules of a full-size model, in the order of its layers."""
+    """Yield the attention modules of a model that is not pruned, in the order of its layers."""
     block = re.escape(family.block).replace(r"\*", r"\d+")
     pattern = re.compile(rf"(?:.*\.)?{block}\.(?:{'|'.join(map(re.escape, family.attention))})")
     for name, attention in model.named_modules():
@@ -117,22 +125,22 @@ def attention_layers(model: nn.Module, family: Family) -> Iterator[AttentionLaye
 
 
 def slice_heads(model: Any, family: Family, kept: Sequence[Sequence[int]]) -> None:
-    """Cut a full-size model down to its kept heads, in place.
+    """Remove all but some heads from a model, in place.
 
-    :param model: the model; on the meta device nothing is computed.
-    :param family: the names of its parts.
-    :param kept: the numbers of the query heads to keep, in rising order, for each attention module.
-    :raises ValueError: for numbers that do not fit the model.
+    :param model: the model, not pruned; on the meta device nothing is computed.
+    :param family: its architecture.
+    :param kept: for each attention module the indices of the query heads to keep, in rising order.
+    :raises ValueError: for indices that do not fit the model.
     """
     layers = list(attention_layers(model, family))
     check_kept(layers, kept)
     for path, module in smaller_modules(model, family, layers, kept).items():
         model.set_submodule(path, module)
-    finish(model, family, layers, kept)
+    set_sizes(model, family, layers, kept)
 
 
 def check_kept(layers: Sequence[AttentionLayer], kept: Any) -> None:
-    """Raise ``ValueError`` unless ``kept`` lists rising head numbers for every layer."""
+    """Raise ``ValueError`` unless ``kept`` is a list of rising head indices for each layer."""
 
     def fits(keep: Any, layer: AttentionLayer) -> bool:
         plain = isinstance(keep, list) and all(type(head) is int for head in keep)
@@ -141,8 +149,86 @@ def check_kept(layers: Sequence[AttentionLayer], kept: Any) -> None:
     if not isinstance(kept, list) or len(kept) != len(layers) or not all(map(fits, kept, layers)):
         raise ValueError(
             "kept_heads in config.json must list, for each of the model's "
-            f"{len(layers)} layers, the numbers of its kept heads in rising order"
+            f"{len(layers)} layers, the indices of its kept heads in rising order"
         )
+
+
+@dataclass(frozen=True)
+class HeadSlice:
+    """The rows or columns of a module that belong to the kept heads of its attention layer.
+
+    :param path: path of the module in the model.
+    :param module: the module.
+    :param axis: 0 if heads are outputs (rows) of the module, 1 if they are its inputs (columns).
+    :param kept: indices of the kept rows or columns, in rising order.
+    :param projection: whether the module multiplies by a matrix; otherwise it is a norm with one
+        row per head.
+    """
+
+    path: str
+    module: nn.Module
+    axis: int
+    kept: list[int]
+    projection: bool = True
+
+
+def head_slices(
+    model: nn.Module, family: Family, layer: AttentionLayer, keep: Sequence[int]
+) -> Iterator[HeadSlice]:
+    """Yield every module of an attention layer whose size depends on its heads.
+
+    The first one is the output projection, which consumes the heads' outputs. The others produce
+    the heads: the query, key and value projections, the family's further projections, and its
+    norms with one row per head, as far as the model has them. A key/value head is kept if at least
+    one of its query heads is. A layer that keeps no head has no producers.
+
+    :param model: the model, not pruned.
+    :param family: its architecture.
+    :param layer: the attention layer.
+    :param keep: indices of the kept query heads, in rising order.
+    """
+    output = model.get_submodule(layer.output)
+    yield HeadSlice(layer.output, output, 1, _indices(keep, layer.head_dim))
+    if not keep:
+        return
+    attention = model.get_submodule(layer.attention)
+    kept = {"heads": list(keep), "kv_heads": list(layer.kv_counts(keep))}
+    norms = {part: kept[which] for part, which in family.per_head}
+    for part, rows in (_projection_rows(family, layer, keep) | norms).items():
+        if hasattr(attention, part):
+            path, module = f"{layer.attention}.{part}", attention.get_submodule(part)
+            yield HeadSlice(path, module, 0, rows, part not in norms)
+
+
+def _projection_rows(
+    family: Family, layer: AttentionLayer, keep: Sequence[int]
+) -> dict[str, list[int]]:
+    """The kept output rows of each projection that produces heads, by its path."""
+    query = _indices(keep, layer.head_dim)
+    if family.interleaved:
+        return {family.query: _indices(keep, 3 * layer.head_dim)}
+    key_value = _indices(layer.kv_counts(keep), layer.head_dim)
+    if not family.fused:
+        rows = {family.query: query, family.key: key_value, family.value: key_value}
+        return rows | dict.fromkeys(family.more, query)
+    key_start = layer.heads * layer.head_dim
+    value_start = key_start + layer.kv_heads * layer.head_dim
+    keys, values = ([start + row for row in key_value] for start in (key_start, value_start))
+    return {family.query: query + keys + values}
+
+
+def _indices(heads: Iterable[int], width: int) -> list[int]:
+    """The indices of the rows or columns of some heads, ``width`` each."""
+    return [head * width + i for head in heads for i in range(width)]
+
+
+def features(module: Any) -> tuple[int, int]:
+    """The numbers of outputs and inputs of a projection; for a norm, the shape of its weight."""
+    if isinstance(module, Conv1D):
+        return module.nf, module.nx
+    if not hasattr(module, "out_features"):
+        return len(module.weight), module.weight[0].numel()
+    return module.out_features, module.in_features
 
 
 def smaller_modules(
@@ -151,44 +237,81 @@ def smaller_modules(
     layers: Sequence[AttentionLayer],
     kept: Sequence[Sequence[int]],
 ) -> dict[str, nn.Module]:
-    """New modules, by path, for all that gets smaller; the model itself is not touched."""
+    """Build the sliced modules of all layers that lose heads; the model itself is not changed.
+
+    :param model: the model, not pruned.
+    :param family: its architecture.
+    :param layers: its attention layers.
+    :param kept: for each of them the indices of the query heads to keep, in rising order.
+    :returns: new modules by the paths of the modules that they replace.
+    """
     new = dict[str, nn.Module]()
     for layer, keep in zip(layers, kept, strict=True):
         if len(keep) == layer.heads:
             continue
-        attention = model.get_submodule(layer.attention)
-        output: Any = model.get_submodule(layer.output)
-        narrow = sliced(output, 1, _rows(keep, layer.head_dim))
-        if keep:
-            for part, rows in rows_to_keep(family, layer, keep).items():
-                if hasattr(attention, part):
-                    module = attention.get_submodule(part)
-                    new[f"{layer.attention}.{part}"] = sliced(module, 0, rows)
-        else:
-            if type(narrow) is nn.Linear:
-                narrow.__class__ = LinearWithoutInputs
-            own = {family.output: narrow} if family.output_inside else {}
+        for part in head_slices(model, family, layer, keep):
+            new[part.path] = sliced(part.module, part.axis, part.kept)
+        if not keep:
+            if type(new[layer.output]) is nn.Linear:
+                new[layer.output].__class__ = LinearWithoutInputs
+            own = {family.output: new.pop(layer.output)} if family.output_inside else {}
+            attention = model.get_submodule(layer.attention)
             new[layer.attention] = EmptyAttention(own, getattr(attention, "layer_idx", None))
-        if keep or not family.output_inside:
-            new[layer.output] = narrow
     return new
 
 
-def finish(
+def sliced(module: nn.Module, axis: int, kept: list[int]) -> nn.Module:
+    """A copy of a projection or of a norm with some of its rows or columns.
+
+    :param module: the module.
+    :param axis: 0 to select outputs (rows), 1 to select inputs (columns).
+    :param kept: indices of the rows or columns to keep.
+    """
+    weight: Any = module.weight
+    index = torch.tensor(kept, dtype=torch.long, device=weight.device)
+    stored_axis = 1 - axis if isinstance(module, Conv1D) else axis  # Conv1D stores (in, out)
+    memo: dict[int, Any] = {id(weight): _selected(weight, stored_axis, index)}
+    bias: Any = getattr(module, "bias", None)
+    if axis == 0 and bias is not None:
+        memo[id(bias)] = _selected(bias, 0, index)
+    new: Any = copy.deepcopy(module, memo)
+    names = ("nf", "nx") if isinstance(module, Conv1D) else ("out_features", "in_features")
+    if hasattr(new, names[axis]):
+        setattr(new, names[axis], len(kept))
+    smaller: nn.Module = new
+    return smaller
+
+
+def _selected(parameter: Tensor, axis: int, index: Tensor) -> nn.Parameter:
+    return nn.Parameter(parameter.detach().index_select(axis, index), parameter.requires_grad)
+
+
+def set_sizes(
     model: Any,
     family: Family,
     layers: Sequence[AttentionLayer],
     kept: Sequence[Sequence[int]],
 ) -> None:
-    """Set what the attention code of the sliced layers reads besides the weights."""
-    pairs = [(layer, keep) for layer, keep in zip(layers, kept, strict=True) if keep]
-    for layer, keep in pairs:
-        if len(keep) < layer.heads:
-            set_sizes(model, family, layer, keep)
+    """Set the attributes that the attention code of sliced layers reads besides the weights.
+
+    :param model: the sliced model.
+    :param family: its architecture.
+    :param layers: its attention layers, as they were before slicing.
+    :param kept: for each of them the indices of the kept query heads, in rising order.
+    """
+    for layer, keep in zip(layers, kept, strict=True):
+        if 0 < len(keep) < layer.heads:
+            set_layer_sizes(model, family, layer, keep)
 
 
-def set_sizes(model: Any, family: Family, layer: AttentionLayer, keep: Sequence[int]) -> None:
-    """The same for one layer."""
+def set_layer_sizes(model: Any, family: Family, layer: AttentionLayer, keep: Sequence[int]) -> None:
+    """Set the attributes that the attention code of one sliced layer reads besides the weights.
+
+    :param model: the sliced model.
+    :param family: its architecture.
+    :param layer: the attention layer, as it was before slicing.
+    :param keep: indices of its kept query heads, at least one, in rising order.
+    """
     attention: Any = model.get_submodule(layer.attention)
     counts = list(layer.kv_counts(keep).values())
     sizes = {"heads": len(keep), "kv_heads": len(counts), "width": len(keep) * layer.head_dim}
@@ -206,11 +329,12 @@ def set_sizes(model: Any, family: Family, layer: AttentionLayer, keep: Sequence[
 
 
 class LayerConfig:
-    """A layer's view of the model's config, with values of its own; all else stays shared.
+    """A layer's view of the model's config: some values are the layer's, all others are shared.
 
     :param config: the model's config.
-    :param own: the layer's values.
-    :param ragged: the layer's numbers of query heads per key/value head, where they differ.
+    :param own: the layer's values by name.
+    :param ragged: the number of query heads of each of the layer's key/value heads; ``None`` if
+        all are equal.
     """
 
     def __init__(self, config: Any, own: dict[str, Any], ragged: list[int] | None) -> None:
@@ -218,30 +342,31 @@ class LayerConfig:
 
     @property
     def _attn_implementation(self) -> str:
-        """The model's, whichever is set at the time, for groups of the layer's sizes."""
+        """The model's current attention function, wrapped if the layer's groups are unequal."""
         inner: str = self.shared._attn_implementation
         return inner if self.ragged is None else _ragged(inner)
 
     def __getattr__(self, name: str) -> Any:
-        if name == "shared":  # not there yet while this is being copied
+        if name == "shared":  # not yet set while the object is being copied
             raise AttributeError(name)
         return getattr(self.shared, name)
 
 
 class LinearWithoutInputs(nn.Linear):
-    """The output projection of a layer without heads: its bias.
+    """The output projection of a layer without heads, of which only the bias has any effect.
 
-    A class of its own, as dynamic quantisation cannot convert it and looks for ``nn.Linear`` alone.
+    It is a subclass because dynamic quantisation converts exactly the type ``nn.Linear`` and fails
+    on a layer without inputs.
     """
 
 
 class EmptyAttention(nn.Module):
-    """The attention of a layer that lost all its heads: nothing, or its output projection's bias.
+    """Attention without heads: returns zeros, or the bias of the output projection.
 
-    :param output: the output projection by its name, with no inputs left; empty where it lies
-        outside the attention module and still follows. Its weight is stored, empty as it is, for
-        the stock class to see that it does not fit.
-    :param layer: the layer's place in the key/value cache; ``None`` where there is none.
+    :param output: the output projection, without inputs, by its name; empty if the output
+        projection is outside the attention module. Its empty weight is saved, so that the stock
+        class finds a mismatch instead of loading the model.
+    :param layer: index of the layer in the key/value cache; ``None`` without a cache.
     """
 
     def __init__(self, output: dict[str, nn.Module], layer: int | None) -> None:
@@ -253,13 +378,18 @@ class EmptyAttention(nn.Module):
     def forward(
         self, hidden_states: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor | None]:
-        """Return ``(output, no attention weights)``, as the stock attention does."""
+        """Return the output and ``None`` for the attention weights, as stock attention does.
+
+        :param hidden_states: (batch, tokens, hidden size).
+        :returns: the output, (batch, tokens, hidden size), or (batch, tokens, 0) if the output
+            projection follows; and ``None``.
+        """
         cross = any(
             kwargs.get(name) is not None for name in ("key_value_states", "encoder_hidden_states")
         )
         for cache in (value for value in kwargs.values() if isinstance(value, Cache)):
             if self.layer_idx is not None and not cross:
-                # The cache counts its tokens by what a layer stores: one number per token will do.
+                # The cache counts tokens by what a layer stores: one number per token suffices.
                 own = getattr(cache, "self_attention_cache", cache)
                 token = hidden_states.new_zeros(len(hidden_states), 1, hidden_states.shape[1], 1)
                 own.update(token, token, self.layer_idx)
@@ -270,71 +400,8 @@ class EmptyAttention(nn.Module):
         return (output if bias is None else output + bias), None
 
 
-def projection_rows(
-    family: Family, layer: AttentionLayer, keep: Sequence[int]
-) -> dict[str, list[int]]:
-    """The output rows to keep of each projection in an attention module."""
-    query = _rows(keep, layer.head_dim)
-    if family.interleaved:
-        return {family.query: _rows(keep, 3 * layer.head_dim)}
-    key_value = _rows(layer.kv_counts(keep), layer.head_dim)
-    if not family.fused:
-        rows = {family.query: query, family.key: key_value, family.value: key_value}
-        return rows | dict.fromkeys(family.more, query)
-    key_start = layer.heads * layer.head_dim
-    value_start = key_start + layer.kv_heads * layer.head_dim
-    keys, values = ([start + row for row in key_value] for start in (key_start, value_start))
-    return {family.query: query + keys + values}
-
-
-def rows_to_keep(
-    family: Family, layer: AttentionLayer, keep: Sequence[int]
-) -> dict[str, list[int]]:
-    """The same, with the rows of the modules that have one for each head."""
-    kept = {"heads": list(keep), "kv_heads": list(layer.kv_counts(keep))}
-    own = {part: kept[which] for part, which in family.per_head}
-    return projection_rows(family, layer, keep) | own
-
-
-def _rows(heads: Iterable[int], width: int) -> list[int]:
-    return [head * width + i for head in heads for i in range(width)]
-
-
-def features(projection: Any) -> tuple[int, int]:
-    """The numbers of outputs and inputs of a projection; of a norm the shape of its weight."""
-    if isinstance(projection, Conv1D):
-        return projection.nf, projection.nx
-    if not hasattr(projection, "out_features"):
-        return len(projection.weight), projection.weight[0].numel()
-    return projection.out_features, projection.in_features
-
-
-def sliced(projection: nn.Module, axis: int, rows: list[int]) -> nn.Module:
-    """A copy of a projection with some of its outputs (axis 0) or inputs (axis 1).
-
-    Of a norm with a row for each head: with some of these rows.
-    """
-    weight: Any = projection.weight
-    index = torch.tensor(rows, dtype=torch.long, device=weight.device)
-    stored_axis = 1 - axis if isinstance(projection, Conv1D) else axis  # Conv1D stores (in, out)
-    memo: dict[int, Any] = {id(weight): _selected(weight, stored_axis, index)}
-    bias: Any = getattr(projection, "bias", None)
-    if axis == 0 and bias is not None:
-        memo[id(bias)] = _selected(bias, 0, index)
-    new: Any = copy.deepcopy(projection, memo)
-    names = ("nf", "nx") if isinstance(projection, Conv1D) else ("out_features", "in_features")
-    if hasattr(new, names[axis]):
-        setattr(new, names[axis], len(rows))
-    smaller: nn.Module = new
-    return smaller
-
-
-def _selected(parameter: Tensor, axis: int, index: Tensor) -> nn.Parameter:
-    return nn.Parameter(parameter.detach().index_select(axis, index), parameter.requires_grad)
-
-
 def _ragged(inner: str) -> str:
-    """The name of an attention function that lets ``inner`` see equal groups."""
+    """Register ``inner`` on repeated key/value heads as an attention function; return its name."""
     name = f"ragged_{inner}"
     if name not in ALL_ATTENTION_FUNCTIONS:
         AttentionInterface.register(name, functools.partial(_ragged_attention, inner))
@@ -344,10 +411,17 @@ def _ragged(inner: str) -> str:
 def _ragged_attention(
     inner: str, module: Any, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any
 ) -> Any:
-    """Attention with unequal numbers of query heads per key/value head.
+    """Compute attention with unequal numbers of query heads per key/value head.
 
-    Shapes are (batch, heads, tokens, head_dim), as transformers' attention functions have them. The
-    counts are plain integers: nothing to load, to move between devices or to initialise.
+    The key/value heads are repeated as often as ``module.config.ragged`` states. These counts are
+    integers, not a buffer, so nothing has to be loaded, moved between devices or initialised.
+
+    :param inner: name of the attention function that computes the result.
+    :param module: the attention module.
+    :param query: (batch, heads, tokens, head_dim).
+    :param key: (batch, key/value heads, tokens, head_dim).
+    :param value: (batch, key/value heads, tokens, head_dim).
+    :returns: what ``inner`` returns.
     """
     key, value = (_repeat_heads(states, module.config.ragged) for states in (key, value))
     eager: Any = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
@@ -361,14 +435,16 @@ def _repeat_heads(states: Tensor, counts: list[int]) -> Tensor:
 
 
 def pruned_class(stock: type, family: Family) -> Any:
-    """A model class that is sliced to ``config.kept_heads`` before its weights are loaded.
+    """Make a model class that is sliced to ``config.kept_heads`` before its weights are loaded.
 
-    It bears the stock class's name, which is what a saved config names.
+    :param stock: the class in transformers; the new class has its name, since saved configs refer
+        to a class by name.
+    :param family: its architecture.
     """
 
     class Pruned(stock):  # type: ignore[misc]
         def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
-            # For readers of the folder only: a set one makes config.num_attention_heads raise.
+            # Only other programs read it; if set, config.num_attention_heads raises an error.
             config.per_layer_config = None
             super().__init__(config, *args, **kwargs)
             slice_heads(self, family, config.kept_heads)

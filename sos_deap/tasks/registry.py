@@ -8,7 +8,8 @@ from functools import partial
 from typing import Any
 
 from sos_deap.errors import InputError, unknown
-from sos_deap.models.loading import Pretrained, kind_of
+from sos_deap.models.loading import Pretrained
+from sos_deap.models.purposes import kind_of
 from sos_deap.tasks.classification import make_accuracy, make_multilabel
 from sos_deap.tasks.custom import make_custom
 from sos_deap.tasks.data.draw import Draw, Make
@@ -25,7 +26,7 @@ class TaskKind:
     """A row of :data:`TASKS`.
 
     :param purpose: what the model must be for, a key of
-        :data:`sos_deap.models.loading.PURPOSES`.
+        :data:`sos_deap.models.purposes.PURPOSES`.
     :param make: from a model and settings to what makes the task of examples.
     :param samples: calibration examples unless the user says otherwise; ``None`` for all.
     :param own_text: whether the model can write the data itself.

@@ -1,0 +1,133 @@
+"""Time the prefill and the decoding of models, in alternation."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
+
+from sos_deap.models.generating import generate
+
+#: Minimum number of rounds, however long they take: a median of fewer is not reliable.
+LEAST_ROUNDS = 3
+_WARM_UP = 2  # rounds
+
+
+@dataclass
+class Times:
+    """Measured times of one model, one entry per round.
+
+    :param prefill: seconds of a prefill.
+    :param decode: seconds between two tokens of a sequence.
+    """
+
+    prefill: list[float] = field(default_factory=list)
+    decode: list[float] = field(default_factory=list)
+
+    def medians(self, batch_size: int) -> dict[str, float | None]:
+        """Return the medians over the rounds; those of decoding are ``None`` without decoding.
+
+        :param batch_size: number of sequences.
+        """
+        decode = statistics.median(self.decode) if self.decode else None
+        return {
+            "prefill_seconds": statistics.median(self.prefill),
+            "decode_seconds": decode,
+            "decode_tokens_per_second": batch_size / decode if decode else None,
+        }
+
+
+def alternate(
+    models: Mapping[str, Any],
+    batch: dict[str, Tensor],
+    new_tokens: int,
+    rounds: int,
+    seconds: float,
+) -> dict[str, Times]:
+    """Time each model once per round, so that a change of the machine's speed affects all alike.
+
+    :param models: models by name.
+    :param batch: their inputs.
+    :param new_tokens: tokens to decode; 0 for none.
+    :param rounds: number of rounds after the warm-up.
+    :param seconds: after this time no further round starts, but there are at least
+        :data:`LEAST_ROUNDS` rounds.
+    :returns: the times by the model's name.
+    """
+    times = {name: Times() for name in models}
+    started = time.perf_counter()
+    for number in range(-_WARM_UP, rounds):
+        if number >= LEAST_ROUNDS and time.perf_counter() - started > seconds:
+            break
+        for name, model in models.items():
+            prefilled = _seconds(model, functools.partial(prefill, model, batch))
+            decoded = decode_seconds(model, batch, new_tokens) if new_tokens else None
+            if number >= 0:
+                times[name].prefill.append(prefilled)
+                times[name].decode += [] if decoded is None else [decoded]
+    return times
+
+
+def generates(model: Any) -> bool:
+    """Whether a model generates text."""
+    return bool(model.can_generate())
+
+
+def prefill(model: Any, batch: dict[str, Tensor]) -> Any:
+    """Run one forward pass as generation runs it on a prompt.
+
+    :param model: the model.
+    :param batch: its inputs.
+    :returns: the model's output, with the logits of the last position and a key/value cache as far
+        as the model has them.
+    """
+    last = "logits_to_keep" in inspect.signature(model.forward).parameters
+    extra = {"logits_to_keep": 1} if last else {}
+    if generates(model):
+        extra["use_cache"] = True
+    return model(**batch, **extra)
+
+
+def decode_seconds(model: Any, batch: dict[str, Tensor], new_tokens: int) -> float:
+    """Measure the mean time between two tokens of greedy generation, without the prefill.
+
+    :param model: a model that generates.
+    :param batch: its inputs.
+    :param new_tokens: tokens to decode, at least 2.
+    :returns: seconds.
+    """
+    ticks: list[float] = []
+
+    class Clock(StoppingCriteria):
+        def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Any:
+            ticks.append(_now(model))
+            return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+
+    # Without an end token, so that all sequences have the same length.
+    settings = GenerationConfig(max_new_tokens=new_tokens, do_sample=False, pad_token_id=0)
+    given = {name: value for name, value in batch.items() if name != "decoder_input_ids"}
+    if model.config.is_encoder_decoder:
+        settings.decoder_start_token_id = 0
+    generate(model, settings, **given, stopping_criteria=StoppingCriteriaList([Clock()]))
+    return (ticks[-1] - ticks[0]) / (len(ticks) - 1)
+
+
+def _seconds(model: Any, function: Callable[[], Any]) -> float:
+    started = _now(model)
+    function()
+    return _now(model) - started
+
+
+def _now(model: Any) -> float:
+    """The time in seconds, after all work on the model's device has ended."""
+    if model.device.type == "cuda":
+        torch.cuda.synchronize(model.device)
+    return time.perf_counter()
