@@ -1,1 +1,1 @@
-"""Models in the formats of other runtimes."""
+"""Write models in the formats of other runtimes."""

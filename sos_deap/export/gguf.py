@@ -1,4 +1,4 @@
-"""Write a Llama model, pruned or not, as a GGUF file, which stock llama.cpp runs."""
+"""Write a Llama model, pruned or not, as a GGUF file for unmodified llama.cpp."""
 
 from __future__ import annotations
 
@@ -23,26 +23,27 @@ _FILE_TYPES = {
     torch.bfloat16: "MOSTLY_BF16",
 }
 
-# The others stretch the wavelengths by the length of the text; a GGUF file holds one set of them.
+# The other types scale the wavelengths by the length of the text; a GGUF file holds one set only.
 _ROPE_TYPES = ("default", "linear", "llama3", "yarn")
 
 
 def write_gguf(model: PreTrainedModel, tokenizer: Any, path: Path) -> None:
     """Write a model and its tokenizer as one GGUF file.
 
-    Where all layers have the same numbers of heads, the file's architecture is ``llama``, which
-    the most programs read; else it is ``deci``, llama.cpp's Llama with head counts per layer.
-    Matrices are stored in the dtype they have, all else in float32.
+    If all layers have the same numbers of heads, the file's architecture is ``llama``, which most
+    programs support; otherwise it is ``deci``, llama.cpp's Llama with head counts per layer.
+    Matrices are stored in the model's dtype, vectors in float32.
 
-    The file's tokenizer gives the tokens of the Hugging Face one, but for one case: where that
-    has a Metaspace pre-tokenizer (Llama 2 in transformers 5), llama.cpp puts a space also before
-    text that starts with one or, with ``prepend_scheme="first"``, that follows a special token.
+    The file's tokenizer gives the same tokens as the Hugging Face tokenizer, with one exception.
+    For a Metaspace pre-tokenizer (Llama 2 in transformers 5), llama.cpp also inserts a space before
+    text that starts with a space and, with ``prepend_scheme="first"``, before text that follows a
+    special token.
 
-    :param model: a ``LlamaForCausalLM``.
+    :param model: a ``LlamaForCausalLM`` in float32, float16 or bfloat16.
     :param tokenizer: its fast tokenizer.
-    :param path: the file; it is written beside its place and renamed.
-    :raises InputError: for a model or a tokenizer that llama.cpp cannot run as it is, for a path
-        that cannot be written, and where the package ``gguf`` is missing.
+    :param path: the file; it is written under a temporary name, then renamed.
+    :raises InputError: for a model or a tokenizer that llama.cpp cannot represent, for a path that
+        cannot be written, and if the package ``gguf`` is not installed.
     """
     gguf = _package()
     if not path.parent.is_dir():
@@ -51,7 +52,7 @@ def write_gguf(model: PreTrainedModel, tokenizer: Any, path: Path) -> None:
     vocabulary = read_vocabulary(tokenizer, model.config.vocab_size)
     factors, rope_scale = _rope(model.config)
     counts, tensors = _tensors(model, factors)
-    # deci is needed for counts that differ; every llama.cpp and its relatives read llama.
+    # Only deci has counts per layer; llama is read by all versions of llama.cpp and its forks.
     writer = gguf.GGUFWriter(None, "llama" if len(set(counts)) == 1 else "deci")
     _add_sizes(writer, model.config, counts, rope_scale)
     writer.add_file_type(gguf.LlamaFileType[_FILE_TYPES[model.dtype]])
@@ -81,26 +82,26 @@ def _write(writer: Any, path: Path) -> None:
             finally:
                 writer.close()
     except OSError as error:
-        why = error.strerror or first_line(error)  # numpy gives a text only
+        why = error.strerror or first_line(error)  # numpy's errors have no strerror
         raise InputError(f"cannot write {path}: {why}") from error
 
 
 def _check(model: PreTrainedModel) -> None:
-    """Raise :class:`InputError` for what llama.cpp's Llama does not compute."""
+    """Raise :class:`InputError` for a model that llama.cpp's Llama cannot compute."""
     config: Any = model.config
     if config.model_type != "llama":
         raise InputError(
-            f"a {config.model_type} model cannot be written as GGUF: only llama is served, since "
-            "llama.cpp has head counts per layer (its architecture deci) for Llama's layers only"
+            f"a {config.model_type} model cannot be written as GGUF: give a llama model, since "
+            "llama.cpp supports head counts per layer (its architecture deci) for Llama only"
         )
     if not isinstance(model, LlamaForCausalLM):
         raise InputError(
             f"a {type(model).__name__} cannot be written as GGUF: give a LlamaForCausalLM"
         )
-    if stray := {parameter.dtype for parameter in model.parameters()} - set(_FILE_TYPES):
+    if unsupported := {parameter.dtype for parameter in model.parameters()} - set(_FILE_TYPES):
         raise InputError(
-            f"the model has weights of {stray.pop()}: a GGUF file is written from float32, float16 "
-            "or bfloat16; load the model without quantisation"
+            f"the model has weights of {unsupported.pop()}: a GGUF file is written from float32, "
+            "float16 or bfloat16; load the model without quantisation"
         )
     if config.hidden_act not in ("silu", "swish"):
         raise InputError(
@@ -109,20 +110,24 @@ def _check(model: PreTrainedModel) -> None:
 
 
 def _rope(config: Any) -> tuple[Tensor | None, float]:
-    """What divides the rotary frequencies, and what multiplies the rotated vectors.
+    """Return the divisors of the rotary frequencies, and the factor of the rotated vectors.
 
-    llama.cpp has keys for some of the scaling types and a tensor of divisors for llama3; the
-    tensor expresses every type that does not depend on the length of the text.
+    llama.cpp has keys for some scaling types and a tensor of divisors for llama3. The tensor can
+    express every type that does not depend on the length of the text.
+
+    :returns: the divisors, (head_dim / 2,), or ``None`` if all are 1; and the factor.
     """
     rope = config.rope_parameters
     kind = rope["rope_type"]
     if kind not in _ROPE_TYPES:
         raise InputError(
             f"the model has rope_type={kind}, which a GGUF file cannot express: "
-            f"served are {', '.join(_ROPE_TYPES)}"
+            f"use one of {', '.join(_ROPE_TYPES)}"
         )
     if rope.get("partial_rotary_factor", 1.0) != 1.0:
-        raise InputError("the model rotates a part of each head: llama.cpp's Llama rotates it all")
+        raise InputError(
+            "the model rotates a part of each head: llama.cpp's Llama rotates whole heads"
+        )
     if kind == "default":
         return None, 1.0
     steps = torch.arange(0, config.head_dim, 2, dtype=torch.float64) / config.head_dim
@@ -133,7 +138,7 @@ def _rope(config: Any) -> tuple[Tensor | None, float]:
 def _add_sizes(
     writer: Any, config: Any, counts: Sequence[tuple[int, int]], rope_scale: float
 ) -> None:
-    """The metadata of the architecture."""
+    """Add the metadata of the architecture."""
     heads, kv_heads = ([count[i] for count in counts] for i in (0, 1))
     same = len(set(counts)) == 1
     writer.add_vocab_size(config.vocab_size)
@@ -143,7 +148,7 @@ def _add_sizes(
     writer.add_block_count(len(counts))
     writer.add_head_count(heads[0] if same else heads)
     writer.add_head_count_kv(kv_heads[0] if same else kv_heads)
-    # Else they would be taken for embedding_length / head_count, wrong once heads are gone.
+    # The default is embedding_length / head_count, which is wrong for a pruned model.
     writer.add_key_length(config.head_dim)
     writer.add_value_length(config.head_dim)
     writer.add_rope_dimension_count(config.head_dim)
@@ -156,7 +161,12 @@ def _add_sizes(
 def _tensors(
     model: Any, rope_factors: Tensor | None
 ) -> tuple[list[tuple[int, int]], dict[str, Tensor]]:
-    """Each layer's numbers of query and key/value heads, and the tensors by llama.cpp's names."""
+    """Return the numbers of heads of each layer, and the tensors by llama.cpp's names.
+
+    :param model: the model.
+    :param rope_factors: divisors of the rotary frequencies; ``None`` if all are 1.
+    :returns: for each layer its numbers of query and key/value heads; and the tensors.
+    """
     tensors = {"token_embd.weight": model.model.embed_tokens.weight}
     if rope_factors is not None:
         tensors["rope_freqs.weight"] = rope_factors
@@ -178,15 +188,21 @@ def _tensors(
 
 
 def _attention(model: Any, attention: Any, *, first: bool) -> tuple[int, int, dict[str, Tensor]]:
-    """The numbers of heads of one layer, and its attention's tensors as llama.cpp wants them."""
+    """Return the numbers of heads of one layer, and its attention tensors in llama.cpp's layout.
+
+    :param model: the model.
+    :param attention: the layer's attention module.
+    :param first: whether it is the model's first layer.
+    :returns: the numbers of query and of key/value heads, and the tensors by name.
+    """
     head_dim, width = model.config.head_dim, model.config.hidden_size
     if hasattr(attention, "q_proj"):
         parts = {n: dict(getattr(attention, f"{n}_proj").named_parameters()) for n in "qkvo"}
         heads, kv_heads = (len(parts[n]["weight"]) // head_dim for n in "qk")
         uses = getattr(attention.config, "ragged", None) or [heads // kv_heads] * kv_heads
     elif first or attention.o_proj.bias is not None:
-        # A head of zeros stands in: llama.cpp takes sizes for all layers from the first, and has
-        # no place for a bias where there is no attention.
+        # A head of zeros is written: llama.cpp reads sizes of all layers from the first, and cannot
+        # store a bias for a layer without attention.
         zeros = model.model.embed_tokens.weight.new_zeros(head_dim, width)
         parts = {n: {"weight": zeros} for n in "qkv"} | {"o": {"weight": zeros.T}}
         if attention.o_proj.bias is not None:
@@ -194,8 +210,8 @@ def _attention(model: Any, attention: Any, *, first: bool) -> tuple[int, int, di
         uses = [1]
     else:
         return 0, 0, {}
-    # llama.cpp needs equally many query heads for every key/value head. Where they differ, a
-    # key/value head is repeated so that each copy serves as many as their greatest common divisor.
+    # llama.cpp needs equally many query heads for every key/value head. If they differ, key/value
+    # heads are repeated until each copy serves as many as the greatest common divisor.
     size = math.gcd(*uses)
     copies = torch.tensor([count // size for count in uses])
     tensors = {}
@@ -206,7 +222,7 @@ def _attention(model: Any, attention: Any, *, first: bool) -> tuple[int, int, di
                 by_head = tensor.unflatten(0, (-1, head_dim))
                 tensor = by_head.repeat_interleave(copies.to(tensor.device), 0).flatten(0, 1)
             if part in "qk":
-                # transformers rotates a head's first half with its second, llama.cpp neighbours.
+                # transformers rotates a head's first half with its second, llama.cpp pairs.
                 halves = tensor.unflatten(0, (-1, 2, head_dim // 2))
                 tensor = halves.transpose(1, 2).flatten(0, 2)
             tensors[f"attn_{'output' if part == 'o' else part}.{name}"] = tensor
@@ -217,7 +233,7 @@ def _add_tensor(writer: Any, name: str, tensor: Tensor, bfloat16: Any) -> None:
     tensor = tensor.detach().cpu().contiguous()
     if tensor.dim() == 1:  # llama.cpp adds and multiplies vectors in float32
         writer.add_tensor(name, tensor.float().numpy())
-    elif tensor.dtype == torch.bfloat16:  # which numpy does not have
+    elif tensor.dtype == torch.bfloat16:  # numpy has no such dtype
         writer.add_tensor(name, tensor.view(torch.uint8).numpy(), raw_dtype=bfloat16)
     else:
         writer.add_tensor(name, tensor.numpy())

@@ -1,4 +1,4 @@
-"""A Hugging Face tokenizer in llama.cpp's terms, or a reason why it has no like there."""
+"""Convert a Hugging Face tokenizer to llama.cpp's format, or explain why it has no equivalent."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ _LLAMA3 = [
 ]
 _SMOLLM = [{"type": "Digits", "individual_digits": True}, *_GPT2]
 
-#: llama.cpp's name for each way to cut text into words: its steps, and whether a word that is in
-#: the vocabulary is one token even if no merges lead there.
+#: llama.cpp's pre-tokenizers by name: the steps, and whether a word of the vocabulary is one token
+#: even if no sequence of merges produces it.
 _WORDS: dict[str, tuple[list[dict[str, Any]], bool]] = {
     "gpt-2": (_GPT2, False),
     "llama-bpe": (_LLAMA3, True),
@@ -41,16 +41,17 @@ _WORDS: dict[str, tuple[list[dict[str, Any]], bool]] = {
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """A tokenizer in llama.cpp's terms.
+    """A tokenizer in llama.cpp's format.
 
-    :param model: its name for the kind of tokenizer.
-    :param pre: its name for the way text is cut into words.
+    :param model: llama.cpp's name for the kind of tokenizer.
+    :param pre: llama.cpp's name for the pre-tokenizer.
     :param tokens: the text of each token.
-    :param types: their types, by the names in ``gguf.TokenType``.
-    :param add: whether ``bos`` and ``eos`` are put around a text.
-    :param merges: for byte-level BPE: the pairs to join, in order.
-    :param scores: for SentencePiece's BPE: of two joins the one with the higher score comes first.
-    :param space_prefix: whether text gets a space in front.
+    :param types: the type of each token, by its name in ``gguf.TokenType``.
+    :param add: whether ``"bos"`` and ``"eos"`` tokens are added to a text.
+    :param merges: for byte-level BPE: the pairs to merge, in order.
+    :param scores: for SentencePiece's BPE: a score per token; the merge with the highest score is
+        done first.
+    :param space_prefix: whether a space is inserted before a text.
     """
 
     model: str
@@ -64,13 +65,18 @@ class Vocabulary:
 
 
 def read_vocabulary(tokenizer: Any, size: int) -> Vocabulary:
-    """Read a tokenizer; raise :class:`InputError` unless llama.cpp has its like."""
+    """Convert a tokenizer to llama.cpp's format.
+
+    :param tokenizer: a fast tokenizer.
+    :param size: number of rows of the model's embedding.
+    :raises InputError: if llama.cpp has no equivalent.
+    """
     if getattr(tokenizer, "backend_tokenizer", None) is None:
-        raise _refused(f"{type(tokenizer).__name__} is none of the library tokenizers")
+        raise _refused(f"{type(tokenizer).__name__} is not a fast tokenizer")
     spec = json.loads(tokenizer.backend_tokenizer.to_str())
     bpe = spec["model"]
     if bpe["type"] != "BPE":
-        raise _refused(f"its model is {bpe['type']}, and only BPE is served")
+        raise _refused(f"its model is {bpe['type']}, and only BPE can be written")
     for name in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
         if bpe.get(name):
             raise _refused(f"its BPE has {name}={bpe[name]!r}")
@@ -101,7 +107,7 @@ def _refused(why: str) -> InputError:
 
 
 def _tokens(spec: Any, size: int) -> tuple[list[str], list[str]]:
-    """The text and the type of every token; numbers the tokenizer does not use are filled up."""
+    """Return the text and the type of every token; unused ids get a placeholder."""
     vocab: dict[str, int] = dict(spec["model"]["vocab"])
     kinds = {f"<0x{byte:02X}>": "BYTE" for byte in range(256)}
     kinds = kinds if spec["model"].get("byte_fallback") else {}
@@ -116,7 +122,7 @@ def _tokens(spec: Any, size: int) -> tuple[list[str], list[str]]:
     if spec["model"].get("unk_token"):
         kinds[spec["model"]["unk_token"]] = "UNKNOWN"
     if max(vocab.values()) >= size:
-        raise _refused(f"it has a token {max(vocab.values())}, and the model has rows for {size}")
+        raise _refused(f"it has a token {max(vocab.values())}, and the model has {size} rows")
     texts = {number: text for text, number in vocab.items()}
     tokens = [texts.get(number, f"[PAD{number}]") for number in range(size)]
     return tokens, [
@@ -126,22 +132,22 @@ def _tokens(spec: Any, size: int) -> tuple[list[str], list[str]]:
 
 
 def _added_around(tokenizer: Any) -> dict[str, bool]:
-    """Whether the tokenizer puts its bos and eos tokens around a text."""
+    """Return whether the tokenizer adds its bos and eos tokens to a text."""
     bos, eos = ([token] for token in (tokenizer.bos_token_id, tokenizer.eos_token_id))
     if eos == [None]:
-        raise _refused("it has no eos token, for which llama.cpp would take another; set one")
-    bare, whole = (tokenizer("a", add_special_tokens=on)["input_ids"] for on in (False, True))
+        raise _refused("it has no eos token, and llama.cpp would use another one; set one")
+    plain, complete = (tokenizer("a", add_special_tokens=on)["input_ids"] for on in (False, True))
     for add_bos in (False, True):
         for add_eos in (False, True):
-            if whole == bos * add_bos + bare + eos * add_eos:
+            if complete == bos * add_bos + plain + eos * add_eos:
                 return {"bos": add_bos, "eos": add_eos}
-    raise _refused("it puts other tokens than its bos and eos around a text")
+    raise _refused("it adds other tokens than its bos and eos to a text")
 
 
 def _words(spec: Any) -> str:
-    """llama.cpp's name for the way a byte-level tokenizer cuts text into words."""
+    """Return llama.cpp's name for the pre-tokenizer of a byte-level tokenizer."""
     if spec["normalizer"]:
-        raise _refused(f"it normalises text ({spec['normalizer']['type']}), llama.cpp does not")
+        raise _refused(f"it normalises text ({spec['normalizer']['type']}), and llama.cpp does not")
     pre = spec["pre_tokenizer"] or {"type": "none"}
     steps = [
         {name: value for name, value in step.items() if name != "trim_offsets"}
@@ -152,13 +158,13 @@ def _words(spec: Any) -> str:
         if given == known:
             return name
     raise _refused(
-        f"it cuts text into words ({', '.join(step['type'] for step in steps)}) in a way that is "
-        f"none of {', '.join(_WORDS)}"
+        f"its pre-tokenizer ({', '.join(step['type'] for step in steps)}) is not equivalent to one "
+        f"of {', '.join(_WORDS)}"
     )
 
 
 def _space_prefix(spec: Any) -> bool:
-    """Whether a SentencePiece-like tokenizer puts a space in front of a text."""
+    """Return whether a SentencePiece-like tokenizer inserts a space before a text."""
     steps = spec["normalizer"] or {"normalizers": []}
     steps = steps.get("normalizers", [steps])
     prepend = {"type": "Prepend", "prepend": "▁"}
@@ -169,16 +175,20 @@ def _space_prefix(spec: Any) -> bool:
     metaspace = {"type": "Metaspace", "replacement": "▁", "split": False}
     if pre and not steps and metaspace.items() <= pre.items():
         return bool(pre["prepend_scheme"] != "never")
-    raise _refused("it does not treat spaces as Llama 2's does")
+    raise _refused("it does not treat spaces as Llama 2's tokenizer does")
 
 
 def _scores(bpe: Any, merges: Sequence[tuple[str, ...]], normal: Sequence[str]) -> dict[str, float]:
-    """What llama.cpp goes by instead of merges: a score for each token that is made of two.
+    """Return the scores that llama.cpp uses instead of merges, for each token that is merged.
 
-    It joins any two neighbours that make up a token, so every such pair must be a merge, and the
-    pairs that make up one token must follow each other in the order of merges.
+    llama.cpp merges any two adjacent tokens whose texts together are a token. So every such pair
+    must be a merge, and the merges that produce one token must be consecutive.
+
+    :param bpe: the BPE model of the tokenizer.
+    :param merges: its merges, in order.
+    :param normal: the texts of the normal tokens.
     """
-    vocab, known = bpe["vocab"], set(merges)
+    vocab, merged = bpe["vocab"], set(merges)
     if missing := {f"<0x{byte:02X}>" for byte in range(256)} - set(vocab):
         raise _refused(f"it falls back to bytes, and {min(missing)} is not in its vocabulary")
     if bpe.get("ignore_merges"):
@@ -186,20 +196,23 @@ def _scores(bpe: Any, merges: Sequence[tuple[str, ...]], normal: Sequence[str]) 
     for token in normal:
         for cut in range(1, len(token)):
             pair: tuple[str, ...] = (token[:cut], token[cut:])
-            # A letter that is not in the vocabulary is joined too.
-            if pair not in known and all(part in vocab or len(part) == 1 for part in pair):
-                raise _refused(f"it does not join {pair[0]!r} and {pair[1]!r}, and llama.cpp would")
+            # Characters outside the vocabulary are merged, too.
+            if pair not in merged and all(part in vocab or len(part) == 1 for part in pair):
+                raise _refused(
+                    f"it does not merge {pair[0]!r} and {pair[1]!r}, and llama.cpp would"
+                )
     places: dict[str, list[int]] = {}
     for place, pair in enumerate(merges):
         places.setdefault("".join(pair), []).append(place)
-    # Of equal scores the leftmost pair is joined first. For runs of spaces, to which SentencePiece
-    # may give one score, the merges lead to the same: the leftmost run grows as far as it can.
+    # Among equal scores the leftmost pair is merged first. For runs of spaces, to which
+    # SentencePiece may give one score, the merges have the same result: the leftmost run grows as
+    # far as possible.
     runs = {token: at for token, at in places.items() if not token.strip("▁")}
     if not all(map(_adjacent, runs.values())):
         places |= dict.fromkeys(runs, sorted(place for at in runs.values() for place in at))
     for token, at in places.items():
         if not _adjacent(at):
-            raise _refused(f"its merges that make up {token!r} do not follow each other")
+            raise _refused(f"its merges that produce {token!r} are not consecutive")
     return {token: -1.0 - at[0] for token, at in places.items()}
 
 
@@ -208,7 +221,12 @@ def _adjacent(places: Sequence[int]) -> bool:
 
 
 def add_tokenizer(writer: Any, vocabulary: Vocabulary, tokenizer: Any) -> None:
-    """Add a tokenizer to a GGUF writer: its vocabulary, special tokens and chat template."""
+    """Add a tokenizer to a GGUF writer: its vocabulary, special tokens and chat template.
+
+    :param writer: a ``gguf.GGUFWriter``.
+    :param vocabulary: the tokenizer in llama.cpp's format.
+    :param tokenizer: the Hugging Face tokenizer.
+    """
     types = importlib.import_module("gguf").TokenType
     writer.add_tokenizer_model(vocabulary.model)
     writer.add_tokenizer_pre(vocabulary.pre)
@@ -219,7 +237,7 @@ def add_tokenizer(writer: Any, vocabulary: Vocabulary, tokenizer: Any) -> None:
         writer.add_add_space_prefix(vocabulary.space_prefix)
     else:
         writer.add_token_merges(vocabulary.merges)
-    # Not gguf.SpecialVocab: it guesses from files what is around a text, and here it is known.
+    # gguf.SpecialVocab would guess from files which tokens are added to a text.
     for name in ("bos", "eos", "unk", "pad"):
         if (number := getattr(tokenizer, f"{name}_token_id")) is not None:
             getattr(writer, f"add_{name}_token_id")(number)

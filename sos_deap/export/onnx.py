@@ -1,4 +1,4 @@
-"""Write a model as an ONNX graph, with transformers' own exporter, and check it in onnxruntime."""
+"""Write a model as an ONNX graph with transformers' exporter, and check it in onnxruntime."""
 
 from __future__ import annotations
 
@@ -25,38 +25,37 @@ from sos_deap.files.atomic import whole_folder
 from sos_deap.models.examples import random_inputs
 from sos_deap.models.tokenizer import save_companions
 
-#: What the export needs besides the package's own requirements.
+#: Packages that the export needs besides the requirements of this package.
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
-#: Dtypes of a graph's weights, each with the largest relative difference between onnxruntime and
+#: Dtypes of a graph's weights, each with the maximum relative difference between onnxruntime and
 #: torch in float32 that passes the check.
 TOLERANCES = {"float32": 1e-3, "float16": 1e-2}
 
 _TRACED = (2, 8)  # rows and tokens of the inputs that the exporter traces
-_CHECKED = ((1, 5), (3, 20))  # of those that the graph is checked on: none as it was traced
+_CHECKED = ((1, 5), (3, 20))  # rows and tokens of the inputs in the check, other than traced
 
 
 def write_onnx(
     model: PreTrainedModel, path: str | Path, name: str | None = None, dtype: str = "float32"
 ) -> float:
-    """Write a model, pruned or not, as an ONNX graph, and compare that with the model.
+    """Write a model, pruned or not, as an ONNX graph, and compare the graph with the model.
 
-    The graph is one forward pass without a key/value cache, for any number of rows and tokens. It
-    takes what the model's tokenizer gives (``input_ids``, ``attention_mask``, ``token_type_ids``
-    where the model tells segments apart, and the ``decoder_input_ids`` of an encoder-decoder) or
-    ``pixel_values``.
+    The graph is one forward pass without a key/value cache, for any number of rows and tokens. Its
+    inputs are ``input_ids``, ``attention_mask``, ``token_type_ids`` if the model has several, and
+    ``decoder_input_ids`` for an encoder-decoder; or ``pixel_values``.
 
-    :param model: the model; it is left as it was.
-    :param path: the folder to make: ``model.onnx``, its weights in ``model.onnx.data``, and the
-        ``config.json`` and ``export.json`` with which ``transformers.exporters`` reads it back. It
-        appears when the graph is whole and checked, or not at all.
-    :param name: the folder or Hub name that the model was loaded from: its tokenizer and image
-        settings are copied into the folder.
-    :param dtype: of the weights and outputs, a key of :data:`TOLERANCES`.
-    :returns: the largest difference of an output in onnxruntime from the model's, relative to the
-        output's largest value, on rows of other lengths than those traced, some of them padded.
-    :raises InputError: if a package is missing, if ``path`` holds anything already, if the exporter
-        cannot handle the model, or if the difference is above its tolerance.
+    :param model: the model; it is not changed.
+    :param path: the folder to create. It holds ``model.onnx``, the weights in ``model.onnx.data``,
+        and the ``config.json`` and ``export.json`` that ``transformers.exporters`` reads. The
+        folder is written under a temporary name and renamed after the check.
+    :param name: the folder or Hub name that the model was loaded from; its tokenizer and image
+        processor are copied into the folder. Default: neither is copied.
+    :param dtype: dtype of the weights and outputs, a key of :data:`TOLERANCES`.
+    :returns: the maximum difference between an output in onnxruntime and the model's, relative to
+        the output's maximum, on inputs of other sizes than those traced, with and without padding.
+    :raises InputError: if a package is missing, if ``path`` is not empty, if the exporter cannot
+        convert the model, or if the difference exceeds the tolerance.
     """
     if dtype not in TOLERANCES:
         raise unknown("dtype of ONNX", dtype, TOLERANCES)
@@ -92,7 +91,7 @@ def _check_packages() -> None:
 
 
 def _plain(model: PreTrainedModel) -> PreTrainedModel:
-    """The model as every onnxruntime computes it: for evaluation, on the CPU, in float32."""
+    """Return the model in evaluation mode on the CPU in float32, which any onnxruntime computes."""
     kinds = {(tensor.device.type, tensor.dtype) for tensor in model.parameters()}
     if kinds == {("cpu", torch.float32)} and not model.training:
         return model
@@ -102,7 +101,7 @@ def _plain(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def _twin(model: PreTrainedModel) -> PreTrainedModel:
-    """A copy for the exporter, sharing the weights: tracing leaves fake tensors in some modules."""
+    """Copy a model for the exporter with shared weights; tracing leaves fake tensors in modules."""
     twin: Any = copy.deepcopy(model, {id(weight): weight for weight in model.parameters()})
     if "use_cache" in inspect.signature(twin.forward).parameters:
         twin.forward = functools.partial(twin.forward, use_cache=False)
@@ -112,10 +111,10 @@ def _twin(model: PreTrainedModel) -> PreTrainedModel:
 
 def _exported(model: PreTrainedModel, name: str) -> Any:
     sample = _inputs(model, *_TRACED)
-    # Where tracing would fix a length, Dim.DYNAMIC is an error. A Dim with a name is one also where
-    # it finds a bound, such as the number of positions; so the names come afterwards.
+    # Dim.DYNAMIC raises an error if tracing specialises a length. A named Dim also raises one if it
+    # finds a bound, such as the number of positions; so the axes are named after tracing.
     axes = {key: dict.fromkeys(_axes(key), torch.export.Dim.DYNAMIC) for key in sample}
-    # Else the model's settings could add inner states to the outputs.
+    # The model's settings must not add hidden states or attention weights to the outputs.
     flags = {"output_attentions": False, "output_hidden_states": False, "return_dict": True}
     try:
         with _quiet():
@@ -124,9 +123,9 @@ def _exported(model: PreTrainedModel, name: str) -> Any:
             exported = exporter.OnnxExporter().export(model, sample | flags, config)
     except ImportError as error:
         raise InputError(f"cannot write ONNX with these packages: {first_line(error)}") from error
-    except Exception as error:  # tracing runs the model's code and three libraries'
+    except Exception as error:  # tracing runs code of the model and of three libraries
         cause: BaseException = error
-        while cause.__cause__:  # the exporter's own errors say only which of its steps failed
+        while cause.__cause__:  # the exporter's own errors name only the failed step
             cause = cause.__cause__
         raise InputError(f"cannot write this {name} as ONNX: {first_line(cause)}") from error
     _tidy(exported.program.graph)
@@ -134,7 +133,7 @@ def _exported(model: PreTrainedModel, name: str) -> Any:
 
 
 def _tidy(graph: Any) -> None:
-    """Name the graph's axes, and take out the stack traces, which name this machine's folders."""
+    """Name the graph's axes, and remove stack traces, which contain paths of this machine."""
     names = {
         str(entry.shape[axis]): name
         for entry in graph.inputs
@@ -150,7 +149,7 @@ def _tidy(graph: Any) -> None:
 
 
 def _difference(model: PreTrainedModel, dtype: torch.dtype, graph: Path, name: str) -> float:
-    """The largest relative difference between onnxruntime, in a dtype, and the float32 model."""
+    """Return the maximum relative difference between onnxruntime and the model in float32."""
     worst = [0.0]
     for rows, tokens in _CHECKED:
         batch = _inputs(model, rows, tokens)
@@ -159,13 +158,15 @@ def _difference(model: PreTrainedModel, dtype: torch.dtype, graph: Path, name: s
         given = {k: v.to(dtype) if v.is_floating_point() else v for k, v in batch.items()}
         for output, found in _run(graph, given, name).items():
             if not isinstance(expected.get(output), Tensor):
-                raise InputError(f"cannot check the ONNX graph of this {name}: it gives {output}")
+                raise InputError(
+                    f"cannot check the ONNX graph of this {name}: unknown output {output}"
+                )
             worst.append(_relative(found, expected[output], batch))
-    return float(torch.tensor(worst).max())  # unlike max(), NaN if one of them is
+    return float(torch.tensor(worst).max())  # unlike max(), NaN if an entry is NaN
 
 
 def _run(graph: Path, batch: dict[str, Tensor], name: str) -> dict[str, Tensor]:
-    """What onnxruntime computes on the CPU."""
+    """Run a graph in onnxruntime on the CPU, and return its outputs by name."""
     onnxruntime: Any = importlib.import_module("onnxruntime")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors only
@@ -175,33 +176,33 @@ def _run(graph: Path, batch: dict[str, Tensor], name: str) -> dict[str, Tensor]:
         feed = {entry.name: batch[entry.name].numpy() for entry in session.get_inputs()}
         outputs = [entry.name for entry in session.get_outputs()]
         values = session.run(outputs, feed)
-    except Exception as error:  # its own classes of error have no common base
+    except Exception as error:  # its error classes have no common base class
         raise InputError(f"onnxruntime cannot run this {name}: {first_line(error)}") from error
     return dict(zip(outputs, map(torch.from_numpy, values), strict=True))
 
 
 def _relative(found: Tensor, expected: Tensor, batch: dict[str, Tensor]) -> float:
     mask = batch.get("attention_mask")
-    if mask is not None and mask.shape == expected.shape[:2]:  # what padding computes is no matter
+    if mask is not None and mask.shape == expected.shape[:2]:  # outputs at padding are arbitrary
         found, expected = found[mask.bool()], expected[mask.bool()]
     return float((found.float() - expected).abs().max() / expected.abs().max())
 
 
 def _inputs(model: PreTrainedModel, rows: int, tokens: int) -> dict[str, Tensor]:
-    """Random inputs, the same in every call; some rows' ends and starts are padding."""
+    """Random inputs, equal for equal sizes; the first and last of several rows are padded."""
     batch = random_inputs(model, rows, tokens, decoder_tokens=tokens + 1)
-    known = inspect.signature(model.forward).parameters
+    accepted = inspect.signature(model.forward).parameters
     if "attention_mask" in batch and rows > 1:
         batch["attention_mask"][0, -2:] = 0
         batch["attention_mask"][-1, :3] = 0
-    if "token_type_ids" in known and getattr(model.config, "type_vocab_size", 0) > 1:
+    if "token_type_ids" in accepted and getattr(model.config, "type_vocab_size", 0) > 1:
         random = torch.Generator().manual_seed(rows)
         batch["token_type_ids"] = torch.randint(2, (rows, tokens), generator=random)
-    return {key: value for key, value in batch.items() if key in known}
+    return {key: value for key, value in batch.items() if key in accepted}
 
 
 def _axes(name: str) -> dict[int, str]:
-    """The axes of an input that may have any length, and what to call them."""
+    """Return the axes of an input that may have any length, with their names."""
     if name == "pixel_values":
         return {0: "batch"}
     return {0: "batch", 1: "decoder_tokens" if "decoder" in name else "tokens"}
@@ -209,15 +210,15 @@ def _axes(name: str) -> dict[int, str]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Hold back what the exporters print, log and warn of while they work: notes on themselves."""
+    """Suppress what the exporters print, log and warn about; it concerns the exporters only."""
     disabled = logging.root.manager.disable
-    logging.disable(logging.ERROR)  # an error that matters is raised, too
-    nowhere = io.StringIO()
+    logging.disable(logging.ERROR)  # relevant errors are raised as well
+    discarded = io.StringIO()
     try:
         with (
             warnings.catch_warnings(),
-            contextlib.redirect_stdout(nowhere),
-            contextlib.redirect_stderr(nowhere),
+            contextlib.redirect_stdout(discarded),
+            contextlib.redirect_stderr(discarded),
         ):
             warnings.simplefilter("ignore")
             yield

@@ -1,1 +1,1 @@
-"""The torch half: heads, masks, slices. Never imports DEAP."""
+"""Models: find, mask and slice attention heads, measure, load and save; DEAP is not imported."""

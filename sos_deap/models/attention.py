@@ -1,7 +1,8 @@
-"""Causal attention in bfloat16 on a CPU, faster than PyTorch's there.
+"""Causal attention in bfloat16 on a CPU, faster than PyTorch's.
 
-PyTorch's fused kernel computes scores in single precision; as plain matrix products in bfloat16,
-a block of queries at a time, they take about two thirds of the time on CPUs with such products.
+PyTorch's fused kernel computes the scores in single precision. Computed as matrix products in
+bfloat16, one block of queries at a time, they take about two thirds of the time on CPUs that have
+bfloat16 matrix products in hardware.
 """
 
 from __future__ import annotations
@@ -17,18 +18,22 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 NAME = "sos_causal_blocks"
-_BLOCKS = 8  # of queries; the keys after a block are left out
+_BLOCKS = 8  # of queries; keys after a block's last query are not multiplied
 
 
 @contextmanager
 def fast_attention(model: Any) -> Iterator[None]:
-    """Let a model use it, where it serves; the model is left as found."""
-    served = (
+    """Use the faster attention inside the context, if the model qualifies.
+
+    :param model: the model; it qualifies in bfloat16 on a CPU with PyTorch's fused attention
+        (``"sdpa"``). It is restored at the end, also after an exception.
+    """
+    qualifies = (
         model.device.type == "cpu"
         and model.dtype == torch.bfloat16
         and model.config._attn_implementation == "sdpa"
     )
-    if not served:
+    if not qualifies:
         yield
         return
     AttentionInterface.register(NAME, _attend)
@@ -48,7 +53,10 @@ def _attend(
     attention_mask: Tensor | None,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    """As transformers' attention functions: (batch, heads, tokens, head_dim) each."""
+    """Compute attention with the signature of transformers' attention functions.
+
+    :param query: (batch, heads, tokens, head_dim), as ``key`` and ``value`` with their own heads.
+    """
     causal = kwargs.get("is_causal")
     causal = getattr(module, "is_causal", True) if causal is None else causal
     plain = attention_mask is None and causal and query.shape[2] == key.shape[2]
@@ -64,9 +72,11 @@ def _attend(
 
 
 def causal_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-    """Softmax attention in which a token attends to itself and those before it.
+    """Compute softmax attention in which a token attends to itself and to earlier tokens.
 
-    :param query: (batch, heads, tokens, head_dim), as ``key`` and ``value``.
+    :param query: (batch, heads, tokens, head_dim).
+    :param key: (batch, heads, tokens, head_dim).
+    :param value: (batch, heads, tokens, head_dim).
     :param scale: factor of the scores.
     :returns: (batch, tokens, heads, head_dim), contiguous.
     """
@@ -79,7 +89,9 @@ def causal_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) ->
     for start in range(0, tokens, step):
         end = min(start + step, tokens)
         scores = torch.bmm(query[:, start:end] * scale, key[:, :end].transpose(1, 2))
-        scores[:, :, start:] += later[: end - start, : end - start]  # only there are later tokens
+        scores[:, :, start:] += later[
+            : end - start, : end - start
+        ]  # only these keys include later tokens
         block = torch.bmm(scores.softmax(-1), value[:, :end])
         out[:, start:end] = block.view(batch, heads, -1, head_dim).transpose(1, 2)
     return out

@@ -38,8 +38,8 @@ def _share_of_parameters(model: PreTrainedModel, head_map: HeadMap) -> Sparsity:
     """
     if why := why_unsliceable(head_map.family, model.config):
         raise InputError(
-            f"a {model.config.model_type} model cannot be sliced, so its heads have no number of "
-            f"parameters: {why}; use the sparsity of heads"
+            f"a {model.config.model_type} model cannot be sliced, so its sparsity_of parameters is "
+            f"undefined: {why}; use sparsity_of heads"
         )
     total = sum(parameter.numel() for parameter in model.parameters())
     cached: list[dict[tuple[int, int], int]] = [{} for _ in head_map.layers]

@@ -1,7 +1,8 @@
-"""Where each architecture keeps its attention heads: one row per architecture, nothing else.
+"""The table of architectures: the names and layout of their attention modules.
 
-To add one, add a row; tests/test_families.py picks it up. Paths are those of the classes in
-`transformers.models`, below a model's prefix (`model.`, `transformer.`, `bert.`, or none).
+To add an architecture, add a row; tests/test_families.py tests every row. Paths are those of the
+classes in `transformers.models`, without the model's prefix (`model.`, `transformer.`, `bert.`, or
+none).
 """
 
 from __future__ import annotations
@@ -141,13 +142,18 @@ FAMILIES: dict[str, Family] = {
 
 _NO_ROW = "the table of architectures (sos_deap/models/families.py) has no row for it"
 
-#: Layouts to look for in an architecture without a row: good for masking, too little for slicing.
+#: Rows that are tried for an architecture without a row; they suffice for masking, not for slicing.
 FALLBACK_FAMILIES = tuple(replace(row, unsliceable=_NO_ROW) for row in (_LLAMA, _BART))
 
 
 def why_unsliceable(family: Family, config: Any) -> str:
-    """Why models of this configuration can be masked but not sliced; empty if they can be."""
+    """Return why a model can be masked but not sliced.
+
+    :param family: the model's architecture.
+    :param config: the model's config.
+    :returns: the reason, for an error message; empty if the model can be sliced.
+    """
     for name, value in family.requires:
         if getattr(config, name, value) != value:
-            return f"it has {name}={getattr(config, name)}, and only {name}={value} is served"
+            return f"it has {name}={getattr(config, name)}, and only {name}={value} can be sliced"
     return family.unsliceable

@@ -1,7 +1,7 @@
-"""Text that models write with settings of this package's own.
+"""Generate text with settings of this package instead of those in the model's folder.
 
-A model's folder may ask for a million beams, for an assistant model or for several answers to each
-prompt, and ``generate`` takes from there whatever a call leaves open: here that is token ids alone.
+A folder may set a million beams, an assistant model or several answers per prompt, and ``generate``
+uses its settings wherever a call gives none. Here only token ids are taken from the folder.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ _TOKENS = (
 
 
 def token_settings(model: Any, tokenizer: Any = None) -> GenerationConfig:
-    """The special tokens of a model's generation settings, and nothing else of them.
+    """Return generation settings with the special tokens of a model's own settings only.
 
-    :param model: a model that generates; token ids beyond its vocabulary are left out.
-    :param tokenizer: its tokenizer, for the padding token; see :func:`padding_token`.
+    :param model: a model that generates; token ids outside its vocabulary are omitted.
+    :param tokenizer: its tokenizer, which may supply the padding token; default: none.
     """
     found = dict[str, Any]()
     for name in _TOKENS:
@@ -33,10 +33,13 @@ def token_settings(model: Any, tokenizer: Any = None) -> GenerationConfig:
 
 
 def padding_token(model: Any, tokenizer: Any = None) -> int:
-    """The id of the token to fill up texts with: the first that the model has an embedding of.
+    """Return the id of the padding token: the first candidate that the model has an embedding of.
 
-    That is the model's, else the tokenizer's, else an end token of either, else 0: padding is
-    masked, so that any will do.
+    The candidates are the padding token of the model, that of the tokenizer, the end token of the
+    model, that of the tokenizer, and 0. Padding is masked, so every token serves.
+
+    :param model: the model.
+    :param tokenizer: its tokenizer; default: none.
     """
     settings = getattr(model, "generation_config", None)
     for name in ("pad_token_id", "eos_token_id"):
@@ -47,14 +50,20 @@ def padding_token(model: Any, tokenizer: Any = None) -> int:
 
 
 def generate(model: Any, settings: GenerationConfig, **inputs: Any) -> Tensor:
-    """What ``model.generate`` gives with these settings and none of the model's own."""
+    """Call ``model.generate`` with the given settings only, without the model's own.
+
+    :param model: a model that generates.
+    :param settings: the generation settings.
+    :param inputs: further arguments of ``model.generate``.
+    :returns: token ids, (sequences, tokens).
+    """
     with replaced(model, generation_config=settings):
-        written: Tensor = model.generate(**inputs, generation_config=settings)
-    return written
+        generated: Tensor = model.generate(**inputs, generation_config=settings)
+    return generated
 
 
 def _within(model: Any, ids: Any) -> list[int]:
-    """Token ids, of which there may be one, none or several, as far as the model has them."""
+    """The token ids inside a model's vocabulary, from one id, a list of ids, or ``None``."""
     count = getattr(model.get_input_embeddings(), "num_embeddings", 0)
     several = ids if isinstance(ids, list | tuple) else [ids]
     return [one for one in several if type(one) is int and 0 <= one < count]

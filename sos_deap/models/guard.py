@@ -1,4 +1,4 @@
-"""One model is used by one thread at a time, and computes in evaluation mode."""
+"""Contexts for exclusive use of a model by one thread, and for evaluation mode."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _making = threading.Lock()
 
 @contextmanager
 def exclusive(model: nn.Module) -> Iterator[None]:
-    """Keep other threads from using a model; the same thread may enter again.
+    """Lock a model against use by other threads; the same thread may enter again.
 
-    Masks and narrowed layers are set on the model itself, so two threads would compute with each
-    other's.
+    Masks and narrowed layers are set on the model itself, so two threads would affect each other's
+    results.
 
     :param model: the model.
     """
@@ -30,7 +30,7 @@ def exclusive(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Use a model alone and in evaluation mode (without dropout); then put back each module's mode.
+    """Lock a model and set it to evaluation mode; at the end, restore the mode of each module.
 
     :param model: the model.
     """

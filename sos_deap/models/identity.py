@@ -1,4 +1,4 @@
-"""Tell models apart: a chromosome fits the weights it was found for, and no others."""
+"""Identify models: a chromosome is valid only for the weights for which it was found."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import torch
 import xxhash
 from torch import Tensor
 
-#: Fields of a configuration that do not change what a model computes: names, versions, and what its
-#: forward pass returns beside the logits. The dtype is that of the weights; token numbers are the
-#: task's (an evaluator's scope has the padding token).
+#: Fields of a config that do not change what a model computes: names, versions, and what its
+#: forward pass returns besides the logits. The dtype is counted with the weights, and special
+#: tokens with the task (the scope of an evaluator includes the padding token).
 _NOT_COMPUTING = frozenset(
     [
         *("architectures", "auto_map", "dtype", "torch_dtype", "transformers_version"),
@@ -21,20 +21,20 @@ _NOT_COMPUTING = frozenset(
     ]
 )
 
-#: Stands before a fingerprint, so that one which was made in another way is not compared with it.
+#: Prefix of fingerprints; it changes with the way they are computed, so that old ones never match.
 FORMAT = "v2-"
 
 
 def fingerprint(model: Any) -> str:
-    """A hash of all that a model computes with: configuration, weights and their dtypes.
+    """Return a hash of everything that a model computes with: config, weights and their dtypes.
 
-    Every value counts, as it is stored: a model that was rounded to another dtype is another one.
-    What transformers derives from the configuration (such as rotary frequencies) counts through it.
+    Weights are hashed as they are stored, so a model in another dtype has another fingerprint. What
+    transformers derives from the config, such as rotary frequencies, is included through the
+    config.
 
-    :param model: a transformers model, or any module without a configuration.
-    :returns: :data:`FORMAT` and 32 hexadecimal digits of XXH3, which reads memory about as fast as
-        it can be copied. It is no protection against somebody who makes two models alike on
-        purpose.
+    :param model: a transformers model, or any module without a config.
+    :returns: :data:`FORMAT` and 32 hexadecimal digits of XXH3, which is about as fast as copying
+        the weights. XXH3 is not cryptographic: models with equal fingerprints can be constructed.
     """
     found = xxhash.xxh3_128()
     config = getattr(model, "config", None)
@@ -48,9 +48,10 @@ def fingerprint(model: Any) -> str:
 
 
 def state(model: Any) -> tuple[Any, ...]:
-    """What changes whenever a model's weights do; cheap, for comparison within a process.
+    """Return a value that changes whenever a model's weights change, within one process.
 
-    PyTorch counts the changes of each tensor in place. It does not see those through ``.data``.
+    It is cheap, since no weights are read: PyTorch counts the in-place changes of each tensor.
+    Changes through ``.data`` are not counted.
 
     :param model: a module.
     :returns: a tuple to compare with an earlier one of the same model.
@@ -62,7 +63,7 @@ def state(model: Any) -> tuple[Any, ...]:
 
 
 def _weights(model: Any) -> Iterator[tuple[str, Tensor]]:
-    """Parameters, those that are shared once, and the buffers that are saved with them."""
+    """The parameters, each shared one once, and the buffers that are saved with them."""
     yield from model.named_parameters()
     for prefix, module in model.named_modules():
         for name, buffer in module.named_buffers(prefix, recurse=False):
@@ -71,7 +72,7 @@ def _weights(model: Any) -> Iterator[tuple[str, Tensor]]:
 
 
 def _computing(value: Any) -> Any:
-    """The fields of a configuration that count, as JSON has them; nested ones, too."""
+    """The fields of a config that change what a model computes, nested ones included, as JSON."""
     if isinstance(value, dict):
         return {str(key): _computing(inner) for key, inner in value.items() if _counts(str(key))}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""How many tokens a model can read."""
+"""The maximum sequence length of a model."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from torch import nn
 
 
 def most_tokens(model: Any) -> int | None:
-    """The most tokens of a sequence that a model has positions for; ``None`` without a bound.
+    """Return the maximum number of tokens in a sequence for which a model has positions.
 
-    Some architectures, RoBERTa among them, number positions from the one after that of the padding
-    token: their table of 514 positions serves 512 tokens.
+    Some architectures, such as RoBERTa, number positions from the padding token's id plus one, so
+    that a table of 514 positions serves 512 tokens.
+
+    :param model: the model.
+    :returns: the number of tokens; ``None`` if there is no limit.
     """
     limits = [getattr(model.config, "max_position_embeddings", None)]
     limits += [

@@ -163,7 +163,7 @@ def _read_weights(name: str, config: Any, stock: Any, dtype: str | torch.dtype) 
 
 
 def _tidy(model: Any) -> None:
-    """Remove settings from a folder that stock classes read but refuse to save."""
+    """Reset settings that stock classes read from a folder but refuse to save."""
     # They control what a call returns; tasks read outputs by name.
     model.config.output_attentions = model.config.output_hidden_states = False
     model.config.return_dict = True

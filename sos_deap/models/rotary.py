@@ -1,8 +1,8 @@
-"""Rotary position embeddings on a CPU, computed where the numbers of a head lie side by side.
+"""Rotary position embeddings on a CPU, computed on contiguous copies of the heads.
 
 Models rotate views whose heads are interleaved token by token, and PyTorch's elementwise kernels
-then go through them half a head at a time. After a copy they go through all at once, which takes
-down to half the time and gives the same numbers to the last bit.
+process such a view half a head at a time. A contiguous copy is processed at once, which takes as
+little as half the time and gives the same result bit for bit.
 """
 
 from __future__ import annotations
@@ -23,12 +23,16 @@ NAME = "apply_rotary_pos_emb"  # in the module of transformers that defines the 
 
 
 def rotations(model: Any, head_map: HeadMap, run: Callable[[], Tensor]) -> list[ModuleType]:
-    """The modules of code for :func:`fast_rotary`; none where it does not serve the model.
+    """Find the Python modules in which :func:`fast_rotary` can replace the rotation of a model.
+
+    A forward pass of each kind is compared, since a model may depend on the memory layout of the
+    rotated tensors.
 
     :param model: the model.
-    :param head_map: its head map, which knows its attention modules.
-    :param run: a forward pass, and what came of it; it is tried out, since a model may go on from
-        the place of the rotated numbers in memory.
+    :param head_map: its head map.
+    :param run: runs a forward pass and returns its result.
+    :returns: the modules; empty if the results differ, or if the model is not on a CPU or has no
+        rotary embeddings.
     """
     classes = {type(model.get_submodule(layer.attention)) for layer in head_map.layers}
     code = {sys.modules[each.__module__] for each in classes}
@@ -39,15 +43,16 @@ def rotations(model: Any, head_map: HeadMap, run: Callable[[], Tensor]) -> list[
         expected = run()
         with fast_rotary(found):
             return found if torch.equal(run(), expected) else []
-    except Exception:  # whatever its code makes of it, the answer is no
+    except Exception:  # the model's code may fail in any way; then nothing is replaced
         return []
 
 
 @contextmanager
 def fast_rotary(modules: Sequence[ModuleType]) -> Iterator[None]:
-    """Let models rotate copies; all is left as found, after an exception too.
+    """Rotate contiguous copies inside the context.
 
-    :param modules: those that define the models' attention.
+    :param modules: Python modules that define a model's attention; they are restored at the end,
+        also after an exception.
     """
     with ExitStack() as stack:
         for module in modules:

@@ -1,4 +1,4 @@
-"""A pruned model's folder: the code that loads it anywhere, and what its config says."""
+"""Save a pruned model with the code that loads it and the head counts in its config."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sos_deap.models import slicing
 from sos_deap.models.families import FAMILIES
 from sos_deap.models.slicing import pruned_class
 
-#: Name of the module beside the weights.
+#: Name of the module that is saved with the weights.
 CODE = "modeling_pruned"
 
 _F = TypeVar("_F")
@@ -26,19 +26,23 @@ _F = TypeVar("_F")
 
 def _cached(function: _F) -> _F:
     cached: Any = functools.cache(function)  # type: ignore[arg-type]
-    return cached  # type: ignore[no-any-return]  # mypy takes model classes for unhashable
+    return cached  # type: ignore[no-any-return]  # mypy takes model classes as unhashable
 
 
 @_cached
 def pruned_type(stock: Any) -> Any:
-    """The class of a pruned model: the stock one, sliced when it is built, complete when saved."""
-    known: Any = getattr(transformers, stock.__name__, None)
-    if known is not stock:
-        return stock  # a class of the user's own, which no other process could import
+    """Return the class of a pruned model: it is sliced when built, and saves the code to load it.
+
+    :param stock: the class of the model before pruning.
+    :returns: a subclass of it with the same name; ``stock`` itself if transformers does not define
+        it, since other processes could not import its subclass.
+    """
+    if getattr(transformers, stock.__name__, None) is not stock:
+        return stock
 
     class Pruned(pruned_class(stock, FAMILIES[stock.config_class.model_type])):  # type: ignore[misc]
         def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
-            """As the stock method, with the code and the per-layer head counts."""
+            """Save the model as the stock method does, with code and head counts per layer."""
             if kwargs.get("push_to_hub"):
                 raise InputError("save_pretrained cannot push: call model.push_to_hub(name)")
             with _complete(self.config):
@@ -51,7 +55,7 @@ def pruned_type(stock: Any) -> Any:
 
 
 def __getattr__(name: str) -> Any:
-    """The pruned classes by name: pickle looks for a class in its module."""
+    """Return a pruned class by its name, since pickle looks up classes in their module."""
     stock = getattr(transformers, name, None)
     if not (isinstance(stock, type) and issubclass(stock, PreTrainedModel)):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -60,10 +64,10 @@ def __getattr__(name: str) -> Any:
 
 @contextmanager
 def _complete(config: Any) -> Iterator[None]:
-    """Give a config, while it is written, what only readers of the folder need."""
+    """Add to a config, inside the context, what only other programs read from the folder."""
     config.auto_map = {auto: f"{CODE}.{name}" for auto, name in _auto_classes(type(config)).items()}
-    if len(config.kept_heads) == config.num_hidden_layers:  # not where layers have cross-attention
-        # Else the stock config classes cannot even check that hidden_size divides.
+    if len(config.kept_heads) == config.num_hidden_layers:  # false with cross-attention
+        # Otherwise the stock config classes fail when they validate hidden_size.
         config.allow_global_per_layer_attribute_access = True
         config.per_layer_config = _per_layer(config)
     try:
@@ -75,7 +79,7 @@ def _complete(config: Any) -> Iterator[None]:
 
 
 def _per_layer(config: Any) -> dict[int, dict[str, Any]]:
-    """The numbers of heads, in the form that transformers has for layers that differ."""
+    """The numbers of heads, in transformers' format for layers of different sizes."""
     heads = config.num_attention_heads
     kv_heads = getattr(config, "num_key_value_heads", None)
     per_layer = {}
@@ -89,11 +93,11 @@ def _per_layer(config: Any) -> dict[int, dict[str, Any]]:
 
 @_cached
 def _auto_classes(config: Any) -> dict[str, str]:
-    """The stock class behind each auto class that reads such a config."""
+    """The stock class that each auto class builds from a config of this type."""
     found = {}
     for auto in (name for name in dir(transformers) if name.startswith("AutoModel")):
         mapping = getattr(transformers, auto)._model_mapping
-        # A decoder cut out of an encoder-decoder has fewer layers than kept_heads lists.
+        # The decoder of an encoder-decoder alone has fewer layers than kept_heads lists.
         if config in mapping and not (config.is_encoder_decoder and auto == "AutoModelForCausalLM"):
             stock = mapping[config]
             found[auto] = (stock[0] if isinstance(stock, tuple) else stock).__name__
@@ -101,15 +105,18 @@ def _auto_classes(config: Any) -> dict[str, str]:
 
 
 def auto_class(model: Any) -> str:
-    """The name of the auto class that gives such a model."""
+    """Return the name of the auto class that loads a model's folder as the model's class.
+
+    :param model: the model.
+    """
     found = _auto_classes(type(model.config))
     names = [auto for auto, stock in found.items() if stock == type(model).__name__]
-    # Several may; the one for pre-training says least about what the model is for.
+    # Several may; the one for pre-training is the least specific.
     return min(names, key=lambda auto: ("PreTraining" in auto, auto), default="AutoModel")
 
 
 def _code(config: Any) -> str:
-    """The file beside the weights: the module `slicing`, then the classes of this model."""
+    """The source code saved with the weights: the module `slicing`, then the model's classes."""
     source = Path(slicing.__file__).read_text(encoding="utf-8")
     names = sorted(set(_auto_classes(type(config)).values()))
     classes = "\n".join(f"{name} = pruned_class(transformers.{name}, FAMILY)" for name in names)

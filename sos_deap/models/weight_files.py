@@ -1,6 +1,6 @@
-"""A model's safetensors files: which they are, and the dtypes and number of tensors in them.
+"""Find a model's safetensors files, and read the dtypes and number of their tensors.
 
-Only headers are read, which takes milliseconds whatever the size of the model.
+Only headers are read, which takes milliseconds for a model of any size.
 """
 
 from __future__ import annotations
@@ -25,29 +25,32 @@ _DTYPES = {
     "BF16": torch.bfloat16,
 }
 
-#: Where configs state how many layers there are.
+#: Attributes of configs that hold numbers of layers.
 _LAYERS = ("num_hidden_layers", "encoder_layers", "decoder_layers", "num_decoder_layers")
 
 
 def stored_dtype(source: str, config: Any) -> torch.dtype | None:
-    """The dtype that holds every stored weight exactly; ``None`` without safetensors files.
+    """Return the dtype that represents every stored weight exactly.
 
-    The config is not asked: it may lack the dtype, as those of old checkpoints do, or name another.
+    It is read from the files, since a config may lack the dtype, as those of old checkpoints do, or
+    state another one.
 
     :param source: a folder or a Hub name.
     :param config: the model's config.
-    :raises InputError: for files outside of the folder, and for more layers than tensors.
+    :returns: the dtype; ``None`` if there are no safetensors files.
+    :raises InputError: if the weights are in files outside the folder, or if the config states more
+        layers than there are tensors.
     """
     tensors = {name: dtype for file in _files(source, config) for name, dtype in _header(file)}
     if not tensors:
         return None
     layers = max((n for n in (getattr(config, k, 0) for k in _LAYERS) if type(n) is int), default=0)
-    if layers > len(tensors):  # building such a model would take long
+    if layers > len(tensors):  # building such a model would take too long
         raise InputError(
             f"the weights of {source} do not fit its config.json: {layers} layers, and "
             f"{len(tensors)} tensors; save or download the model again"
         )
-    # Old checkpoints hold the frequencies of rotary embeddings, which are computed and no weights.
+    # Old checkpoints contain the frequencies of rotary embeddings, which are not weights.
     weights = {dtype for name, dtype in tensors.items() if not name.endswith("inv_freq")}
     found = [_DTYPES[dtype] for dtype in weights if dtype in _DTYPES]
     return reduce(torch.promote_types, found) if found else None
@@ -66,7 +69,7 @@ def _files(source: str, config: Any) -> list[str]:
 
 
 def _file(source: str, name: str) -> str | None:
-    """The path of a file of the model, downloaded if need be; ``None`` if it is not there."""
+    """The path of a model's file, downloaded if necessary; ``None`` if it does not exist."""
     for path in (PurePosixPath(name), PureWindowsPath(name)):
         if path.is_absolute() or ".." in path.parts:
             raise InputError(
