@@ -89,9 +89,8 @@ def causal_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) ->
     for start in range(0, tokens, step):
         end = min(start + step, tokens)
         scores = torch.bmm(query[:, start:end] * scale, key[:, :end].transpose(1, 2))
-        scores[:, :, start:] += later[
-            : end - start, : end - start
-        ]  # only these keys include later tokens
+        # Only the block's own keys include tokens after a query.
+        scores[:, :, start:] += later[: end - start, : end - start]
         block = torch.bmm(scores.softmax(-1), value[:, :end])
         out[:, start:end] = block.view(batch, heads, -1, head_dim).transpose(1, 2)
     return out

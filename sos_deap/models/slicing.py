@@ -103,7 +103,11 @@ class AttentionLayer:
 
 
 def attention_layers(model: nn.Module, family: Family) -> Iterator[AttentionLayer]:
-    """Yield the attention modules of a model that is not pruned, in the order of its layers."""
+    """Yield the attention modules of a model, in the order of its layers.
+
+    :param model: the model, not pruned.
+    :param family: its architecture.
+    """
     block = re.escape(family.block).replace(r"\*", r"\d+")
     pattern = re.compile(rf"(?:.*\.)?{block}\.(?:{'|'.join(map(re.escape, family.attention))})")
     for name, attention in model.named_modules():
