@@ -236,7 +236,7 @@ def test_what_measure_refuses(
     [
         ([""], "unknown command ''"),
         (["report"], "the following arguments are required: DIR"),
-        (["report", ""], "is no folder of a complete run"),
+        (["report", ""], "is not the folder of a complete run"),
         (["report", "file"], "file is not a folder: give the folders of runs"),
         (["report", "file/x"], "file/x is not a folder"),
         (["report", "x" * 300], "xxx is not a folder"),

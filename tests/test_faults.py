@@ -165,7 +165,7 @@ def failed(status: int, capsys: Any, reason: str, folder: Path) -> None:
     told = capsys.readouterr().err.splitlines()
     [error] = [line for line in told if not line.startswith("store ")]
     assert error.startswith("error: ") and reason in error
-    assert error.endswith(f"to go on: python -m sos_deap.run --resume {folder}")
+    assert error.endswith(f"to resume: python -m sos_deap.run --resume {folder}")
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""A search that shows itself while it goes on: its page, and TensorBoard's event files."""
+"""Views of a running search: its page, and TensorBoard's event files."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from sos_deap import Evaluator
 from sos_deap.report.console import Progress
+from sos_deap.report.formats import measurement
 from sos_deap.report.live import LivePage
 from sos_deap.run import main
 from sos_deap.search.limits import Limits
@@ -93,7 +94,7 @@ def test_the_page_follows_the_search_and_leaves_it_alone(
     limit = " of 3" if "max_evaluations" not in str(more) else ""
     for number, (text, row) in enumerate(zip(pages, log, strict=True)):
         page = Words(text)
-        assert f"The search is going on: generation {number}{limit}." in page.text
+        assert f"The search is running: generation {number}{limit}." in page.text
         assert page.open.count("svg") == 3
         assert any(
             re.fullmatch(r"Written on .*; the page reloads itself\. .* --resume .*\.", line)
@@ -101,9 +102,9 @@ def test_the_page_follows_the_search_and_leaves_it_alone(
         )
         assert 'http-equiv="refresh"' in text
         if row["best_metric"]:
-            assert f"{float(row['best_metric']):,.3f}" in page.text
+            assert measurement(float(row["best_metric"])) in page.text
     last = (folder / "report.html").read_text()
-    assert "refresh" not in last and "going on" not in last
+    assert "refresh" not in last and "is running" not in last
     # The search was the same.
     for file in ("evaluations.csv", "pareto.csv", "samples.json"):
         assert (folder / file).read_bytes() == (plain / file).read_bytes()
@@ -128,7 +129,7 @@ def test_a_search_that_has_found_nothing_has_a_page_too(
     progress(0, HallOfFame(1))
     LivePage(tmp_path, evaluator, progress, logbook, "<me>", known)(0, HallOfFame(1))
     page = Words((tmp_path / "report.html").read_text())
-    assert "The best: none within the maximum sparsity yet." in page.text
+    assert "Best sub-model: none within the maximum sparsity yet." in page.text
     assert page.open.count("svg") == 2 and "<me>" in page.text
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
 
@@ -171,8 +172,8 @@ def test_the_page_of_a_search_that_was_interrupted_says_so(
     assert main([*flags, f"--output_dir={folder}"]) == 128 + signal.SIGTERM
     page = Words((folder / "report.html").read_text())
     assert "The search was stopped: generation 1 of 3." in page.text
-    assert f"to go on: python -m sos_deap.run --resume {folder}." in str(page.text)
-    assert "going on" not in str(page.text)
+    assert f"to resume: python -m sos_deap.run --resume {folder}." in str(page.text)
+    assert "is running" not in str(page.text)
     monkeypatch.setattr(LivePage, "_write", write)
     assert main([f"--resume={folder}"]) == 0
     assert "was stopped" not in (folder / "report.html").read_text()
@@ -211,11 +212,11 @@ def test_a_killed_run_leaves_a_page_that_the_end_replaces(flags: list[str], tmp_
     killed = subprocess.run(command, check=False, cwd=Path(__file__).parents[1])
     assert killed.returncode == -9
     left = Words((folder / "report.html").read_text())
-    assert "The search is going on: generation 2 of 3." in left.text
+    assert "The search is running: generation 2 of 3." in left.text
     assert left.open.count("svg") == 3
     assert not list(folder.glob("*.part")) and not (folder / "plots").exists()
     assert main([f"--resume={folder}"]) == 0
-    assert "going on" not in (folder / "report.html").read_text()
+    assert "is running" not in (folder / "report.html").read_text()
 
 
 def test_matplotlib_is_imported_when_there_is_something_to_draw(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,8 @@ from typing import Any
 import pytest
 
 from sos_deap.__main__ import main as front_door
-from sos_deap.report.page import by_generation, heads_figure, scatter
+from sos_deap.report.formats import measurement
+from sos_deap.report.plots import by_generation, heads_figure, scatter
 from sos_deap.run import main
 from tests.test_run import read
 
@@ -57,15 +60,16 @@ class Words(HTMLParser):
         self.text += [data.strip()] if data.strip() else []
 
 
-def test_the_page_tells_all_and_loads_nothing(finished: Path) -> None:
+def test_the_page_shows_all_and_loads_nothing(finished: Path) -> None:
     page = Words((finished / "report.html").read_text())
     result = read(finished)
     dense, best = result["dense"], result["best"]
     for figure in (
         f"{dense['parameters']:,}",
         f"{best['parameters']:,}",
-        f"{dense['heldout']['perplexity']:,.3f}",
-        f"{best['heldout']['perplexity']:,.3f}",
+        measurement(dense["heldout"]["perplexity"]),
+        measurement(best["heldout"]["perplexity"]),
+        "finished: 3 generations",
         f"{result['search']['tokens']:,}",
         result["versions"]["torch"],
         result["command"],
@@ -118,7 +122,7 @@ def test_the_figures_show_what_was_found() -> None:
         "fitness:",
         "sparsity:",
         "diversity:",
-        "evaluations",
+        "cache",
     ]
     for axis, values in ((progress.axes[2], [0.5, 0.5]), (progress.axes[3], [0.0, 2.0])):
         [line] = axis.lines
@@ -137,6 +141,36 @@ def test_runs_are_compared(finished: Path, tmp_path: Path, capsys: Any) -> None:
     assert (other / "report.html").is_file()
     [line] = [line for line in told.splitlines() if line.startswith("other")]
     assert "sos-repaired" in line and "perplexity, held-out" in line and "+100.0%" in line
+
+
+def test_old_folders_are_shown(finished: Path, tmp_path: Path, capsys: Any) -> None:
+    """Names of settings that an earlier version wrote."""
+    folder = tmp_path / "old"
+    shutil.copytree(finished, folder)
+    for file, names in (
+        ("result.json", {"sparsity_of": "density"}),
+        ("config.json", {"target_sparsity": "enough_sparsity", "finalists": "elite"}),
+    ):
+        text = (folder / file).read_text()
+        for new, old in names.items():
+            assert f'"{new}"' in text
+            text = text.replace(f'"{new}"', f'"{old}"')
+        (folder / file).write_text(text)
+    assert front_door(["report", str(folder)]) == 0
+    assert "old " in capsys.readouterr().out
+    assert "density" in Words((folder / "report.html").read_text()).text
+
+
+def test_report_does_not_import_torch(finished: Path) -> None:
+    code = """
+import sys
+from sos_deap.__main__ import main
+
+assert main(sys.argv[1:]) == 0
+assert not {"torch", "transformers"} & set(sys.modules)
+"""
+    command = [sys.executable, "-c", code, "report", str(finished)]
+    subprocess.run(command, check=True, cwd=Path(__file__).parents[1])
 
 
 def test_a_stranger_s_folder_moves_nothing_outside(
@@ -183,7 +217,7 @@ def test_what_is_in_the_files_stays_text(finished: Path, tmp_path: Path, capsys:
         ("samples.json", "[[1]]", "is damaged: "),
         ("measured.json", "[[]]", "is damaged: "),
         ("measured.json", "", "is damaged: "),
-        ("pareto.csv", None, "no folder of a complete run: pareto.csv is missing"),
+        ("pareto.csv", None, "not the folder of a complete run: pareto.csv is missing"),
     ):
         path = folder / name
         before = path.read_text()

@@ -6,6 +6,7 @@ import math
 import random
 import re
 import sys
+from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +18,7 @@ from sos_deap import Evaluator, InputError
 from sos_deap.files.atomic import free_folder, make_folder, write_csv, write_json
 from sos_deap.files.run_folder import claim
 from sos_deap.report.console import Progress
+from sos_deap.report.formats import ENDS, format_value, measurement, search_end
 from sos_deap.report.tables import front, front_hypervolume, front_line, table, winner
 from sos_deap.search.chromosome import Chromosome, ParetoFitness, random_genes
 from sos_deap.search.limits import Limits
@@ -41,8 +43,8 @@ def test_progress_says_where_the_search_is(
     assert "none within the maximum sparsity yet" in printed
     last = printed.rstrip("\n").splitlines()[-1].removeprefix("\x1b[K")
     assert re.match(r"generation 12/12  \d+ s, ETA 0 s  best perplexity ", last)
-    counts = f" {metric:.4g} at sparsity 0.250  1 forward evaluations, 1 cache hits, "
-    assert re.fullmatch(r"[\d,]+ tokens/s", last.partition(counts)[2])
+    counts = f" {measurement(metric)} at sparsity 0.250  1 forward evaluations, 1 cache hits, "
+    assert re.fullmatch(r"[\d,.]+ tokens/s", last.partition(counts)[2])
     # A terminal shows one line that changes; a file gets every tenth and the last.
     assert printed.count("\n") == (1 if terminal else 3)
     assert [row["evaluations"] for row in progress.rows] == [0] + [2] * 12
@@ -59,7 +61,7 @@ def test_progress_of_a_sub_model_scored_on_part_of_the_data(
     progress.close()
     first, last = capsys.readouterr().out.splitlines()
     assert "best not evaluated yet, at sparsity 0.250" in first
-    assert f"best fitness {best.fitness.values[0]:.4g} on part of the data" in last
+    assert f"best fitness {measurement(best.fitness.values[0])} on part of the data" in last
     assert re.match(r"generation 1  \d+ s, ETA \d+ s", last)
 
 
@@ -128,8 +130,8 @@ def test_the_table_by_hand() -> None:
     lines = [line.split() for line in shown.splitlines()]
     assert lines[1] == ["attention", "heads", "10", "7", "-30.0%"]
     assert lines[2] == ["parameters", "1,000", "900", "-10.0%"]
-    assert lines[4] == ["kl,", "calibration", "0.000", "0.500", "-"]
-    assert lines[5] == ["perplexity,", "calibration", "5.000", "5.500", "+10.0%"]
+    assert lines[4] == ["kl,", "calibration", "0", "0.500", "-"]
+    assert lines[5] == ["perplexity,", "calibration", "5.00", "5.50", "+10.0%"]
     assert lines[6] == ["kl,", "held-out", "-", "0.250", "-"]
     assert shown.splitlines()[7:] == [
         "calibration: words, sequences 2, seqlen 8",
@@ -186,4 +188,39 @@ def test_hypervolume_by_hand(
     found = front_hypervolume(task, front_of(*values), dense=10.0)
     assert found["value"] == pytest.approx(area)
     assert found["reference"] == {name: pytest.approx(reference), "sparsity": 0.0}
-    assert front_line(found).startswith(f"hypervolume of the Pareto front {area:.5g}, from {name}")
+    shown = f"hypervolume of the Pareto front: {measurement(area)} (reference point: {name} "
+    assert front_line(found).startswith(shown)
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (9.28614, "9.29"),
+        (9.999, "10.0"),
+        (999.6, "1,000"),
+        (1234.5, "1,230"),
+        (-22.41, "-22.4"),
+        (0.000123456, "0.000123"),
+        (1.234e-9, "1.23e-09"),
+        (6.5e30, "6.50e+30"),
+        (0.0, "0"),
+        (math.inf, "inf"),
+    ],
+)
+def test_measurements_have_three_digits(value: float, shown: str) -> None:
+    assert measurement(value) == shown
+
+
+def test_counts_are_whole() -> None:
+    assert [format_value(x) for x in (1_234_567, 1234.567, "sos")] == ["1,234,567", "1,230", "sos"]
+
+
+def test_every_end_of_a_search_is_a_sentence() -> None:
+    limits = {field.name for field in fields(Limits)}
+    assert set(ENDS) == limits | {"finished", "max_sparsity"}
+    counts = {"generations": 11, "evaluations": 1003, "tokens": 2000}
+    for name in ENDS:
+        assert re.match(r"(finished|stopped): .*11", search_end({"stopped_by": name, **counts}))
+    stopped = search_end({"stopped_by": "evaluations", **counts})
+    assert stopped == "stopped: the limit on evaluations was reached (1,003, generation 11)"
+    assert search_end({"stopped_by": "mine"}) == "stopped: mine"

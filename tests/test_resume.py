@@ -468,7 +468,7 @@ def test_a_real_process_stopped_by_a_signal(
         assert process.returncode == -number
     else:
         assert process.returncode == 128 + number
-        assert f"to go on: python -m sos_deap.run --resume {folder}" in told
+        assert f"to resume: python -m sos_deap.run --resume {folder}" in told
     assert not (folder / "result.json").exists()
     assert main([f"--resume={folder}", "--generations=30"]) == 0
     assert main([*small, *more, "--generations=30", f"--output_dir={whole}"]) == 0

@@ -22,6 +22,7 @@ from sos_deap.__main__ import main as front_door
 from sos_deap.models.costs import SPARSITIES
 from sos_deap.models.devices import DTYPES
 from sos_deap.models.sources import BUILTIN as BUILTIN_MODELS
+from sos_deap.report.formats import measurement
 from sos_deap.run import main
 from sos_deap.search.algorithms import ALGORITHMS
 from sos_deap.tasks.data.reading import BUILTIN as BUILTIN_DATA
@@ -126,7 +127,7 @@ def test_a_run_leaves_everything_and_a_model_that_loads(
     assert result["versions"]["torch"] == torch.__version__
     for shown in (
         "generation 5/5",
-        "ended after 5 generations, stopped by generations",
+        "finished: 5 generations",
         "cache hits",
         "ETA",
         "attention heads",
@@ -173,8 +174,8 @@ def test_what_a_run_leaves_for_others(small: list[str], tmp_path: Path) -> None:
     removed = 12 - best["heads"]
     for fact in (
         f"{removed} of the 12 attention heads",
-        "| perplexity, held-out | {:.4g} | {:.4g} |".format(
-            *(side["heldout"]["perplexity"] for side in (dense, best))
+        "| perplexity, held-out | {} | {} |".format(
+            *(measurement(side["heldout"]["perplexity"]) for side in (dense, best))
         ),
         "--seed=5",
         "- seed: 5",

@@ -12,6 +12,7 @@ import yaml
 
 from benchmarks.variants.settings import VARIANTS_FILE
 from sos_deap.config import PRESETS
+from sos_deap.report.formats import measurement
 from sos_deap.run import main
 from tests.test_run import read, rows
 
@@ -186,7 +187,8 @@ def test_a_front_and_its_hypervolume(
     found = result["search"]["hypervolume"]
     assert found["value"] == pytest.approx(area) and area > 0
     assert found["reference"] == {task: pytest.approx(worst), "sparsity": 0.0}
-    assert f"hypervolume of the Pareto front {area:.5g}, from {task}" in capsys.readouterr().out
+    shown = f"hypervolume of the Pareto front: {measurement(area)} (reference point: {task} "
+    assert shown in capsys.readouterr().out
     assert result["best"]["sparsity"] > 0
 
 

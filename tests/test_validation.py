@@ -133,7 +133,7 @@ def test_a_signal_while_the_winner_is_chosen(
     with monkeypatch.context() as patch:
         patch.setattr(Evaluator, "validating", disturbed)
         assert main([*more, f"--output_dir={tmp_path / 'run'}"]) == 143
-    assert "to go on: python -m sos_deap.run --resume" in capsys.readouterr().err
+    assert "to resume: python -m sos_deap.run --resume" in capsys.readouterr().err
     assert main([f"--resume={tmp_path / 'run'}"]) == 0
     results = [
         json.loads((tmp_path / name / "result.json").read_text()) for name in ("whole", "run")

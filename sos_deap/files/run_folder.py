@@ -115,7 +115,7 @@ def complete(folder: Path) -> None:
 
 def to_go_on(folder: Path) -> str:
     """What to tell whose run was stopped."""
-    return f"to go on: python -m sos_deap.run --resume {shlex.quote(str(folder))}"
+    return f"to resume: python -m sos_deap.run --resume {shlex.quote(str(folder))}"
 
 
 def _is_complete(folder: Path) -> bool:

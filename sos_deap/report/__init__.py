@@ -1,1 +1,1 @@
-"""What a run shows: the console, tables, figures, the page and the model card."""
+"""Output of a run: the console, tables, figures, the page and the model card."""

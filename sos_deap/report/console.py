@@ -1,4 +1,4 @@
-"""What a run tells while it goes on: words, JSON lines, or nothing."""
+"""The output of a run while it is running: lines of text, JSON lines, or nothing."""
 
 from __future__ import annotations
 
@@ -9,23 +9,24 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TextIO
-
-from torch.profiler import profile
+from typing import TYPE_CHECKING, Any, TextIO
 
 from sos_deap.errors import one_line, say
-from sos_deap.evaluation.evaluator import Evaluator
 from sos_deap.files.atomic import whole_file
+from sos_deap.report.formats import measurement
 from sos_deap.report.tables import winner
 from sos_deap.search.limits import Limits, Spent
 
+if TYPE_CHECKING:
+    from sos_deap.evaluation.evaluator import Evaluator
+
 
 class Console:
-    """Standard output, for people or for programs.
+    """The output of a run: text, or events as JSON lines.
 
-    :param words: whether to say what is for people.
-    :param json_lines: whether to write events, one JSON object a line.
-    :param out: where to write events; ``None`` for standard output.
+    :param words: whether to print text; without effect where ``json_lines`` is true.
+    :param json_lines: whether to write events, one JSON object per line.
+    :param out: stream for the events; default: standard output.
     """
 
     def __init__(
@@ -34,12 +35,12 @@ class Console:
         self.words, self._json_lines, self._out = words and not json_lines, json_lines, out
 
     def say(self, text: str) -> None:
-        """Something for people."""
+        """Print lines of text, if text is printed."""
         if self.words:
             say(text)
 
     def event(self, name: str, **fields: Any) -> None:
-        """Something for programs; what is no finite number is null."""
+        """Write an event, if events are written; NaN and infinity become ``null``."""
         if self._json_lines:
             line = json.dumps({"event": name, **_plain(fields)}, allow_nan=False)
             print(line, file=self._out, flush=True)
@@ -54,13 +55,16 @@ def _plain(value: Any) -> Any:
 
 
 class Progress:
-    """Shows a line a generation (in a terminal, over the last one) and remembers its figures.
+    """Prints the progress of a search and keeps a row of figures per generation.
 
-    :param evaluator: whose accounts to show.
-    :param limits: of the search.
-    :param console: where.
-    :param clock: gives the seconds since the search began, those of resumed runs among them;
-        ``None`` for the time of this object.
+    A terminal shows one line that is overwritten; other outputs get every tenth generation and the
+    last.
+
+    :param evaluator: the evaluator of the search, for its accounting.
+    :param limits: limits of the search, for the estimated time left.
+    :param console: output; default: text on standard output.
+    :param clock: returns the seconds that the search has taken, those before a resumption included;
+        default: the seconds since this object was made.
     """
 
     def __init__(
@@ -73,7 +77,7 @@ class Progress:
         self._console = console or Console()
         self.rows: list[dict[str, Any]] = []
         self._evaluator, self._limits = evaluator, limits
-        #: What was found so far, for people.
+        #: Description of the best sub-model so far.
         self.best = "nothing yet"
         self._terminal = self._console.words and sys.stdout.isatty()
         started = time.perf_counter()
@@ -81,11 +85,15 @@ class Progress:
 
     @property
     def seconds(self) -> float:
-        """Since the search began."""
+        """Seconds that the search has taken."""
         return self._clock()
 
     def __call__(self, generation: int, halloffame: Any) -> None:
-        """Note a generation and show it; for :func:`sos_deap.evolve`'s ``on_generation``."""
+        """Record and print a generation; a callback ``on_generation`` of :func:`sos_deap.evolve`.
+
+        :param generation: its number; 0 is the initial population.
+        :param halloffame: hall of fame or Pareto front of the search.
+        """
         accounting, seconds = self._evaluator.accounting, self.seconds
         best = winner(halloffame, self._evaluator.task.name)
         self.best = self._describe(best)
@@ -109,7 +117,7 @@ class Progress:
             self._console.say(self._line(generation))
 
     def close(self) -> None:
-        """End the line that a terminal shows; elsewhere show the last generation if not yet."""
+        """End a terminal's line; on other outputs, print the last generation if not yet printed."""
         last = len(self.rows) - 1
         if self._terminal:
             print()
@@ -122,30 +130,33 @@ class Progress:
         at = f"at sparsity {self._evaluator.sparsity(best):.3f}"
         metric = self._evaluator.cached(best)
         if metric is not None:
-            return f"{self._evaluator.task.name} {metric:.4g} {at}"
+            return f"{self._evaluator.task.name} {measurement(metric)} {at}"
         if not best.fitness.valid:
             return f"not evaluated yet, {at}"
-        return f"fitness {best.fitness.values[0]:.4g} on part of the data, {at}"
+        return f"fitness {measurement(best.fitness.values[0])} on part of the data, {at}"
 
     @property
     def rate(self) -> float:
-        """Tokens a second, from the beginning to the last generation."""
+        """Tokens per second, from the start of the search to the last generation."""
         row = self.rows[-1]
         return float(row["tokens"] / max(row["seconds"], 1e-3))
 
-    def where(self, state: str = "is going on") -> list[str]:
-        """In sentences, where the search is after the last generation."""
+    def sentences(self, state: str = "is running") -> list[str]:
+        """Return sentences on the search after the last generation.
+
+        :param state: what the search does, such as "was stopped".
+        """
         most, left = self._limits.generations, self._left()
         return [
             f"The search {state}: generation {len(self.rows) - 1}"
             + ("." if most is None else f" of {most}."),
             f"{self.rows[-1]['seconds']:.0f} s so far"
-            + ("." if left is None else f", about {left:.0f} s to go."),
-            f"The best: {self.best}.",
+            + ("." if left is None else f", about {left:.0f} s left."),
+            f"Best sub-model: {self.best}.",
         ]
 
     def _left(self) -> float | None:
-        """The seconds that the search still takes, if that can be told."""
+        """Estimate the seconds left; ``None`` if the limits allow no estimate."""
         seconds, counts = self.rows[-1]["seconds"], self._evaluator.spent()
         spent = Spent(len(self.rows) - 1, counts["evaluations"], counts["tokens"], seconds)
         share = self._limits.share(spent)
@@ -159,14 +170,14 @@ class Progress:
             f"generation {generation:{max(1, len(most) - 1)}d}{most}  "
             f"{row['seconds']:.0f} s{eta}  best {self.best}  "
             f"{row['forward_evaluations']} forward evaluations, {row['cache_hits']} cache hits, "
-            f"{self.rate:,.0f} tokens/s"
+            f"{measurement(self.rate)} tokens/s"
         )
 
 
 class Trace:
-    """Records one generation of a search for the viewers of PyTorch's profiler.
+    """Records one generation of a search with PyTorch's profiler.
 
-    :param path: the file to write, in Chrome's trace format.
+    :param path: file to write, in Chrome's trace format.
     """
 
     def __init__(self, path: Path) -> None:
@@ -174,15 +185,17 @@ class Trace:
         self._profile: Any = None
 
     def __call__(self, generation: int, halloffame: Any) -> None:
-        """Begin after generation 1, when all that is done once is done, and end after 2."""
+        """Start after generation 1, when one-time work is done, and stop after generation 2."""
         if generation == 1:
+            from torch.profiler import profile
+
             self._profile = profile()
             self._profile.start()
         elif self._profile is not None:
             self.close()
 
     def close(self) -> None:
-        """End the recording, if it goes on, and write it."""
+        """Stop the recording, if it is running, and write the file."""
         if self._profile is not None:
             self._profile.stop()
             with whole_file(self._path) as part:

@@ -1,4 +1,4 @@
-"""The look of all figures, and their files: PNG, SVG, and SVG for a page, light or dark."""
+"""The style of all figures, and their output: PNG, SVG, and SVG for a light or dark page."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from matplotlib.figure import Figure
 
 from sos_deap.files.atomic import make_subfolder, whole_file
 
-#: Text and axes; the page puts its own colour in the place of it.
+#: Colour of text and axes; on a page it is replaced by the page's text colour.
 INK = "#2b2b2c"
-#: Okabe and Ito's colours, which the colour-blind can tell apart, but for black and yellow: the
-#: others can be seen on white and on black.
+#: Okabe and Ito's colours, which colour-blind readers can distinguish. Black and yellow are left
+#: out; the others are visible on white and on black.
 COLOURS = ("#0a84d6", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#7f7fe0", "#7f7f7f")
 MARKERS = "osD^vPX"
 
 _STYLE: dict[str, Any] = {
-    "svg.fonttype": "none",  # letters stay letters, in the page's font
+    "svg.fonttype": "none",  # text stays text, in the page's font
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": 9.5,
@@ -45,7 +45,13 @@ _STYLE: dict[str, Any] = {
 
 
 def save(folder: Path, name: str, draw: Callable[[], Figure]) -> str:
-    """Draw a figure into ``name.png`` and ``name.svg``; returns the SVG for a page."""
+    """Draw a figure and save it as ``name.png`` and ``name.svg``.
+
+    :param folder: folder for the files; made if it does not exist.
+    :param name: name of the files, without suffix.
+    :param draw: makes the figure.
+    :returns: the figure as an SVG element for a page.
+    """
     make_subfolder(folder)
     with _style(name):
         figure = draw()
@@ -56,7 +62,12 @@ def save(folder: Path, name: str, draw: Callable[[], Figure]) -> str:
 
 
 def on_page(name: str, draw: Callable[[], Figure]) -> str:
-    """Draw a figure for a page alone, in a third of the time; returns its SVG."""
+    """Draw a figure without saving it, which takes a third of the time of :func:`save`.
+
+    :param name: seed of the identifiers inside the SVG, which must differ between figures.
+    :param draw: makes the figure.
+    :returns: the figure as an SVG element for a page.
+    """
     with _style(name):
         return _for_page(draw())
 
@@ -69,15 +80,14 @@ def _style(name: str) -> Iterator[None]:
 
 
 def _for_page(figure: Figure) -> str:
-    """A figure as an element of a page: its ink is the page's, and its names are no other's."""
+    """Return a figure as an SVG element with the page's text colour and font."""
     text = io.StringIO()
     figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
     svg = text.getvalue()
     svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(
-        r' id="[a-z_.]+_?[0-9]*"', "", svg
-    )  # figure_1, axes_1, ...: nothing refers to them
+    # Names such as figure_1, which several figures share and nothing refers to.
+    svg = re.sub(r' id="[a-z_.]+_?[0-9]*"', "", svg)
     svg = svg.replace("font-family:", "font-family: system-ui, ") if "font-family:" in svg else svg
     width = re.search(r' width="([0-9.]+)pt" height="[0-9.]+pt"|height="[0-9.]+pt"', svg)
     if width:

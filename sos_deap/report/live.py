@@ -1,4 +1,4 @@
-"""What shows a search while it goes on: a page, and TensorBoard's event files."""
+"""Views of a running search: the page, and TensorBoard's event files."""
 
 from __future__ import annotations
 
@@ -8,30 +8,32 @@ from collections.abc import Callable
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sos_deap.errors import InputError
-from sos_deap.evaluation.evaluator import Evaluator
 from sos_deap.files.atomic import make_anew
 from sos_deap.files.run_folder import to_go_on
 from sos_deap.report.console import Progress
 from sos_deap.report.tables import chromosomes, front, generation, generations, number, winner
 
-_FIRST = 3.0  # seconds: a search that ends before has its whole page soon enough
-_PAUSE = 30.0  # seconds between two pages, at least
-_SHARE = 20  # and so many times as long as a page takes: less than 5 % of the time
+if TYPE_CHECKING:
+    from sos_deap.evaluation.evaluator import Evaluator
+
+_FIRST = 3.0  # seconds before the first page: a shorter search only gets its final page
+_PAUSE = 30.0  # least seconds between two pages
+_SHARE = 20  # least pause as a multiple of the time a page takes: less than 5 % of the total
 
 
 class LivePage:
-    """Writes the page of a run after the first generation and now and then, at little cost.
+    """Writes the page of a running search at intervals, in less than 5 % of its time.
 
     :param folder: the run folder.
-    :param evaluator: the search's.
-    :param progress: has seen each generation before.
-    :param logbook: that of the search, which grows.
-    :param model: its name.
-    :param known: what there is of a ``result.json`` before the search.
-    :param clock: tells the seconds.
+    :param evaluator: the evaluator of the search.
+    :param progress: progress of the search, called earlier in each generation.
+    :param logbook: DEAP's logbook of the search.
+    :param model: name of the model.
+    :param known: the parts of ``result.json`` that are known before the search.
+    :param clock: returns the time in seconds.
     """
 
     def __init__(
@@ -48,20 +50,23 @@ class LivePage:
         self._logbook, self._model, self._known = logbook, model, known
         self._clock, self._due = clock, clock() + _FIRST
         self._stopped = False
-        self._halloffame: Any = None  # once there is a page
+        self._halloffame: Any = None  # set with the first page
 
     def __enter__(self) -> None:
-        """Nothing is written before the first generation."""
+        """Do nothing: the first page is written after a generation."""
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Where an error ended the search, write the page once more: it is no longer under way."""
+        """If an error ended the search, write the page once more, as that of a stopped search."""
         if kind is not None and self._halloffame is not None:
             self._stopped = True
-            with suppress(OSError):  # the search's own error is the one to show
+            with suppress(OSError):  # the error that ended the search is the one to report
                 self._write(self._best())
 
     def __call__(self, _: int, halloffame: Any) -> None:
-        """Write the page, if it is time; for :func:`sos_deap.evolve`'s ``on_generation``."""
+        """Write the page if it is due; a callback ``on_generation`` of :func:`sos_deap.evolve`.
+
+        :param halloffame: hall of fame or Pareto front of the search.
+        """
         started = self._clock()
         if started >= self._due:
             self._halloffame = halloffame
@@ -70,13 +75,13 @@ class LivePage:
             self._due = ended + max(_PAUSE, _SHARE * (ended - started))
 
     def close(self) -> None:
-        """Nothing: the run writes the last page itself."""
+        """Do nothing: the run writes the final page itself."""
 
     def _best(self) -> Any:
         return winner(self._halloffame, self._evaluator.task.name)
 
     def _write(self, best: Any) -> None:
-        from sos_deap.report.page import write_unfinished
+        from sos_deap.report.page import RunTables, write_unfinished  # imports matplotlib
 
         evaluator, rows = self._evaluator, self._progress.rows
         search = {
@@ -89,24 +94,26 @@ class LivePage:
         if self._stopped:
             state, advice = "was stopped", f"Written on {now}; {resume}."
         else:
-            state = "is going on"
+            state = "is running"
             advice = (
-                f"Written on {now}; the page reloads itself. If that time does not change for "
-                f"long, the run was killed; {resume}."
+                f"Written on {now}; the page reloads itself. If this time stops changing, the run "
+                f"was killed; {resume}."
             )
         write_unfinished(
             self._folder,
             self._model,
             {**self._known, "best": self._described(best), "search": search},
-            list(chromosomes(evaluator, evaluator.history())),
-            generations(self._logbook, rows),
-            list(chromosomes(evaluator, front(evaluator))),
-            [*self._progress.where(state), advice],
+            RunTables(
+                evaluations=list(chromosomes(evaluator, evaluator.history())),
+                logbook=generations(self._logbook, rows),
+                front=list(chromosomes(evaluator, front(evaluator))),
+            ),
+            [*self._progress.sentences(state), advice],
             reload=not self._stopped,
         )
 
     def _described(self, best: Any) -> dict[str, Any]:
-        """What is known of the best so far."""
+        """Return the ``best`` part of ``result.json`` as far as it is known."""
         if best is None:
             return {}
         evaluator = self._evaluator
@@ -119,13 +126,13 @@ class LivePage:
 
 
 class TensorBoard:
-    """Writes what each generation came to as TensorBoard's event files.
+    """Writes the figures of each generation as TensorBoard's event files.
 
-    :param folder: the run folder; ``tensorboard`` in it is begun anew, since a search that goes on
-        goes through all its generations again.
-    :param metric: the name of the metric.
-    :param progress: has seen each generation before.
-    :param logbook: that of the search, which grows.
+    :param folder: the run folder; its sub-folder ``tensorboard`` is emptied first, since a resumed
+        search replays all its generations.
+    :param metric: name of the metric.
+    :param progress: progress of the search, called earlier in each generation.
+    :param logbook: DEAP's logbook of the search.
     """
 
     def __init__(self, folder: Path, metric: str, progress: Progress, logbook: Any) -> None:
@@ -134,7 +141,7 @@ class TensorBoard:
         self._metric, self._progress, self._logbook = metric, progress, logbook
 
     def __call__(self, step: int, _: Any) -> None:
-        """Write the scalars of a generation, those that are finite."""
+        """Write the finite scalars of a generation."""
         row = generation(self._logbook, step, self._progress.rows[step])
         for name, value in (
             (f"best/{self._metric}", row["best_metric"]),
@@ -150,12 +157,12 @@ class TensorBoard:
                 self._writer.add_scalar(name, value, step)
 
     def close(self) -> None:
-        """Write what is left."""
+        """Flush and close the event file."""
         self._writer.close()
 
 
 def add_heads(folder: Path, step: int) -> None:
-    """Add the picture of the heads that stay, from the plots of a complete run."""
+    """Add the figure of kept heads, from the plots of a complete run, to its event files."""
     from matplotlib.image import imread
 
     writer = _writer(folder)
@@ -164,7 +171,10 @@ def add_heads(folder: Path, step: int) -> None:
 
 
 def check_tensorboard() -> Any:
-    """The module that writes event files; raises :class:`InputError` where it cannot."""
+    """Return the module that writes event files.
+
+    :raises InputError: if the package ``tensorboard`` is not installed.
+    """
     try:
         return import_module("torch.utils.tensorboard")
     except ImportError as error:

@@ -4,43 +4,47 @@ from __future__ import annotations
 
 import csv
 import json
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from matplotlib import colormaps
-from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from sos_deap.files.atomic import write_text
 from sos_deap.files.run_folder import PAGE, UNFINISHED
-from sos_deap.report.figures import COLOURS, INK, on_page, save
-from sos_deap.report.tables import (
-    cells,
-    corrupt_files_as_input_error,
-    inline,
-    measured_cells,
-    number,
-)
+from sos_deap.report.figures import on_page, save
+from sos_deap.report.formats import format_value, search_end
+from sos_deap.report.plots import Row, by_generation, heads_figure, scatter
+from sos_deap.report.tables import cells, corrupt_files_as_input_error, inline, measured_cells
 
 TEMPLATES = Path(__file__).parent
 
-Row = dict[str, Any]  # of a table: as text from a file, as it is from memory
+Draw = Callable[[str, Callable[[], Figure]], str]  # (name, make the figure) -> SVG
 
-Draw = Callable[[str, Callable[[], Figure]], str]  # a figure by its name; returns its SVG
+
+@dataclass(frozen=True)
+class RunTables:
+    """The tables of a run that its figures are drawn from.
+
+    :param evaluations: rows of ``evaluations.csv``.
+    :param logbook: rows of ``logbook.csv``.
+    :param front: rows of ``pareto.csv``.
+    """
+
+    evaluations: Sequence[Row]
+    logbook: Sequence[Row]
+    front: Sequence[Row]
 
 
 def write_page(folder: Path) -> Path:
     """Write ``report.html`` into a run folder, and its figures, PNG and SVG, into ``plots/``.
 
-    :param folder: of a run that is complete.
-    :returns: the path of the page.
-    :raises InputError: for a folder without a run's result, or whose files cannot be read.
+    :param folder: folder of a complete run.
+    :returns: path of the page.
+    :raises InputError: if a file of the run is missing or cannot be read.
     """
     with corrupt_files_as_input_error(folder):
         result, config = (_json(folder / name) for name in ("result.json", "config.json"))
@@ -54,9 +58,7 @@ def write_page(folder: Path) -> Path:
         text = _rendered(
             config["model"],
             result,
-            evaluations,
-            logbook,
-            front,
+            RunTables(evaluations, logbook, front),
             partial(save, folder / "plots"),
             measured=measured,
             samples=samples,
@@ -68,54 +70,39 @@ def write_page(folder: Path) -> Path:
 def write_unfinished(
     folder: Path,
     model: str,
-    result: dict[str, Any],
-    evaluations: Sequence[Row],
-    logbook: Sequence[Row],
-    front: Sequence[Row],
-    going_on: Sequence[str],
+    result: Mapping[str, Any],
+    tables: RunTables,
+    status: Sequence[str],
     reload: bool,
 ) -> None:
-    """Write ``report.html`` of a search that has not ended, alone.
+    """Write ``report.html`` of a search that has not ended, without files for its figures.
 
-    It is written often, and lost without harm, so that it is not synced to the disk.
+    The file is not synced to the disk, since it is replaced often and its loss does no harm.
 
     :param folder: the run folder.
-    :param model: its name.
-    :param result: what is known so far of a ``result.json``; ``best`` may be empty.
-    :param evaluations: as in ``evaluations.csv``.
-    :param logbook: as in ``logbook.csv``.
-    :param front: as in ``pareto.csv``.
-    :param going_on: sentences on where the search is.
+    :param model: name of the model.
+    :param result: what is known of ``result.json``; ``best`` may be empty.
+    :param tables: the tables so far.
+    :param status: sentences on the state of the search.
     :param reload: whether the page reloads itself, every 30 s.
     """
-    text = _rendered(
-        model, result, evaluations, logbook, front, on_page, going_on=going_on, reload=reload
-    )
+    text = _rendered(model, result, tables, on_page, status=status, reload=reload)
     write_text(folder / PAGE, text, durable=False)
 
 
 def _rendered(
     model: str,
-    result: Any,
-    evaluations: Sequence[Row],
-    logbook: Sequence[Row],
-    front: Sequence[Row],
+    result: Mapping[str, Any],
+    tables: RunTables,
     draw: Draw,
     *,
-    measured: Any = (),
-    samples: Any = (),
-    going_on: Sequence[str] = (),
+    measured: Sequence[Any] = (),
+    samples: Sequence[Any] = (),
+    status: Sequence[str] = (),
     reload: bool = False,
 ) -> str:
+    """Return the page as HTML; ``status`` is empty for a complete run."""
     dense, best, search = result["dense"], result["best"], result["search"]
-    metric = next(iter(dense["calibration"]))
-    shown: dict[str, Callable[[], Figure]] = {
-        "sub_models": lambda: scatter(evaluations, front, metric, dense["calibration"]),
-        "generations": lambda: by_generation(logbook),
-    }
-    if best:
-        genes_per_layer = search["genes_per_layer"]
-        shown["heads"] = lambda: heads_figure(best["chromosome"], genes_per_layer)
     pages = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -124,129 +111,60 @@ def _rendered(
     )
     return pages.get_template("page.html").render(
         model=model,
-        going_on=going_on,
+        status=status,
         reload=reload,
         unfinished=UNFINISHED,
         heads=dense["heads"],
         removed=dense["heads"] - best["heads"] if best else 0,
         algorithm=search["algorithm"],
-        metric=metric,
+        metric=_metric(result),
         rows=cells(result) if best else (),
         speeds=[measured_cells(row) for row in measured],
         samples=samples,
-        figures={name: draw(name, figure) for name, figure in shown.items()},
-        accounts=[
-            (name.replace("_", " "), _told(value))
-            for name, value in search.items()
-            if not isinstance(value, list | dict)
-        ],
+        figures=_figures(result, tables, draw),
+        counts=_counts(search),
         command=result["command"],
-        facts=[
-            *((f"{part} data", inline(described)) for part, described in result["data"].items()),
-            ("dtype", result["dtype"]),
-            *result["versions"].items(),
-        ],
+        facts=_facts(result),
     )
 
 
-def heads_figure(chromosome: Sequence[int], genes_per_layer: Sequence[int]) -> Figure:
-    """Which heads stay and which go: a row a layer, a column a gene."""
-    widest = max(genes_per_layer)
-    if sum(genes_per_layer) != len(chromosome):
-        raise ValueError(f"{len(chromosome)} genes for {sum(genes_per_layer)} heads")
-    figure = Figure(
-        figsize=(min(9, 1.6 + 0.32 * widest), min(9, 1 + 0.28 * len(genes_per_layer))),
-        layout="constrained",
-    )
-    axis = figure.subplots()
-    genes = iter(chromosome)
-    table = [
-        [float(next(genes)) for _ in range(count)] + [math.nan] * (widest - count)
-        for count in genes_per_layer
+def _metric(result: Mapping[str, Any]) -> str:
+    """Return the name of the metric that counts, which is the first."""
+    return str(next(iter(result["dense"]["calibration"])))
+
+
+def _figures(result: Mapping[str, Any], tables: RunTables, draw: Draw) -> dict[str, str]:
+    """Return the figures by name, as SVG."""
+    dense, best, metric = result["dense"]["calibration"], result["best"], _metric(result)
+    figures = {
+        "sub_models": draw(
+            "sub_models", lambda: scatter(tables.evaluations, tables.front, metric, dense)
+        ),
+        "generations": draw("generations", lambda: by_generation(tables.logbook)),
+    }
+    if best:
+        genes, layers = best["chromosome"], result["search"]["genes_per_layer"]
+        figures["heads"] = draw("heads", lambda: heads_figure(genes, layers))
+    return figures
+
+
+def _counts(search: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the settings and counts of a search, and how it ended, by label."""
+    counts = [
+        (name.replace("_", " "), format_value(value))
+        for name, value in search.items()
+        if name != "stopped_by" and not isinstance(value, list | dict)
     ]
-    # Removed ones are of no colour, so that the page's paper shows.
-    colours = ListedColormap(["none", COLOURS[0]])
-    edges: Any = {"edgecolors": INK, "linewidth": 0.4}
-    axis.pcolormesh(table, cmap=colours, vmin=0, vmax=1, **edges)
-    axis.set_ylim(len(genes_per_layer), 0)
-    axis.set_xlabel("head")
-    axis.set_ylabel("layer")
-    for size, place in ((widest, axis.set_xticks), (len(genes_per_layer), axis.set_yticks)):
-        ticks = range(0, size, max(1, size // 16))
-        place([i + 0.5 for i in ticks], list(map(str, ticks)))
-    axis.grid(visible=False)
-    axis.set_title("filled: kept")
-    return figure
+    return [*counts, ("end", search_end(search))] if "stopped_by" in search else counts
 
 
-def scatter(
-    evaluations: Sequence[Row], front: Sequence[Row], metric: str, dense: dict[str, float | None]
-) -> Figure:
-    """The metric against sparsity, of all chromosomes (Figure 3 of the paper)."""
-    figure = Figure(figsize=(7, 3.8), layout="constrained")
-    axis = figure.subplots()
-    points = [
-        (i, float(row["sparsity"]), float(row[metric]))
-        for i, row in enumerate(evaluations)
-        if math.isfinite(float(row[metric]))
+def _facts(result: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the data, dtype and versions of a run by label."""
+    return [
+        *((f"{part} data", inline(described)) for part, described in result["data"].items()),
+        ("dtype", result["dtype"]),
+        *result["versions"].items(),
     ]
-    if points:
-        order, sparsities, values = zip(*points, strict=True)
-        # Without its dark end, which a dark page would swallow.
-        colours = ListedColormap(colormaps["viridis"](np.linspace(0.3, 0.95, 64)))
-        drawn = axis.scatter(sparsities, values, c=order, s=10, cmap=colours, linewidths=0)
-        figure.colorbar(drawn, label="order of evaluation")
-    axis.plot(
-        [float(row["sparsity"]) for row in front],
-        [float(row[metric]) for row in front],
-        color=COLOURS[1],
-        linewidth=1.2,
-    )
-    whole = dense[metric]
-    if whole is not None:
-        axis.axhline(whole, color=INK, linewidth=0.8, linestyle="--")
-        axis.annotate(
-            "dense", (1, whole), xycoords=("axes fraction", "data"), ha="right", va="bottom"
-        )
-    axis.set_xlabel("sparsity, share removed")
-    axis.set_ylabel(metric)
-    return figure
-
-
-def by_generation(logbook: Sequence[Row]) -> Figure:
-    """Fitness, sparsity (Figure 4 of the paper), diversity and known chromosomes, by generation."""
-    figure = Figure(figsize=(8, 5.2), layout=ConstrainedLayoutEngine(h_pad=0.12))
-    fitness, sparsity, diversity, hits = figure.subplots(2, 2).flat
-
-    def column(name: str) -> list[float]:
-        return [number(row.get(name)) for row in logbook]
-
-    def line(axis: Any, name: str, colour: str = COLOURS[0]) -> None:
-        # A marker, so that the first generation, which is no line yet, is seen.
-        mark = "o" if len(logbook) == 1 else None
-        axis.plot(numbers, column(name), color=colour, linewidth=1.3, marker=mark, markersize=4)
-        axis.set_xlabel("generation")
-        axis.set_xlim(-0.04 * last, 1.04 * last)
-        axis.xaxis.get_major_locator().set_params(integer=True)
-
-    numbers = [int(row["gen"]) for row in logbook]
-    last = max(1, *numbers)
-    line(fitness, "fitness_avg")
-    # The worst of a generation may be far off, and would hide all others.
-    line(fitness, "fitness_max", COLOURS[1])
-    fitness.set_title("fitness: mean and best")
-    line(sparsity, "sparsity_avg")
-    least, most = column("sparsity_min"), column("sparsity_max")
-    sparsity.fill_between(numbers, least, most, color=COLOURS[0], alpha=0.2, linewidth=0)
-    sparsity.set_title("sparsity: mean and range")
-    line(diversity, "diversity_hamming")
-    diversity.set_ylim(0, 1.1 * max(0.01, *column("diversity_hamming")))
-    diversity.set_title("diversity: share of genes that two differ in")
-    line(hits, "cache_hits")
-    hits.set_title("evaluations saved by the cache so far")
-    hits.set_ylim(0, 1.1 * max(1, *column("cache_hits")))
-    hits.yaxis.get_major_locator().set_params(integer=True)
-    return figure
 
 
 def _json(path: Path) -> Any:
@@ -256,10 +174,3 @@ def _json(path: Path) -> Any:
 def _rows(path: Path) -> list[Row]:
     with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
-
-
-def _told(value: Any) -> str:
-    """A value of the accounts, for people."""
-    if isinstance(value, float):
-        return f"{value:,.4g}"
-    return f"{value:,}" if isinstance(value, int) else str(value)

@@ -1,4 +1,4 @@
-"""What a run shows and leaves behind: a progress line, a table, and its CSV files."""
+"""Tables of runs: those that are printed, and the CSV files in the run folder."""
 
 from __future__ import annotations
 
@@ -8,19 +8,22 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import moocore
 from jinja2 import TemplateError
 
 from sos_deap.errors import InputError, first_line
-from sos_deap.evaluation.evaluator import Evaluator
 from sos_deap.files.atomic import write_csv
+from sos_deap.report.formats import format_value, measurement, search_end
 from sos_deap.search.chromosome import WORST_FITNESS
 from sos_deap.tasks.objectives import OBJECTIVES
-from sos_deap.tasks.task import Task
 
-#: What reading a file raises, with a key error, that says other things than it should.
+if TYPE_CHECKING:  # these import torch, which `report` must not wait for
+    from sos_deap.evaluation.evaluator import Evaluator
+    from sos_deap.tasks.task import Task
+
+#: Exceptions that the content of a damaged file may cause, besides ``KeyError``.
 _DAMAGE = (
     ArithmeticError,
     AttributeError,
@@ -36,10 +39,13 @@ _DAMAGE = (
 
 
 def winner(halloffame: Any, metric: str = "") -> Any:
-    """The best chromosome; of a Pareto front the one that Equation 1 prefers; ``None`` if empty.
+    """Return the best chromosome: the first of a hall of fame, or the best of a Pareto front.
 
-    :param halloffame: a hall of fame or a Pareto front.
-    :param metric: its metric; for ``"kl"`` Equation 1 is over the factor that perplexity grows by.
+    On a Pareto front, the paper's Equation 1 decides.
+
+    :param halloffame: a hall of fame, or a front with the fitness values (score, sparsity).
+    :param metric: name of the metric; for ``"kl"``, Equation 1 is applied to ``exp(kl)``.
+    :returns: the chromosome, or ``None`` if there is none.
     """
     if not len(halloffame):
         return None
@@ -50,22 +56,23 @@ def winner(halloffame: Any, metric: str = "") -> Any:
 
 
 def write_logbook(path: Path, logbook: Any, rows: Iterable[dict[str, Any]]) -> None:
-    """Write what :func:`generations` gives."""
+    """Write the rows of :func:`generations` as CSV."""
     table = generations(logbook, rows)
     write_csv(path, list(table[0]), (list(row.values()) for row in table))
 
 
 def generations(logbook: Any, rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What :func:`generation` gives, of each."""
+    """Return the row of every generation; see :func:`generation`."""
     return [generation(logbook, i, row) for i, row in enumerate(rows)]
 
 
 def generation(logbook: Any, number: int, row: dict[str, Any]) -> dict[str, Any]:
-    """A row of DEAP's logbook, its chapters flattened (``fitness_max``), and the accounts' beside.
+    """Return DEAP's statistics of a generation and its accounting as one row.
 
-    :param logbook: with that row.
-    :param number: of the generation.
-    :param row: its figures from :class:`sos_deap.report.console.Progress`.
+    :param logbook: DEAP's logbook; a value ``max`` of its chapter ``fitness`` becomes
+        ``fitness_max``.
+    :param number: number of the generation; 0 is the initial population.
+    :param row: the generation's row in :class:`sos_deap.report.console.Progress`.
     """
     chapters = {
         f"{name}_{key}": value
@@ -77,28 +84,28 @@ def generation(logbook: Any, number: int, row: dict[str, Any]) -> dict[str, Any]
 
 
 def number(given: str | float | None) -> float:
-    """A figure of such a row; NaN for none, and for the worst fitness or a mean with one."""
+    """Return a value of a logbook row; NaN if it is missing, or includes the worst fitness."""
     value = math.nan if given in (None, "") else float(given)
     return value if value > WORST_FITNESS / 1e6 else math.nan
 
 
 def write_evaluations(path: Path, evaluator: Evaluator) -> None:
-    """Every chromosome computed, in order, with its metric and sparsity."""
+    """Write every chromosome computed, in order, with its metric and sparsity, as CSV."""
     _write_chromosomes(path, evaluator, chromosomes(evaluator, evaluator.history()))
 
 
 def write_front(path: Path, evaluator: Evaluator) -> None:
-    """The archive: of all chromosomes computed those that none beats in metric and sparsity."""
+    """Write the non-dominated ones of all chromosomes computed as CSV; see :func:`front`."""
     _write_chromosomes(path, evaluator, chromosomes(evaluator, front(evaluator)))
 
 
 def front(evaluator: Evaluator) -> list[tuple[list[int], float]]:
-    """Chromosomes that no other is better than in metric and sparsity, by growing sparsity."""
+    """Return the chromosomes that no other dominates in metric and sparsity, by sparsity."""
     sign = 1 if evaluator.task.greater_is_better else -1
     found: list[tuple[list[int], float]] = []
-    everyone = [(genes, metric) for genes, metric in evaluator.history() if math.isfinite(metric)]
+    finite = [(genes, metric) for genes, metric in evaluator.history() if math.isfinite(metric)]
     for genes, metric in sorted(
-        everyone, key=lambda one: (evaluator.sparsity(one[0]), sign * one[1]), reverse=True
+        finite, key=lambda one: (evaluator.sparsity(one[0]), sign * one[1]), reverse=True
     ):
         if not found or sign * metric > sign * found[-1][1]:
             found.append((genes, metric))
@@ -106,13 +113,13 @@ def front(evaluator: Evaluator) -> list[tuple[list[int], float]]:
 
 
 def front_hypervolume(task: Task, halloffame: Any, dense: float) -> dict[str, Any]:
-    """The area that a Pareto front dominates (Zitzler and Thiele, 1998), in units of the metric.
+    """Return the hypervolume of a Pareto front (Zitzler and Thiele, 1998), in units of the metric.
 
-    :param task: which says the metric that counts.
-    :param halloffame: the front, of fitness values score and sparsity.
-    :param dense: the metric of the whole model on the same data.
-    :returns: ``value``, and the ``reference`` point where it begins: no sparsity, and twice the
-        dense metric for costs, log 2 for a divergence (which doubles the perplexity), 0 for gains.
+    :param task: the task whose metric is the score.
+    :param halloffame: the front, with the fitness values (score, sparsity).
+    :param dense: the dense model's metric on the same data.
+    :returns: ``value``, and the ``reference`` point: sparsity 0, and as metric twice the dense one
+        where lower is better (log 2 for ``kl``, which doubles the perplexity), else 0.
     """
     worst = 0.0 if task.greater_is_better else math.log(2) if task.name == "kl" else 2 * dense
     score = worst if task.greater_is_better else -worst
@@ -124,14 +131,19 @@ def front_hypervolume(task: Task, halloffame: Any, dense: float) -> dict[str, An
 
 
 def front_line(hypervolume: dict[str, Any]) -> str:
-    """What :func:`front_hypervolume` found, for people."""
-    at = " and ".join(f"{name} {worst:.4g}" for name, worst in hypervolume["reference"].items())
-    return f"hypervolume of the Pareto front {hypervolume['value']:.5g}, from {at}"
+    """Return what :func:`front_hypervolume` found as a sentence."""
+    points = hypervolume["reference"].items()
+    reference = " and ".join(f"{name} {measurement(value)}" for name, value in points)
+    value = measurement(hypervolume["value"])
+    return f"hypervolume of the Pareto front: {value} (reference point: {reference})"
 
 
 def search_lines(search: Mapping[str, Any]) -> str:
-    """How a search ended, of the ``search`` part of ``result.json``."""
-    lines = [f"ended after {search['generations']} generations, stopped by {search['stopped_by']}"]
+    """Return lines on how a search ended.
+
+    :param search: the ``search`` part of a ``result.json``.
+    """
+    lines = [search_end(search)]
     if "validated" in search:
         lines.append(f"the winner is the best of {search['validated']} on the validation examples")
     if "hypervolume" in search:
@@ -142,7 +154,7 @@ def search_lines(search: Mapping[str, Any]) -> str:
 def chromosomes(
     evaluator: Evaluator, evaluated: Iterable[tuple[list[int], float]]
 ) -> Iterator[dict[str, Any]]:
-    """Chromosomes as a table: genes, metric and sparsity by name."""
+    """Yield chromosomes as rows: ``chromosome`` (0s and 1s), metric and ``sparsity``."""
     for genes, metric in evaluated:
         yield {
             "chromosome": "".join(map(str, genes)),
@@ -156,8 +168,11 @@ def _write_chromosomes(path: Path, evaluator: Evaluator, rows: Iterator[dict[str
     write_csv(path, header, (list(row.values()) for row in rows))
 
 
-def table(result: dict[str, Any]) -> str:
-    """Dense beside pruned, from a ``result.json``'s content."""
+def table(result: Mapping[str, Any]) -> str:
+    """Return the table of the dense and the pruned model, as text.
+
+    :param result: the content of a ``result.json``.
+    """
     lines = [f"{'':34}{'dense':>14}{'pruned':>14}{'change':>10}"]
     lines += [f"{row[0]:34}{row[1]:>14}{row[2]:>14}{row[3]:>10}" for row in cells(result)]
     if bad := result["search"]["non_finite"]:
@@ -167,14 +182,15 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join([*lines, f"dtype: {result['dtype']}"])
 
 
-def cells(result: dict[str, Any]) -> list[tuple[str, str, str, str]]:
-    """The rows of that table: what, dense, pruned, and the change.
+def cells(result: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
+    """Return rows of text: label, dense value, pruned value, change in percent.
 
-    What is not known of the best yet, while a search goes on, has no row.
+    :param result: the content of a ``result.json``; during a search, ``best`` lacks some values,
+        and these have no row.
     """
     dense, best = result["dense"], result["best"]
     rows = [
-        _row(label, dense[key], best[key], ",d")
+        _row(label, dense[key], best[key])
         for label, key in (
             ("attention heads", "heads"),
             ("parameters", "parameters"),
@@ -185,32 +201,34 @@ def cells(result: dict[str, Any]) -> list[tuple[str, str, str, str]]:
     for part, label in (("calibration", "calibration"), ("heldout", "held-out")):
         for name, value in dense[part].items():
             if name in best.get(part, ()):
-                rows.append(_row(f"{name}, {label}", value, best[part][name], ",.3f"))
+                rows.append(_row(f"{name}, {label}", value, best[part][name]))
     return rows
 
 
-def _row(
-    label: str, dense: float | None, pruned: float | None, style: str
-) -> tuple[str, str, str, str]:
-    """A row of the table; ``None`` is a metric that was not finite."""
-    before, after = ("-" if value is None else format(value, style) for value in (dense, pruned))
+def _row(label: str, dense: float | None, pruned: float | None) -> tuple[str, str, str, str]:
+    """Return a row of text; ``None`` stands for a metric that was not finite."""
+    before, after = ("-" if value is None else format_value(value) for value in (dense, pruned))
     change = f"{pruned / dense - 1:+.1%}" if dense and pruned is not None else "-"
     return label, before, after, change
 
 
 @contextmanager
 def corrupt_files_as_input_error(folder: Path) -> Iterator[None]:
-    """Raise :class:`InputError` where a run's files are missing, or not as a run writes them."""
+    """Convert exceptions from reading a run's files to :class:`InputError`.
+
+    :param folder: the run folder, for the message.
+    :raises InputError: if a file is missing, unreadable or damaged.
+    """
     try:
         yield
     except FileNotFoundError as error:
         raise InputError(
-            f"{folder} is no folder of a complete run: {Path(error.filename).name} is missing"
+            f"{folder} is not the folder of a complete run: {Path(error.filename).name} is missing"
         ) from error
     except (IsADirectoryError, NotADirectoryError) as error:
         raise InputError(f"{error.filename} cannot be read: {error.strerror}") from error
     except KeyError as error:
-        raise InputError(f"a file of the run in {folder} is damaged: it has no {error}") from error
+        raise InputError(f"a file of the run in {folder} is damaged: it lacks {error}") from error
     except _DAMAGE as error:
         raise InputError(
             f"a file of the run in {folder} is damaged: {first_line(error)}"
@@ -218,7 +236,11 @@ def corrupt_files_as_input_error(folder: Path) -> Iterator[None]:
 
 
 def comparison(folders: Iterable[Path]) -> str:
-    """Complete runs beside each other, a line each."""
+    """Return a table of complete runs, with a line for each metric of each run.
+
+    :param folders: the run folders.
+    :raises InputError: if a ``result.json`` is missing or damaged.
+    """
     titles = "run", "algorithm", "heads removed", "metric", "dense", "pruned", "change", "seconds"
     rows: list[tuple[str, ...]] = [titles]
     for folder in folders:
@@ -231,22 +253,22 @@ def comparison(folders: Iterable[Path]) -> str:
 
 
 def _compared(run: str, dense: Any, best: Any, search: Any) -> Iterator[tuple[str, ...]]:
-    """The lines of a run, one for each metric."""
-    gone = f"{dense['heads'] - best['heads']} of {dense['heads']}"
+    """Yield the lines of a run, one for each metric."""
+    removed = f"{dense['heads'] - best['heads']} of {dense['heads']}"
     for name, value in dense["heldout"].items():
-        metric, *figures = _row(f"{name}, held-out", value, best["heldout"][name], ",.3f")
-        yield run, str(search["algorithm"]), gone, metric, *figures, f"{search['seconds']:.0f}"
+        metric, *figures = _row(f"{name}, held-out", value, best["heldout"][name])
+        yield run, str(search["algorithm"]), removed, metric, *figures, f"{search['seconds']:.0f}"
 
 
 def inline(described: dict[str, Any]) -> str:
-    """What a task tells of its data, on one line."""
+    """Return a task's description of its data on one line."""
     return ", ".join(
         str(value) if name == "split" else f"{name} {value}" for name, value in described.items()
     )
 
 
 def measured_table(rows: Iterable[dict[str, Any]]) -> str:
-    """What :func:`sos_deap.models.measure.measure` found, for people."""
+    """Return the rows of :func:`sos_deap.models.measure.measure` as tables of text."""
     return "\n\n".join(map(_measured, rows))
 
 
@@ -262,21 +284,22 @@ def _measured(row: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def measured_cells(row: dict[str, Any]) -> dict[str, Any]:
-    """The table of what was measured at one size.
+def measured_cells(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the table of one batch size and length, as text.
 
-    :returns: ``title``; ``names`` of the models; ``rows``: what, a figure a model, what the second
-        saves of the first, and the bound of that, each as text.
+    :param row: a row of :func:`sos_deap.models.measure.measure`.
+    :returns: ``title``; ``names`` of the models; ``rows``, each of a label, a value per model, the
+        share that the second model saves, and the saving predicted from operations or bytes.
     """
     names = list(row["models"])
     rows = []
     for label, key, scale, gain in (
         ("prefill, ms", "prefill_seconds", 1e3, "prefill"),
-        ("decoding, ms a token", "decode_seconds", 1e3, "decode"),
-        ("decoding, tokens a second", "decode_tokens_per_second", 1, None),
+        ("decoding, ms per token", "decode_seconds", 1e3, "decode"),
+        ("decoding, tokens per second", "decode_tokens_per_second", 1, None),
         ("peak memory of a prefill, MB", "peak_bytes", 1e-6, None),
         ("weights, MB", "weight_bytes", 1e-6, None),
-        ("key/value cache, bytes a token", "kv_bytes_per_token", 1, None),
+        ("key/value cache, bytes per token", "kv_bytes_per_token", 1, None),
     ):
         values = [row["models"][name][key] for name in names]
         if None in values:
@@ -285,6 +308,6 @@ def measured_cells(row: dict[str, Any]) -> dict[str, Any]:
         if len(names) == 2 and values[0] and key != "decode_tokens_per_second":
             saved = f"{1 - values[1] / values[0]:.1%}"
             bound = f"{row['gains'][names[1]][f'{gain}_bound']:.1%}" if gain else ""
-        rows.append([label, *(f"{value * scale:,.6g}" for value in values), saved, bound])
+        rows.append([label, *(format_value(value * scale) for value in values), saved, bound])
     title = f"{row['batch_size']} x {row['length']} tokens, medians of {row['rounds']}"
     return {"title": title, "names": names, "rows": rows}

@@ -1,0 +1,59 @@
+"""How numbers and the end of a search are printed; JSON files keep full precision."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+#: Sentences on how a search ended, by the value of ``stopped_by`` (see
+#: :class:`sos_deap.search.limits.Limits`); the names in braces are counts in ``result.json``.
+ENDS = {
+    "finished": "finished: no proposals left (generation {generations:,})",
+    "generations": "finished: {generations:,} generations",
+    "evaluations": "stopped: the limit on evaluations was reached ({evaluations:,}, generation "
+    "{generations:,})",
+    "tokens": "stopped: the limit on tokens was reached ({tokens:,}, generation {generations:,})",
+    "seconds": "stopped: the time limit was reached (generation {generations:,})",
+    "threshold": "stopped: the best fitness reached the threshold (generation {generations:,})",
+    "stagnation": "stopped: the best fitness no longer improved (generation {generations:,})",
+    "sparsity": "stopped: the best sub-model reached the target sparsity (generation "
+    "{generations:,})",
+    "max_sparsity": "stopped: a sub-model reached the maximum sparsity (generation "
+    "{generations:,}; Algorithm 1, line 10)",
+}
+
+
+def search_end(search: Mapping[str, Any]) -> str:
+    """Return a sentence on how a search ended.
+
+    :param search: the ``search`` part of a ``result.json``.
+    """
+    name = search["stopped_by"]
+    if name not in ENDS:  # of an earlier or later version
+        return f"stopped: {name}"
+    return ENDS[name].format_map(search)
+
+
+def measurement(value: float) -> str:
+    """Return a measured number with three significant digits.
+
+    >>> [measurement(value) for value in (9.28614, 0.0123456, 1234.5, 9.999)]
+    ['9.29', '0.0123', '1,230', '10.0']
+
+    Numbers below 0.0001, and of 13 digits or more, have an exponent.
+    """
+    if not value or not math.isfinite(value):
+        return f"{value:g}"
+    scientific = f"{value:.2e}"
+    exponent = int(scientific.partition("e")[2])  # after rounding: 9.999 is 1.00e+01
+    if not -4 <= exponent < 12:
+        return scientific
+    return f"{round(float(value), 2 - exponent):,.{max(0, 2 - exponent)}f}"
+
+
+def format_value(value: object) -> str:
+    """Return a count as a whole number, another number with three significant digits."""
+    if isinstance(value, float):
+        return measurement(value)
+    return f"{value:,}" if isinstance(value, int) else str(value)
