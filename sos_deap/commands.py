@@ -98,8 +98,8 @@ def export(arguments: list[str]) -> int:
 
 
 def _report(folders: list[Path]) -> None:
+    from sos_deap.report.comparison import comparison
     from sos_deap.report.page import write_page
-    from sos_deap.report.tables import comparison
 
     for folder in folders:
         if not os.path.isdir(folder):

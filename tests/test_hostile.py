@@ -342,7 +342,7 @@ def test_a_config_of_a_million_layers_is_refused_at_once(
 @few
 @given(VALUES, st.sampled_from(["", "dense", "best", "search", "data", "versions"]))
 def test_a_result_of_anything_is_reported_or_refused(tmp_path: Path, value: Any, part: str) -> None:
-    from sos_deap.report.tables import comparison
+    from sos_deap.report.comparison import comparison
 
     sizes = {"heads": 2, "heldout": {"kl": 1.0}}
     result: Any = {"dense": sizes, "best": sizes, "search": {"algorithm": "a", "seconds": 1.0}}

@@ -430,7 +430,7 @@ def test_what_cannot_go_on(small: list[str], tmp_path: Path, capsys: Any) -> Non
     for flags, message in (
         (
             [f"--resume={folder}"],
-            "is complete: for another that takes what it computed",
+            "is complete: to reuse its evaluations in a new run",
         ),
         (
             [f"--resume={folder}", "--seed=1"],

@@ -1,1 +1,1 @@
-"""Files and folders: written whole or not at all, run folders, chromosome files."""
+"""Atomic writing of files and folders, run folders, and chromosome files."""

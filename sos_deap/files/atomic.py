@@ -1,7 +1,7 @@
-"""Files and folders that appear whole or not at all, and never over what is there.
+"""Atomic writing of files and folders.
 
-Everything is filled under a temporary name that no other file has, synced, and renamed. So neither
-a process that is killed nor a power failure leaves half of a file, and nothing is written through a
+Content is written under a unique temporary name, synced to the disk, and renamed. So neither a
+killed process nor a power failure leaves an incomplete file, and nothing is written through a
 symbolic link.
 """
 
@@ -21,21 +21,22 @@ from typing import Any
 
 from sos_deap.errors import InputError
 
-#: The settings in a run folder, by which it is known as one.
+#: The settings of a run; a folder with this file is a run folder.
 CONFIG = "config.json"
 
 _TEMPORARY = re.compile(r".+\.[0-9a-f]{16}\.part")
-_LONGEST = 255  # bytes of a name, on most file systems
+_LONGEST = 255  # most bytes in a file name, on most file systems
 
 
-def free_folder(folder: Path, ours: Callable[[Path], bool] = lambda _: False) -> Path:
-    """Return an output folder's path.
+def free_folder(folder: Path, allowed: Callable[[Path], bool] = lambda _: False) -> Path:
+    """Return the path of an output folder after checking that it is free.
 
-    :param ours: whether a file that is there may be.
-    :raises InputError: if there is anything else in it already.
+    :param folder: a folder that does not exist, or that holds only allowed files.
+    :param allowed: whether the folder may hold a file; default: none is allowed.
+    :raises InputError: if the folder holds anything else, or is not a folder.
     """
     if folder.exists() and (
-        not folder.is_dir() or not all(ours(path) for path in folder.iterdir())
+        not folder.is_dir() or not all(allowed(path) for path in folder.iterdir())
     ):
         run = (folder / CONFIG).is_file()
         what = "holds a run already" if run else "is not an empty folder"
@@ -44,7 +45,10 @@ def free_folder(folder: Path, ours: Callable[[Path], bool] = lambda _: False) ->
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder where there is none; raises :class:`InputError` if that is not possible."""
+    """Make a folder, with its parents, if it does not exist.
+
+    :raises InputError: if it cannot be made.
+    """
     try:
         missing = [path for path in (folder, *folder.parents) if not path.exists()]
         folder.mkdir(parents=True, exist_ok=True)
@@ -55,7 +59,7 @@ def make_folder(folder: Path) -> None:
 
 
 def make_subfolder(folder: Path) -> None:
-    """Make a folder in one of this program's, if it is not there.
+    """Make a folder inside a run folder, if it does not exist.
 
     :raises InputError: if it is a symbolic link, through which other files would be overwritten.
     """
@@ -65,19 +69,21 @@ def make_subfolder(folder: Path) -> None:
 
 
 def make_anew(folder: Path) -> None:
-    """Make an empty folder in one of this program's, in place of what it left there before.
+    """Make an empty folder inside a run folder, in place of an existing one.
 
-    :raises InputError: as :func:`make_subfolder` does.
+    :raises InputError: if it is a symbolic link, through which other files would be deleted.
     """
-    shutil.rmtree(folder, ignore_errors=True)  # which leaves links alone
+    shutil.rmtree(folder, ignore_errors=True)  # does not follow or remove links
     make_subfolder(folder)
 
 
 @contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
-    """A folder to fill beside its place; it is renamed there at the end, or removed on an error.
+    """Fill a temporary folder, which is renamed at the end, or removed on an error.
 
-    :raises InputError: if there is anything at its place, or nothing can be written beside it.
+    :param folder: the final path: nothing, or an empty folder.
+    :returns: the temporary folder.
+    :raises InputError: if the final path is taken, or its parent is not writable.
     """
     free_folder(folder)
     if folder.is_symlink():
@@ -98,7 +104,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         os.replace(part, folder)
         sync_folder(folder.parent)
     except Exception as error:
-        # Libraries written in Rust have errors of their own for a full disk.
+        # Libraries written in Rust raise their own errors for a full disk.
         if number := re.search(r"\(os error (\d+)\)", str(error)):
             raise OSError(int(number[1]), os.strerror(int(number[1])), str(folder)) from error
         raise
@@ -108,9 +114,12 @@ def whole_folder(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def whole_file(path: Path, *, durable: bool = True) -> Iterator[Path]:
-    """An empty file to fill beside its place; it is renamed there at the end, or removed.
+    """Fill a temporary file, which is renamed at the end, or removed on an error.
 
-    :param durable: whether it must survive a power failure, which takes some milliseconds.
+    :param path: the final path; an existing file is replaced.
+    :param durable: whether to sync the file to the disk, which takes some milliseconds; without,
+        a power failure may lose it.
+    :returns: the temporary file, empty.
     """
     part = _new_file(path)
     try:
@@ -125,7 +134,7 @@ def whole_file(path: Path, *, durable: bool = True) -> Iterator[Path]:
 
 
 def write_csv(path: Path, header: list[str], rows: Iterable[list[Any]]) -> None:
-    """Write a table, so that it is whole or not there."""
+    """Write a CSV file atomically."""
     with whole_file(path) as part, part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header)
@@ -133,33 +142,39 @@ def write_csv(path: Path, header: list[str], rows: Iterable[list[Any]]) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """The same for JSON; NaN and infinity, which JSON lacks, are an error."""
+    """Write a JSON file atomically, lists of whole numbers on one line.
+
+    :raises ValueError: for NaN and infinity, which JSON lacks.
+    """
     text = json.dumps(content, indent=2, allow_nan=False) + "\n"
-    # Numbers on one line. A line break stands between them only, never in a string.
+    # Line breaks stand between numbers only: in strings they are escaped.
     text = re.sub(r"\[\n[\d,\s]+\]", lambda genes: re.sub(r"\s+", "", genes[0]), text)
     write_text(path, text)
 
 
 def write_text(path: Path, text: str, *, durable: bool = True) -> None:
-    """The same for any text; see :func:`whole_file`."""
+    """Write a text file in UTF-8 atomically; see :func:`whole_file` for ``durable``."""
     with whole_file(path, durable=durable) as part:
         part.write_text(text, encoding="utf-8")
 
 
 def temporary_path(path: Path) -> Path:
-    """A name beside a file or folder that nothing else has."""
+    """Return a unique temporary path in the same folder as a file or folder."""
     ending = f".{secrets.token_hex(8)}.part"
     name = os.fsencode(path.name)[: _LONGEST - len(ending)]
     return path.with_name(os.fsdecode(name) + ending)
 
 
 def is_temporary(path: Path) -> bool:
-    """Whether a name is one that :func:`temporary_path` gives."""
+    """Whether a path has the form that :func:`temporary_path` returns."""
     return _TEMPORARY.fullmatch(path.name) is not None
 
 
 def remove_temporary(folder: Path) -> None:
-    """Remove what killed processes left in a folder that no other process is writing into."""
+    """Remove temporary files and folders of killed processes.
+
+    :param folder: a folder into which no other process is writing.
+    """
     for path in filter(is_temporary, list(folder.iterdir())):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
@@ -168,13 +183,13 @@ def remove_temporary(folder: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Let the names in a folder survive a power failure, where the system can."""
-    with suppress(OSError):  # Windows cannot, nor can some file systems
+    """Sync the names in a folder to the disk, where the system supports it."""
+    with suppress(OSError):  # Windows and some file systems do not support it
         _sync_path(folder, os.O_RDONLY)
 
 
 def sync(descriptor: int) -> None:
-    """Let an open file survive a power failure, where its file system can."""
+    """Sync an open file to the disk, where its file system supports it."""
     try:
         os.fsync(descriptor)
     except OSError as error:
@@ -183,12 +198,12 @@ def sync(descriptor: int) -> None:
 
 
 def unwritable(folder: Path, error: OSError) -> InputError:
-    """What to raise where an output folder cannot be made or filled."""
+    """Return the error for an output folder that cannot be made or written to."""
     return InputError(f"cannot write to output folder {folder}: {error.strerror}")
 
 
 def _new_file(path: Path) -> Path:
-    """Make an empty file beside a path; it has the mode that new files have."""
+    """Make an empty temporary file in the folder of a path, with the mode of new files."""
     part = temporary_path(path)
     os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
     return part

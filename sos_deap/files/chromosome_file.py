@@ -1,4 +1,4 @@
-"""A chromosome on disk, with the model it was found for."""
+"""Chromosome files: JSON with a chromosome and the model that it belongs to."""
 
 from __future__ import annotations
 
@@ -13,16 +13,23 @@ from sos_deap.files.atomic import write_json
 def write_chromosome(
     path: Path, chromosome: list[int], *, model: str, fingerprint: str, unit: str
 ) -> None:
-    """Write a chromosome with the name, fingerprint and unit of what its genes stand for."""
+    """Write a chromosome file.
+
+    :param path: the file.
+    :param chromosome: 0/1 genes; 1 keeps the head or group.
+    :param model: name of the model.
+    :param fingerprint: of the model (see :func:`sos_deap.models.identity.fingerprint`).
+    :param unit: what a gene stands for: ``"head"`` or ``"group"``.
+    """
     content = {"model": model, "fingerprint": fingerprint, "unit": unit, "chromosome": chromosome}
     write_json(path, content)
 
 
 def read_chromosome(path: Path) -> dict[str, Any]:
-    """Read what :func:`write_chromosome` wrote, or a plain JSON list of genes.
+    """Read a chromosome file, or a plain JSON list of genes.
 
-    :returns: ``chromosome``, and ``model``, ``fingerprint`` and ``unit`` where the file has them.
-    :raises InputError: for a file that is missing or holds neither.
+    :returns: ``chromosome``, and ``model``, ``fingerprint`` and ``unit`` if the file has them.
+    :raises InputError: if the file is missing, unreadable or holds no chromosome.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -40,5 +47,5 @@ def read_chromosome(path: Path) -> dict[str, Any]:
         )
     for name in ("model", "fingerprint", "unit"):
         if not isinstance(content.get(name, ""), str):
-            raise InputError(f"chromosome file {path} is damaged: its {name} is no text")
+            raise InputError(f"chromosome file {path} is damaged: its {name} is not text")
     return dict(content)

@@ -1,4 +1,4 @@
-"""The folder of a run: who may have it, when its run is complete, and how that goes on."""
+"""Run folders: which are free, which are complete, and how a run is resumed."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ from sos_deap.files.atomic import (
 )
 from sos_deap.files.checksummed_lines import read_settings
 
-#: The file that a run holds locked, and that it makes before any other.
+#: The journal: the first file of a run, which the run keeps locked.
 JOURNAL = "journal.jsonl"
 
-#: The page of a run, also while its search goes on.
+#: The page of a run; during the search, that of the search so far.
 PAGE = "report.html"
 
-#: In a page that is not the last one of its run.
+#: Marker in the page of a run that has not ended.
 UNFINISHED = "<!-- unfinished -->"
 
-#: The checksums of what a run leaves, written last.
+#: Checksums of the files of a complete run; written last.
 _COMPLETE = "complete.json"
 
-#: What a run writes at its end.
+#: Files that a run writes at its end, in this order.
 _END = ("result.json", "measured.json", PAGE, _COMPLETE)
 
-#: What is checked before a run is taken to be complete, without what a user may well change.
+#: Files whose checksums a complete run must match; not those that a user may well change.
 _CHECKED = (
     CONFIG,
     "result.json",
@@ -53,22 +53,25 @@ _CHECKED = (
 
 
 def free_run_folder(folder: Path) -> Path:
-    """Return an output folder's path, in which another run may have been killed before it began.
+    """Return the path of an output folder after checking that a run may start in it.
 
-    :raises InputError: if there is anything else in it.
+    The folder is free if it does not exist, is empty, or holds only files of a run that was killed
+    before it wrote its settings.
+
+    :raises InputError: if it holds anything else.
     """
     journal = folder / JOURNAL
     begun = journal.is_file() and journal.stat().st_size
 
-    def ours(path: Path) -> bool:
+    def allowed(path: Path) -> bool:
         empty = path.name == CONFIG and not path.stat().st_size  # after a power failure
         return not begun and (path.name == JOURNAL or is_temporary(path) or empty)
 
-    return free_folder(folder, ours)
+    return free_folder(folder, allowed)
 
 
 def new_run_folder(model: str, algorithm: str, seed: int) -> Path:
-    """A folder for a run that was given none, by what it does and when."""
+    """Return the default folder of a run: ``runs/TIME-MODEL-ALGORITHM-SEED``."""
     names = [re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-.")[-80:] for name in (model, algorithm)]
     return free_run_folder(
         Path("runs", "-".join([time.strftime("%Y%m%d-%H%M%S"), *names, str(seed)]))
@@ -76,20 +79,25 @@ def new_run_folder(model: str, algorithm: str, seed: int) -> Path:
 
 
 def stopped(folder: Path) -> Path:
-    """The folder of a run that can go on; raises :class:`InputError` for one that is complete."""
+    """Return a run folder after checking that its run can be resumed.
+
+    :raises InputError: if the run is complete.
+    """
     if _is_complete(folder):
         store = shlex.quote(str(folder / "store.sqlite"))
         raise InputError(
-            f"the run in {folder} is complete: for another that takes what it computed, give "
+            f"the run in {folder} is complete: to reuse its evaluations in a new run, give "
             f"--store {store}"
         )
     return folder
 
 
 def claim(folder: Path, settings: dict[str, Any]) -> None:
-    """Write the ``config.json`` of a run that begins, whose journal is locked and still empty.
+    """Write the ``config.json`` of a new run, whose journal is locked and still empty.
 
-    :raises InputError: if another run has it already, or that is not possible.
+    :param folder: the run folder.
+    :param settings: flags of the run by name.
+    :raises InputError: if the folder holds another run, or is not writable.
     """
     free_run_folder(folder)
     try:
@@ -100,7 +108,13 @@ def claim(folder: Path, settings: dict[str, Any]) -> None:
 
 
 def begin_again(folder: Path, settings: dict[str, Any]) -> None:
-    """Take out of a run's folder what its end had written, which came to nothing."""
+    """Prepare the folder of a stopped run for its resumption.
+
+    Files that the run wrote at its end are removed, and ``config.json`` is written.
+
+    :param folder: the run folder.
+    :param settings: flags of the resumed run by name.
+    """
     for name in reversed(_END):
         (folder / name).unlink(missing_ok=True)
     shutil.rmtree(folder / "pruned", ignore_errors=True)
@@ -109,19 +123,19 @@ def begin_again(folder: Path, settings: dict[str, Any]) -> None:
 
 
 def complete(folder: Path) -> None:
-    """Write down that a run is complete, and the checksums of what it left."""
+    """Mark a run as complete by writing the checksums of its files."""
     write_json(folder / _COMPLETE, {"crc32": _checksums(folder)})
 
 
 def to_go_on(folder: Path) -> str:
-    """What to tell whose run was stopped."""
+    """Return the command that resumes a stopped run, as part of a message."""
     return f"to resume: python -m sos_deap.run --resume {shlex.quote(str(folder))}"
 
 
 def _is_complete(folder: Path) -> bool:
-    """Whether all that a run leaves is there, whole and unchanged.
+    """Whether all files of a complete run exist and are unchanged.
 
-    The page alone may be another, which ``report`` writes.
+    The page may have changed: ``report`` rewrites it.
     """
     try:
         page = (folder / PAGE).read_text(encoding="utf-8")
@@ -136,7 +150,7 @@ def _is_complete(folder: Path) -> bool:
 
 
 def _was_complete(folder: Path, page: str) -> bool:
-    """The same for runs of earlier versions, as far as can be told from what they left."""
+    """Whether a run of an earlier version, which wrote no checksums, seems complete."""
     for name in ("result.json", "measured.json", "chromosome.json"):
         json.loads((folder / name).read_bytes())
     weights = [path.stat().st_size for path in (folder / "pruned").glob("*.safetensors")]
@@ -144,7 +158,7 @@ def _was_complete(folder: Path, page: str) -> bool:
 
 
 def _checksums(folder: Path) -> dict[str, str]:
-    """The CRC-32 of each file that is checked, by its path in the folder."""
+    """Return the CRC-32 of each file in :data:`_CHECKED`, by its path in the folder."""
     return {
         path.relative_to(folder).as_posix(): f"{_crc32(path):08x}"
         for pattern in _CHECKED

@@ -15,10 +15,11 @@ from matplotlib.figure import Figure
 
 from sos_deap.files.atomic import write_text
 from sos_deap.files.run_folder import PAGE, UNFINISHED
+from sos_deap.report.comparison import corrupt_files_as_input_error
 from sos_deap.report.figures import on_page, save
 from sos_deap.report.formats import format_value, search_end
 from sos_deap.report.plots import Row, by_generation, heads_figure, scatter
-from sos_deap.report.tables import cells, corrupt_files_as_input_error, inline, measured_cells
+from sos_deap.report.tables import cells, inline, measured_cells
 
 TEMPLATES = Path(__file__).parent
 
