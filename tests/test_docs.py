@@ -1,4 +1,4 @@
-"""What README.md and docs/ show: commands, programs, names, files and links are real ones."""
+"""The commands, programs, names, files and links in README.md and docs/ are valid."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def prose(page: Path) -> str:
 
 
 def shown(program: str) -> list[Any]:
-    """The shell lines of the pages that begin with a program, as parameters of a test."""
+    """The pages' shell lines that run a program, as test parameters."""
     found = []
     for page in PAGES:
         for line in "\n".join(blocks(page, "sh")).replace("\\\n", " ").splitlines():
@@ -55,7 +55,7 @@ def shown(program: str) -> list[Any]:
 
 @pytest.fixture
 def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder with the files whose content the pages show, and a run that was stopped."""
+    """A folder with the files that the pages show, and a stopped run."""
     files = {
         name: block
         for page in DOCS
@@ -75,7 +75,7 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def check_names(config: RunConfig) -> None:
-    """All that a run refuses before it loads the model."""
+    """Check what a run checks before it loads the model."""
     check(config)
     assert config.task in ("auto", *TASKS) or task_kind(config.task)
     checked_objective(objective_of(config), config.tradeoff_weight)
@@ -90,7 +90,7 @@ def test_runs_have_flags_and_names_that_exist(
     arguments: list[str], bad: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not bad:
-        with monkeypatch.context() as patch:  # the models of the pages are nobody's
+        with monkeypatch.context() as patch:  # the models on the pages do not exist
             patch.setattr("sos_deap.tasks.registry.kind_of", lambda name: "causal")
             check_names(parse(arguments)[0])
         return
@@ -127,23 +127,23 @@ def test_comparisons_are_read(arguments: list[str], bad: bool) -> None:
 
 
 def run_program(page: Path, monkeypatch: pytest.MonkeyPatch, short: bool) -> dict[str, Any]:
-    """The page's Python, block after block as one program; for a short one less of everything."""
+    """Run the page's Python blocks as one program; if short, with fewer generations and samples."""
     program = "\n".join(block for block in blocks(page, "python") if not block.startswith("# my_"))
     assert program, f"{page} has no Python"
     if short:
-        less = re.sub(r"\b(ngen|generations)=\d+", r"\1=2", program)
-        less = less.replace(
+        shorter = re.sub(r"\b(ngen|generations)=\d+", r"\1=2", program)
+        shorter = shorter.replace(
             'dataset="builtin:pydoc"', 'dataset="builtin:pydoc", samples=2, heldout_samples=8'
         )
-        assert less != program
-        program = less
+        assert shorter != program
+        program = shorter
     names: dict[str, Any] = {}
     exec(compile(program, str(page), "exec"), names)  # our own page
     return names
 
 
 @pytest.mark.parametrize("page", [README, ROOT / "docs" / "tutorial.md"], ids=lambda p: p.name)
-def test_the_ten_lines_run(page: Path, desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_programs_run(page: Path, desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = run_program(page, monkeypatch, short=True)
     assert (desk / "pruned" / "model.safetensors").is_file()
     assert 0 < names["best"][0].sparsity <= 0.31
@@ -158,12 +158,12 @@ def test_programs_print_what_the_page_shows(
     page = ROOT / "docs" / f"{name}.md"
     run_program(page, monkeypatch, short=False)
     printed = capsys.readouterr().out
-    if name in ("load", "architecture"):  # others print what depends on the processor
+    if name in ("load", "architecture"):  # the output of the others depends on the processor
         assert printed and f"```text\n{printed}```" in page.read_text()
 
 
 def names_in(page: str, head: str, column: int = 0) -> set[str]:
-    """The names in code type in a column of the tables that begin with a heading."""
+    """The names in code type in a column of all tables whose first heading is `head`."""
     found: set[str] = set()
     inside = False
     for line in (ROOT / "docs" / page).read_text().splitlines():
@@ -184,11 +184,11 @@ def names_in(page: str, head: str, column: int = 0) -> set[str]:
         ("load.md", "`--layout`", LAYOUTS),
     ],
 )
-def test_tables_list_what_there_is(page: str, head: str, known: Any) -> None:
+def test_tables_list_all_names(page: str, head: str, known: Any) -> None:
     assert names_in(page, head) == set(known)
 
 
-def test_the_table_of_operators_lists_what_there_is() -> None:
+def test_the_table_of_operators_lists_all_names() -> None:
     text = (ROOT / "docs" / "algorithms.md").read_text()
     for flag, rows in (
         ("crossover", CROSSOVERS),
@@ -213,13 +213,13 @@ def test_files_that_a_page_names_exist(page: Path) -> None:
     assert not [name for name in named if not (ROOT / name).exists()]
 
 
-def test_every_measured_file_is_told_of() -> None:
-    told = set(re.findall(r"`(\w+\.json)`", prose(ROOT / "docs" / "numbers.md")))
-    assert told == {path.name for path in (ROOT / "benchmarks" / "results").iterdir()}
+def test_every_result_file_is_listed() -> None:
+    listed = set(re.findall(r"`(\w+\.json)`", prose(ROOT / "docs" / "numbers.md")))
+    assert listed == {path.name for path in (ROOT / "benchmarks" / "results").iterdir()}
 
 
-def test_links_of_the_readme_lead_somewhere() -> None:
-    """Those of docs/ are checked when the pages are built."""
+def test_links_of_the_readme_are_valid() -> None:
+    """Sphinx checks the links in docs/."""
     text = README.read_text()
     found = re.findall(r"\]\(([^)]+)\)|src=\"([^\"]+)\"", text)
     links = [link or image for link, image in found if ":" not in link]
