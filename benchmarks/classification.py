@@ -1,9 +1,10 @@
-"""Labels that sub-models give in batches, against sliced models that read one text at a time.
+"""Compare labels of sub-models in masked batches with those of sliced models, one text at a time.
 
     python -m benchmarks.classification --model FOLDER --dataset DATA [--heldout_split test]
 
-Random sub-models of 31 % of the heads, in float32, on every held-out example. Writes
-results/classification.json: how many labels differ, and the seconds of both ways.
+It writes results/classification.json: the number of labels that differ, and the seconds of both.
+The sub-models are random, with 31 % of the heads removed, in float32, on every held-out example.
+With the model of train_classifier.py on SST-2, it takes about 30 s on 2 CPU cores.
 """
 
 from __future__ import annotations
@@ -24,21 +25,21 @@ from sos_deap.search.chromosome import random_genes
 RESULTS = Path(__file__).parent / "results"
 
 
-def batched(evaluator: Evaluator, several: list[list[int]]) -> torch.Tensor:
-    """The labels of every example by every sub-model, (sub-models, examples), in batches."""
+def batched(evaluator: Evaluator, chromosomes: list[list[int]]) -> torch.Tensor:
+    """Predict all labels in masked batches, as (sub-models, examples)."""
     task: Any = evaluator.heldout
-    step = max(1, 4096 // task.seqlen // len(several))
+    step = max(1, 4096 // task.seqlen // len(chromosomes))
     parts = [slice(start, start + step) for start in range(0, len(task), step)]
-    with torch.inference_mode(), masked(evaluator.model, several, evaluator.head_map):
-        logits = [task.logits(evaluator.model, part, len(several)) for part in parts]
+    with torch.inference_mode(), masked(evaluator.model, chromosomes, evaluator.head_map):
+        logits = [task.logits(evaluator.model, part, len(chromosomes)) for part in parts]
     return torch.cat(logits, dim=1).argmax(-1)
 
 
-def alone(evaluator: Evaluator, several: list[list[int]]) -> torch.Tensor:
-    """The same from sliced models, one example at a time."""
+def one_at_a_time(evaluator: Evaluator, chromosomes: list[list[int]]) -> torch.Tensor:
+    """Predict every example's label with sliced models, one example at a time."""
     task: Any = evaluator.heldout
     rows = []
-    for genes in several:
+    for genes in chromosomes:
         pruned = prune(evaluator.model, genes)
         with torch.inference_mode():
             each = [task.logits(pruned, slice(i, i + 1), 1).argmax(-1) for i in range(len(task))]
@@ -47,28 +48,28 @@ def alone(evaluator: Evaluator, several: list[list[int]]) -> torch.Tensor:
 
 
 def main() -> None:
-    """Compare, print, and write the figures."""
+    """Compare both, print a summary and write the JSON file."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--dataset", required=True)
-    parser.add_argument("--heldout_split")
-    parser.add_argument("--sub_models", type=int, default=8)
+    parser.add_argument("--model", required=True, help="folder of a sequence classifier")
+    parser.add_argument("--dataset", required=True, help="data set, as for sos_deap.run")
+    parser.add_argument("--heldout_split", help="default: test, else validation")
+    parser.add_argument("--sub_models", type=int, default=8, help="number of sub-models")
     flags = parser.parse_args()
     evaluator = Evaluator.from_pretrained(
         flags.model, dataset=flags.dataset, task="accuracy", heldout_split=flags.heldout_split
     )
     random.seed(0)
     genes = len(evaluator.head_map)
-    several = [random_genes(genes, 0.31) for _ in range(flags.sub_models)]
+    chromosomes = [random_genes(genes, 0.31) for _ in range(flags.sub_models)]
     started = time.perf_counter()
-    together = batched(evaluator, several)
+    together = batched(evaluator, chromosomes)
     seconds = time.perf_counter() - started
     started = time.perf_counter()
-    reference = alone(evaluator, several)
+    reference = one_at_a_time(evaluator, chromosomes)
     seconds_alone = time.perf_counter() - started
     result = {
-        "sub_models": len(several),
-        "heads_removed": several[0].count(0),
+        "sub_models": len(chromosomes),
+        "heads_removed": chromosomes[0].count(0),
         "heads": genes,
         "labels_compared": together.numel(),
         "labels_that_differ": int((together != reference).sum()),
@@ -82,7 +83,7 @@ def main() -> None:
     }
     print(
         f"{result['labels_that_differ']} of {together.numel()} labels differ; "
-        f"{seconds:.1f} s in batches, {seconds_alone:.1f} s alone"
+        f"{seconds:.1f} s in batches, {seconds_alone:.1f} s one at a time"
     )
     write_json(RESULTS / "classification.json", result)
 

@@ -1,13 +1,13 @@
-"""Does torch.compile pay for the evaluator on this CPU? Decoder layers compiled, the rest as it is.
+"""Measure what torch.compile saves in evaluations on a CPU; write results/compiling.json.
 
-    python -m benchmarks.compiling [--rounds 15]
+    python -m benchmarks.compiling [--rounds 15]    # about 6 minutes on 2 CPU cores
 
-The evaluator in bfloat16 on `builtin:tiny`, as in a search but for kept states: on the dense model,
-whose layers all have one shape, and on sub-models with 25 % of their heads removed, whose layers
-have many. Eager and compiled in turn on the same sub-models, in wall and in CPU seconds. Warm-up is
-all that the first evaluations took beyond eager ones: compilation, with empty caches. A shape that
-comes up later is compiled then, which the range of the steady times shows. Writes
-results/compiling.json.
+Only the decoder layers are compiled. The evaluator runs in bfloat16 on `builtin:tiny`, as in a
+search but without cached hidden states: on the dense model, whose layers have one shape, and on
+sub-models with 25 % of the heads removed, whose layers have many shapes. Eager and compiled
+evaluations alternate on the same sub-models, in wall-clock and in CPU seconds. The warm-up is the
+additional time of the first compiled evaluations, with empty compilation caches. A shape that first
+occurs later is compiled then, which shows in the range of the steady times.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from sos_deap.models.sharing import blocks_of
 from sos_deap.search.chromosome import random_genes
 
 RESULTS = Path(__file__).parent / "results"
-_WARM = 12  # evaluations before the steady ones: most shapes have come up by then
+_WARM = 12  # evaluations before the steady ones, in which most shapes occur
 
 
 def compiled(evaluator: Evaluator) -> dict[Any, Callable[..., Any]]:
-    """The forward passes of the model's blocks, each compiled by itself, for any shape."""
+    """Compile the forward pass of each decoder layer separately, for dynamic shapes."""
     model: Any = evaluator.model
     blocks = [model.get_submodule(path) for path in blocks_of(model, evaluator.head_map) or []]
     return {block: torch.compile(block.forward, dynamic=True) for block in blocks}
@@ -45,7 +45,7 @@ def compiled(evaluator: Evaluator) -> dict[Any, Callable[..., Any]]:
 
 @contextmanager
 def using(forwards: dict[Any, Callable[..., Any]]) -> Iterator[None]:
-    """Blocks with those forward passes; none of them changed where the dict is empty."""
+    """Replace the forward passes of these blocks; an empty dict changes nothing."""
     with ExitStack() as stack:
         for block, forward in forwards.items():
             stack.enter_context(replaced(block, forward=forward))
@@ -55,7 +55,7 @@ def using(forwards: dict[Any, Callable[..., Any]]) -> Iterator[None]:
 def seconds(
     evaluator: Evaluator, genes: list[int], forwards: dict[Any, Callable[..., Any]]
 ) -> tuple[float, float, float]:
-    """One evaluation, of which nothing is known: wall seconds, CPU seconds and the metric."""
+    """Evaluate with an empty cache; return wall-clock seconds, CPU seconds and the metric."""
     evaluator.clear()
     wall, cpu = time.perf_counter(), time.process_time()
     with using(forwards):
@@ -64,16 +64,19 @@ def seconds(
 
 
 def measured(evaluator: Evaluator, share: float, rounds: int) -> dict[str, Any]:
-    """Warm-up and steady gain on sub-models with a share of heads removed."""
+    """Measure warm-up and steady gain on sub-models with this proportion of heads removed."""
     torch.compiler.reset()
     random.seed(0)
     forwards, length = compiled(evaluator), len(evaluator.head_map)
     eager, fast = list[tuple[float, float, float]](), list[tuple[float, float, float]]()
     for number in range(_WARM + rounds):
         genes = random_genes(length, share)
-        for rows, which in ((eager, {}), (fast, forwards)):
-            rows.append(seconds(evaluator, genes, which))
-        print(f"{share} {number}: {eager[-1][0]:.3f} s eager, {fast[-1][0]:.3f} s compiled")
+        for rows, replaced_forwards in ((eager, {}), (fast, forwards)):
+            rows.append(seconds(evaluator, genes, replaced_forwards))
+        print(
+            f"{share:.0%} removed, round {number}: {eager[-1][0]:.3f} s eager, "
+            f"{fast[-1][0]:.3f} s compiled"
+        )
     pairs = list(zip(eager, fast, strict=True))
     return {
         "warm_up_seconds": sum(b[0] - a[0] for a, b in pairs[:_WARM]),
@@ -86,16 +89,16 @@ def measured(evaluator: Evaluator, share: float, rounds: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure, print, and write the figures."""
+    """Measure, write the JSON file and print its content."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=15, help="evaluations after the warm-up (15)")
     rounds = parser.parse_args().rounds
-    torch._dynamo.config.recompile_limit = 64  # a shape for every number of heads, not 8 of them
+    torch._dynamo.config.recompile_limit = 64  # one per number of heads; the default is 8
     torch._inductor.config.force_disable_caches = True
     evaluator = Evaluator.from_pretrained(device="cpu", heldout_samples=1, reuse_memory=0)
-    evaluator.metric(random_genes(len(evaluator.head_map), 0.9))  # what is done once is done
+    evaluator.metric(random_genes(len(evaluator.head_map), 0.9))  # one-time work
     found: dict[str, Any] = {
         "dtype": str(evaluator.model.dtype),
         "dense": measured(evaluator, 0.0, rounds),

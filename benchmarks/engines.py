@@ -1,10 +1,10 @@
-"""How much faster are workers? Evaluations by two or more, against one process with one thread.
+"""Measure the speed-up of engines over one process; write results/engines.json.
 
     python -m benchmarks.engines [process scoop ray] [--workers 2] [--samples 48] [--rounds 7]
 
-The same new chromosomes go, in turn, through this process with one thread, and through workers
-with one thread each. What a message costs is measured with tasks that sleep. Writes
-results/engines.json. On as many cores as workers, that have nothing else to do.
+It takes about 2 minutes per engine. The same new chromosomes are evaluated alternately by this
+process with one thread and by workers with one thread each. The overhead of messages is measured
+with tasks that sleep. Run it on a machine with at least as many idle cores as workers.
 """
 
 from __future__ import annotations
@@ -31,32 +31,32 @@ from sos_deap.engines.launch import launch
 from sos_deap.files.atomic import write_json
 
 RESULTS = Path(__file__).parent / "results"
-_SLEEP = 0.05  # long enough for SCOOP to give it away
+_SLEEP = 0.05  # seconds, long enough for SCOOP to distribute the tasks
 _REMOVED = 0.3
 
 
 def evaluator_of(samples: int) -> Evaluator:
-    """On the embedded model and text."""
+    """Return an evaluator of the embedded model and text, without cached hidden states."""
     return Evaluator.from_pretrained("builtin:tiny", samples=samples, reuse_memory=0.0)
 
 
 def chromosomes(evaluator: Evaluator, count: int, draw: random.Random) -> list[list[int]]:
-    """Random ones, which share next to nothing."""
+    """Return random chromosomes; their sub-models share nearly no layers."""
     return [
         [int(draw.random() > _REMOVED) for _ in range(len(evaluator.head_map))]
         for _ in range(count)
     ]
 
 
-def seconds(evaluator: Evaluator, some: list[list[int]]) -> float:
-    """What it takes to evaluate chromosomes."""
+def seconds(evaluator: Evaluator, batch: list[list[int]]) -> float:
+    """Return the seconds of evaluating chromosomes."""
     started = time.perf_counter()
-    evaluator.many(some)
+    evaluator.many(batch)
     return time.perf_counter() - started
 
 
 def overhead(engine: Any) -> float:
-    """Seconds that a round of one task a worker takes beyond the task; the median of 20."""
+    """Return the median overhead of 20 rounds of one task per worker, in seconds."""
     times = []
     for _ in range(20):
         started = time.perf_counter()
@@ -68,22 +68,22 @@ def overhead(engine: Any) -> float:
 
 
 def measured(name: str, workers: int, samples: int, rounds: int) -> dict[str, Any]:
-    """One engine against this process alone, alternating."""
+    """Measure one engine and this process alternately."""
     torch.set_num_threads(1)
     quiet()
-    alone, spread = evaluator_of(samples), evaluator_of(samples)
+    serial, parallel = evaluator_of(samples), evaluator_of(samples)
     engine = ENGINES[name](workers)
     message = overhead(engine)
     engine.close()
-    open_engine(spread, name, workers)
+    open_engine(parallel, name, workers)
     draw, count = random.Random(0), 8 * workers
-    for evaluator in (alone, spread):
-        evaluator.many(chromosomes(evaluator, 2 * workers, draw))  # what is done once
+    for evaluator in (serial, parallel):
+        evaluator.many(chromosomes(evaluator, 2 * workers, draw))  # one-time work
     pairs = []
     for _ in range(rounds):
-        some = chromosomes(alone, count, draw)
-        pairs.append((seconds(alone, some), seconds(spread, some)))
-    spread.close_engine()
+        batch = chromosomes(serial, count, draw)
+        pairs.append((seconds(serial, batch), seconds(parallel, batch)))
+    parallel.close_engine()
     ratios = [one / several for one, several in pairs]
     return {
         "workers": workers,
@@ -98,12 +98,14 @@ def measured(name: str, workers: int, samples: int, rounds: int) -> dict[str, An
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measure each engine in a process of its own; one of them, if told where to write it."""
+    """Measure each engine in a separate process; with --into, measure one in this process."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("engines", nargs="*", default=list(ENGINES))
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--samples", type=int, default=48)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument(
+        "engines", nargs="*", default=list(ENGINES), help="engines to measure (all)"
+    )
+    parser.add_argument("--workers", type=int, default=2, help="workers of each engine (2)")
+    parser.add_argument("--samples", type=int, default=48, help="sequences per evaluation (48)")
+    parser.add_argument("--rounds", type=int, default=7, help="alternating rounds (7)")
     parser.add_argument("--into", type=Path, help=argparse.SUPPRESS)
     flags = parser.parse_args(arguments)
     numbers = (flags.workers, flags.samples, flags.rounds)

@@ -1,11 +1,12 @@
-"""How often does a search find the true optimum? On a model small enough to try every sub-model.
+"""Measure how often searches find the true optimum; write results/enumeration.json.
 
     python -m benchmarks.enumeration --model DIR --dataset DIR [--unit group] [--seeds 40]
 
-Scores every chromosome of the sparsity on the same calibration tokens by the divergence from the
-dense model, then runs each search with a budget of a share of them, 5 % unless told, with many
-seeds; an evaluation counts as often as it is asked for. Reports how often a search found the
-optimum, and where what it found ranks among all. Writes results/enumeration.json.
+It scores every chromosome of one sparsity on the same calibration tokens by the divergence from the
+dense model. Then it runs each search with many seeds and a budget of 5 % of these evaluations,
+where repeated evaluations count again. The results are how often a search found the optimum, and
+the ranks of its solutions among all chromosomes. With stories260K (38,760 chromosomes) it takes
+about 45 minutes on one CPU core.
 """
 
 from __future__ import annotations
@@ -40,23 +41,24 @@ SEARCHES = (
     "one-shot",
     "random",
 )
-_BLOCK = 2000  # chromosomes scored at once; neighbours share their first layers
+_BLOCK = 2000  # chromosomes per call of the evaluator; neighbours share their first layers
 
 
 def every(genes: int, removed: int) -> Any:
-    """All chromosomes that remove so many genes, neighbours beside each other."""
-    for gone in combinations(range(genes), removed):
-        yield [int(gene not in gone) for gene in range(genes)]
+    """Yield all chromosomes that remove this number of genes, in lexicographic order."""
+    for zeros in combinations(range(genes), removed):
+        yield [int(gene not in zeros) for gene in range(genes)]
 
 
 def enumerated(evaluator: Evaluator, space: Space) -> dict[tuple[int, ...], float]:
-    """The fitness of every chromosome of the sparsity."""
+    """Return the fitness of every chromosome at the sparsity of the space."""
     chromosomes = every(len(space), space.removed)
     table: dict[tuple[int, ...], float] = {}
     while block := list(islice(chromosomes, _BLOCK)):
         for genes, (fitness,) in zip(block, evaluator.many(block), strict=True):
             table[tuple(genes)] = fitness
-        print(f"{len(table)} of {math.comb(len(space), space.removed)}", flush=True)
+        total = math.comb(len(space), space.removed)
+        print(f"{len(table):,} of {total:,} chromosomes evaluated", flush=True)
     return table
 
 
@@ -67,11 +69,11 @@ def found_by(
     evaluator: Evaluator,
     budget: int,
 ) -> float:
-    """The fitness of what a search finds."""
+    """Run a search with a table of known fitness; return the fitness of its solution."""
 
     def evaluate(individual: Sequence[int]) -> tuple[float]:
         genes = tuple(individual)
-        if genes not in known:  # of another sparsity, on the way
+        if genes not in known:  # at another sparsity, during the search
             known[genes] = evaluator(genes)[0]
         return (known[genes],)
 
@@ -87,17 +89,19 @@ def found_by(
 
 
 def main() -> None:
-    """Measure, print, and write the figures."""
+    """Enumerate, run the searches, print their results and write the JSON file."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--dataset", required=True)
-    parser.add_argument("--calibration_split")
-    parser.add_argument("--unit", default="group")
-    parser.add_argument("--sparsity", type=float, default=0.31)
-    parser.add_argument("--share", type=float, default=0.05, help="of all chromosomes: the budget")
-    parser.add_argument("--seeds", type=int, default=40)
+    parser.add_argument("--model", required=True, help="folder of a small causal model")
+    parser.add_argument("--dataset", required=True, help="data set, as for sos_deap.run")
+    parser.add_argument("--calibration_split", help="default: train, else validation")
+    parser.add_argument("--unit", default="group", help="a gene removes a head or a group (group)")
+    parser.add_argument("--sparsity", type=float, default=0.31, help="of the genes (0.31)")
+    parser.add_argument(
+        "--share", type=float, default=0.05, help="budget as a proportion of all chromosomes (0.05)"
+    )
+    parser.add_argument("--seeds", type=int, default=40, help="runs of each search (40)")
     given = parser.parse_args()
     evaluator = Evaluator.from_pretrained(
         given.model,

@@ -1,14 +1,15 @@
-"""The evaluator against the field's loop, part by part, and against the bare matrix products.
+"""Compare the evaluator with a plain loop and matrix products; write results/evaluator_NAME.json.
 
-    python -m benchmarks.evaluator run         # whole GA runs on builtin:tiny, three seeds
-    python -m benchmarks.evaluator distinct    # chromosomes that share nothing, two sizes
-    python -m benchmarks.evaluator elementwise # what rotations on copies and small losses save
-    python -m benchmarks.evaluator memory      # at 8 times the tokens
-    python -m benchmarks.evaluator ranking     # does bfloat16 rank sub-models as float32 does
+    python -m benchmarks.evaluator run          # runs of the paper's algorithm, 3 seeds; 7 minutes
+    python -m benchmarks.evaluator distinct     # chromosomes that share no layers; 2 minutes
+    python -m benchmarks.evaluator elementwise  # rotations on copies, losses in blocks; 1 minute
+    python -m benchmarks.evaluator memory       # peak memory with 8 times the tokens; 1 minute
+    python -m benchmarks.evaluator ranking      # rank correlation of bfloat16 and float32; 1 minute
 
-All ways are timed in one process, in turn, on the same tokens and the same lists of chromosomes.
-`run` takes the lists from real runs of the paper's algorithm (100 generations of 10), as asked for
-with duplicates, generation by generation. Writes results/evaluator_NAME.json.
+The durations are approximate, on 2 CPU cores. The plain loop evaluates one candidate at a time. All
+alternatives are timed in one process, in turn, on the same tokens and the same lists of
+chromosomes. `run` takes the lists from real runs of the paper's algorithm (100 generations of 10),
+including duplicates, one generation at a time.
 """
 
 from __future__ import annotations
@@ -51,30 +52,30 @@ from sos_deap.tasks.data.sequences import Sequences
 from sos_deap.tasks.language import Perplexity
 
 RESULTS = Path(__file__).parent / "results"
-Generations = list[list[list[int]]]  # the chromosomes that each generation asks for
+Generations = list[list[list[int]]]  # the chromosomes that each generation requests
 
 
 def generations_of(model: Any, task: Perplexity, seed: int) -> Generations:
-    """What a run of the paper's algorithm asks for, generation by generation."""
+    """Return the chromosomes that a run of the paper's algorithm requests, by generation."""
     random.seed(seed)
-    evaluator, asked = Evaluator(model, task), list[list[list[int]]]()
+    evaluator, requested = Evaluator(model, task), list[list[list[int]]]()
     toolbox = base.Toolbox()
     register(toolbox, evaluator)
 
     def listed(function: Callable[..., Any], individuals: Sequence[Any]) -> list[Any]:
         if individuals:
-            asked.append([list(individual) for individual in individuals])
+            requested.append([list(individual) for individual in individuals])
         return evaluator.many(individuals, max_sparsity=0.31)
 
     toolbox.register("map", listed)
     evolve(toolbox, "sos-repaired", population=10, generations=100, max_sparsity=0.31)
-    return asked
+    return requested
 
 
 def lookup_generations(genes: int, seed: int = 0) -> Generations:
-    """The same on a fitness that needs no model: each head has a price, drawn at random."""
+    """Return the chromosomes of a run whose fitness needs no model: a random cost per head."""
     random.seed(seed)
-    prices, asked = [random.random() for _ in range(genes)], list[list[list[int]]]()
+    costs, requested = [random.random() for _ in range(genes)], list[list[list[int]]]()
     toolbox = base.Toolbox()
     bound = limit_sparsity(0.31)
     toolbox.register("individual", lambda: Chromosome(random_genes(genes, 0.05)))
@@ -83,21 +84,21 @@ def lookup_generations(genes: int, seed: int = 0) -> Generations:
     toolbox.register("mate", bound(cxFitnessWeighted))
     toolbox.register("mutate", bound(partial(mutSparsityFlipBit, indpb=0.01)))
     toolbox.register(
-        "evaluate", lambda one: (-sum(p for p, g in zip(prices, one, strict=True) if g),)
+        "evaluate", lambda one: (-sum(c for c, g in zip(costs, one, strict=True) if g),)
     )
 
     def listed(function: Callable[..., Any], individuals: Sequence[Any]) -> list[Any]:
         if individuals:
-            asked.append([list(individual) for individual in individuals])
+            requested.append([list(individual) for individual in individuals])
         return list(map(function, individuals))
 
     toolbox.register("map", listed)
     evolve(toolbox, "sos-repaired", population=10, generations=100, max_sparsity=0.31)
-    return asked
+    return requested
 
 
 def first_asked(generations: Generations) -> Generations:
-    """Of each generation what no earlier one asked for: the others cost a cache nothing."""
+    """Return each generation's chromosomes that are no cache hits."""
     known = set[bytes]()
     new = []
     for generation in generations:
@@ -107,8 +108,8 @@ def first_asked(generations: Generations) -> Generations:
     return new
 
 
-def field_loop(model: Any, task: Perplexity, generations: Generations) -> None:
-    """One candidate at a time, the full forward pass, all logits, nothing remembered."""
+def plain_loop(model: Any, task: Perplexity, generations: Generations) -> None:
+    """Evaluate one candidate at a time: a full forward pass with all logits, without a cache."""
     ids, heads = task.sequences.input_ids.to(model.device), head_map(model)
     with torch.inference_mode():
         for genes in (genes for generation in generations for genes in generation):
@@ -118,7 +119,7 @@ def field_loop(model: Any, task: Perplexity, generations: Generations) -> None:
 
 
 def sliced_loop(model: Any, task: Perplexity, generations: Generations) -> None:
-    """Copy and slice the model for each candidate."""
+    """Evaluate one candidate at a time: copy and slice the model for each."""
     ids, heads = task.sequences.input_ids, head_map(model)
     with torch.inference_mode():
         for genes in (genes for generation in generations for genes in generation):
@@ -128,7 +129,7 @@ def sliced_loop(model: Any, task: Perplexity, generations: Generations) -> None:
 
 
 def ours(model: Any, task: Perplexity, generations: Generations, **settings: Any) -> Evaluator:
-    """The evaluator, a generation at a time."""
+    """Evaluate one generation at a time with a new evaluator, and return it."""
     evaluator = Evaluator(model, task, **settings)
     for generation in generations:
         evaluator.many(generation)
@@ -136,14 +137,14 @@ def ours(model: Any, task: Perplexity, generations: Generations, **settings: Any
 
 
 def products(model: Any, tokens: int) -> Iterator[tuple[int, int, int]]:
-    """The matrix products of one forward pass, as (rows, inner, columns)."""
+    """Yield the matrix products of one forward pass as (rows, inner, columns)."""
     for module in model.modules():
         if isinstance(module, torch.nn.Linear):
             yield tokens, module.in_features, module.out_features
 
 
 def bare_products(model: Any, tokens: int, times: int) -> None:
-    """Those products alone, in the model's dtype and attention's left out, for some sub-models."""
+    """Compute only the linear layers' products of some sub-models, in the model's dtype."""
     dtype = model.dtype
     operands = [
         (torch.empty(rows, inner, dtype=dtype), torch.empty(columns, inner, dtype=dtype))
@@ -156,7 +157,7 @@ def bare_products(model: Any, tokens: int, times: int) -> None:
 
 
 def timed(ways: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each way, all of them in turn in each round."""
+    """Return the seconds of each function by name; each round calls all of them in turn."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds):
         for name, way in ways.items():
@@ -168,19 +169,19 @@ def timed(ways: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[flo
 
 
 def ratio(seconds: dict[str, list[float]], slow: str, fast: str) -> dict[str, float]:
-    """How many times as long one way takes as another, round by round."""
+    """Return median and range over rounds of the time of `slow` over that of `fast`."""
     return spread([a / b for a, b in zip(seconds[slow], seconds[fast], strict=True)])
 
 
 def tiny() -> tuple[Any, Any, Perplexity]:
-    """The embedded model in float32 and bfloat16, and its default calibration text."""
+    """Return the embedded model in float32 and in bfloat16, and its default calibration text."""
     evaluator = Evaluator.from_pretrained(device="cpu", dtype="float32", heldout_samples=1)
     task: Any = evaluator.task
     return evaluator.model, copy.deepcopy(evaluator.model).bfloat16(), task
 
 
 def wide() -> tuple[Any, Any, Perplexity]:
-    """A random Llama of 12 x 768 with 12 heads, and 2,048 tokens."""
+    """Return a random Llama of 12 layers x 768 with 12 heads in both dtypes, and 2,048 tokens."""
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=2048,
@@ -196,9 +197,10 @@ def wide() -> tuple[Any, Any, Perplexity]:
 
 
 def whole_runs(seeds: int, every: int) -> dict[str, Any]:
-    """Whole runs of the evaluator; of what remembers nothing a part of the generations, scaled up.
+    """Time whole runs of the default evaluator, and parts of runs without cached hidden states.
 
-    The ways between loops and the default that must see all generations are timed for one seed.
+    Alternatives whose time per generation does not depend on earlier ones are timed on every
+    `every`-th generation and scaled up. Cached hidden states in float32 are timed for seed 0 only.
     """
     model, low, task = tiny()
     rows: list[dict[str, Any]] = []
@@ -215,8 +217,8 @@ def whole_runs(seeds: int, every: int) -> dict[str, Any]:
             evaluators["default"] = ours(low, task, generations)  # noqa: B023
 
         ways: dict[str, Callable[[], Any]] = {
-            "1 field's loop, float32": partial(field_loop, model, task, part),
-            "2 field's loop, bfloat16": partial(field_loop, low, task, part),
+            "1 field's loop, float32": partial(plain_loop, model, task, part),
+            "2 field's loop, bfloat16": partial(plain_loop, low, task, part),
             "3 copy and slice, float32": partial(sliced_loop, model, task, part),
             "4a cache and batches": partial(ours, model, task, new_part, batching="masked"),
             "4b shared layers, heads left out": partial(
@@ -252,25 +254,25 @@ def whole_runs(seeds: int, every: int) -> dict[str, Any]:
 
 
 def distinct(rounds: int) -> dict[str, Any]:
-    """Chromosomes at random, new ones in every round; no state is kept from one to the next."""
+    """Time new random chromosomes in every round, without cached hidden states."""
     found: dict[str, Any] = {}
     for name, (model, low, task), count in (("builtin:tiny", tiny(), 10), ("12 x 768", wide(), 4)):
         random.seed(0)
         genes, tokens = len(head_map(model)), len(task) * task.seqlen
         evaluators = {share: Evaluator(low, task, reuse_memory=0) for share in (0.0, 0.25, 0.5)}
         for evaluator in evaluators.values():
-            evaluator.metrics([random_genes(genes, 0.9)])  # what is done once is done
+            evaluator.metrics([random_genes(genes, 0.9)])  # one-time work
         seconds: dict[str, list[float]] = {}
         for _ in range(rounds):
-            several = {
+            chromosomes = {
                 share: [random_genes(genes, share) for _ in range(count)] for share in (0.25, 0.5)
             }
             ways: dict[str, Callable[[], Any]] = {
                 "bare products, dense": partial(bare_products, low, tokens, count),
-                "eager bfloat16": partial(field_loop, low, task, [several[0.25]]),
+                "eager bfloat16": partial(plain_loop, low, task, [chromosomes[0.25]]),
                 "ours, dense": partial(dense_passes, evaluators[0.0], count),
-                "ours, 25 % removed": partial(evaluators[0.25].metrics, several[0.25]),
-                "ours, 50 % removed": partial(evaluators[0.5].metrics, several[0.5]),
+                "ours, 25 % removed": partial(evaluators[0.25].metrics, chromosomes[0.25]),
+                "ours, 50 % removed": partial(evaluators[0.5].metrics, chromosomes[0.5]),
             }
             for way, values in timed(ways, 1).items():
                 seconds.setdefault(way, []).extend(values)
@@ -286,10 +288,10 @@ def distinct(rounds: int) -> dict[str, Any]:
 
 
 def elementwise(rounds: int) -> dict[str, Any]:
-    """Evaluations of `builtin:tiny` with and without rotations on copies and losses in blocks.
+    """Time evaluations of `builtin:tiny` with and without rotations on copies and losses in blocks.
 
-    Processor time beside the time on the wall: it does not count other programs, nor threads that
-    wait where `OMP_WAIT_POLICY=passive` lets them sleep.
+    Both wall-clock and CPU time are measured. CPU time excludes other programs and, with
+    `OMP_WAIT_POLICY=passive`, waiting threads.
     """
     _, low, task = tiny()
     found: dict[str, Any] = {}
@@ -323,14 +325,14 @@ def elementwise(rounds: int) -> dict[str, Any]:
 
 
 def dense_passes(evaluator: Evaluator, count: int) -> None:
-    """The model with all its heads, as often as asked: what is known of it is forgotten."""
+    """Evaluate the dense model `count` times, each time with an empty cache."""
     for _ in range(count):
         evaluator.clear()
         evaluator.metric([1] * len(evaluator.head_map))
 
 
 def memory() -> dict[str, Any]:
-    """The most bytes that a generation allocates, at 4,096 calibration tokens and 8 times that."""
+    """Measure the peak of allocated bytes in a generation with 4,096 and 32,768 tokens."""
     found: dict[str, Any] = {}
     for samples in (32, 256):
         evaluator = Evaluator.from_pretrained(
@@ -338,20 +340,20 @@ def memory() -> dict[str, Any]:
         )
         genes = len(evaluator.head_map)
         evaluator.metrics([random_genes(genes, 0.9)])
-        several = [random_genes(genes, 0.25) for _ in range(10)]
-        peak = peak_bytes(evaluator.model, lambda: evaluator.metrics(several))  # noqa: B023
+        chromosomes = [random_genes(genes, 0.25) for _ in range(10)]
+        peak = peak_bytes(evaluator.model, lambda: evaluator.metrics(chromosomes))  # noqa: B023
         found[f"{samples * 128} tokens"] = peak
     few, many = found.values()
     return {"peak_bytes_beyond_the_model": found, "ratio": many / few}
 
 
 def ranking(count: int = 200) -> dict[str, Any]:
-    """Kendall's tau between the perplexities of random sub-models in two dtypes."""
+    """Compute Kendall's tau between perplexities of random sub-models in float32 and bfloat16."""
     model, low, task = tiny()
     random.seed(0)
     genes = len(head_map(model))
-    several = [random_genes(genes, random.uniform(0.02, 0.31)) for _ in range(count)]
-    exact, rounded = (Evaluator(m, task).metrics(several) for m in (model, low))
+    chromosomes = [random_genes(genes, random.uniform(0.02, 0.31)) for _ in range(count)]
+    exact, rounded = (Evaluator(m, task).metrics(chromosomes) for m in (model, low))
     pairs = [
         (exact[i] - exact[j]) * (rounded[i] - rounded[j]) for i in range(count) for j in range(i)
     ]
@@ -365,23 +367,27 @@ def ranking(count: int = 200) -> dict[str, Any]:
 
 
 def cpu_name() -> str:
-    """The processor, and whether it multiplies bfloat16 in hardware."""
+    """Return the name of the CPU and its bfloat16 instructions."""
     able: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     kinds = [name for name in ("avx512_bf16", "amx_bf16") if able.get(name)]
     return f"{able.get('cpu_name', able.get('architecture'))}, {', '.join(kinds) or 'no bfloat16'}"
 
 
 def main() -> None:
-    """Measure, print, and write the figures."""
+    """Measure, write the JSON file and print a summary."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=["run", "distinct", "elementwise", "memory", "ranking"])
-    parser.add_argument("--seeds", type=int, default=3)
+    names = ["run", "distinct", "elementwise", "memory", "ranking"]
+    parser.add_argument("what", choices=names, help="the measurement")
+    parser.add_argument("--seeds", type=int, default=3, help="run: seeds of the search (3)")
     parser.add_argument(
-        "--every", type=int, default=20, help="generations for loops 1 to 3, 4a and 4b"
+        "--every",
+        type=int,
+        default=20,
+        help="run: time 1 to 3, 4a and 4b on every n-th generation (20)",
     )
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=5, help="distinct, elementwise: rounds (5)")
     flags = parser.parse_args()
     measures: dict[str, Callable[[], dict[str, Any]]] = {
         "run": partial(whole_runs, flags.seeds, flags.every),

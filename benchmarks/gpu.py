@@ -1,11 +1,12 @@
-"""The evaluator on a GPU: a Llama-2-7B-shaped model, and what batches give to small ones.
+"""Measure the evaluator on a GPU, with a large model and small ones; write results/gpu.json.
 
-    python -m benchmarks.gpu [--evaluations 40]     # without a GPU it says so and exits with 0
+    python -m benchmarks.gpu [--evaluations 40]    # exits with 0 and writes nothing without a GPU
 
-The models are random, in bfloat16; the chromosomes are those that a run of the paper's algorithm
-asks for, on a fitness of its own that needs no model. Writes results/gpu.json: seconds of 1,000
-evaluations of 8 x 2,048 tokens (the paper: 2 hours for 8 x 4,096 on an RTX 3090), the share of the
-matrix rate that was measured beside it, and the gain of batches over one sub-model at a time.
+The file contains the seconds of 1,000 evaluations of 8 x 2,048 tokens (the paper: 2 hours for 8 x
+4,096 on an RTX 3090), the achieved proportion of the GPU's measured rate of matrix products, and
+the gain of batches over one sub-model at a time. The large model has the size of Llama-2-7B. The
+models are random, in bfloat16; the chromosomes are those that the paper's algorithm requests with a
+fitness that needs no model. It has not been run yet, so its duration is unknown.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-from benchmarks.evaluator import field_loop, lookup_generations
+from benchmarks.evaluator import lookup_generations, plain_loop
 from sos_deap import Evaluator, head_map
 from sos_deap.artifacts import versions
 from sos_deap.files.atomic import write_json
@@ -31,7 +32,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def llama_2_7b() -> Any:
-    """A random model of LLaMA-2 7B's shape."""
+    """Return a random model with the shape of LLaMA-2 7B."""
     config = LlamaConfig(
         vocab_size=32_000,
         hidden_size=4096,
@@ -49,18 +50,18 @@ def llama_2_7b() -> Any:
 
 
 def gpt2_small() -> Any:
-    """A random model of GPT-2's shape."""
+    """Return a random model with the shape of GPT-2."""
     return GPT2LMHeadModel(GPT2Config()).eval().to("cuda", torch.bfloat16)
 
 
 def random_task(model: Any, rows: int, tokens: int) -> Perplexity:
-    """Perplexity of random tokens."""
+    """Return the task of perplexity on random tokens."""
     ids = torch.randint(model.config.vocab_size, (rows, tokens))
     return Perplexity(Sequences("random", ids), "cuda")
 
 
 def seconds_of(work: Callable[[], Any]) -> float:
-    """Seconds until the GPU is done."""
+    """Return the seconds until the GPU has finished."""
     torch.cuda.synchronize()
     started = time.perf_counter()
     work()
@@ -69,7 +70,7 @@ def seconds_of(work: Callable[[], Any]) -> float:
 
 
 def matrix_rate(size: int = 8192, times: int = 20) -> float:
-    """Operations a second of a large product in bfloat16."""
+    """Return the operations per second of a large matrix product in bfloat16."""
     left, right = (torch.randn(size, size, device="cuda", dtype=torch.bfloat16) for _ in range(2))
     torch.matmul(left, right)
     seconds = seconds_of(lambda: [torch.matmul(left, right) for _ in range(times)])
@@ -77,13 +78,13 @@ def matrix_rate(size: int = 8192, times: int = 20) -> float:
 
 
 def large(evaluations: int) -> dict[str, Any]:
-    """A part of a run on the large model, generation by generation."""
+    """Measure a part of a run on the large model, one generation at a time."""
     model = llama_2_7b()
     task = random_task(model, 8, 2048)
     generations = lookup_generations(len(head_map(model)))[: -(-evaluations // 10)]
     asked = sum(map(len, generations))
     evaluator = Evaluator(model, task)
-    evaluator.many(generations[0])  # what is done once is done
+    evaluator.many(generations[0])  # one-time work
     before = evaluator.accounting.flops or 0.0
     seconds = seconds_of(lambda: [evaluator.many(each) for each in generations[1:]])
     done = asked - len(generations[0])
@@ -93,33 +94,37 @@ def large(evaluations: int) -> dict[str, Any]:
         "evaluations": done,
         "batching": evaluator.batching,
         "seconds_of_1000": seconds / done * 1000,
-        "field_loop_seconds_of_1000": seconds_of(lambda: field_loop(model, task, [one])) * 1000,
+        "field_loop_seconds_of_1000": seconds_of(lambda: plain_loop(model, task, [one])) * 1000,
         "share_of_the_matrix_rate": rate / matrix_rate(),
         "peak_bytes": torch.cuda.max_memory_allocated(),
     }
 
 
 def small(model: Any, rows: int, tokens: int) -> dict[str, float]:
-    """How many times as fast batches are as one sub-model at a time."""
+    """Measure the speed-up of masked batches over one sub-model at a time."""
     task = random_task(model, rows, tokens)
-    several: Sequence[list[int]] = [
+    chromosomes: Sequence[list[int]] = [
         genes for each in lookup_generations(len(head_map(model)))[1:7] for genes in each
     ]
     found = {}
     for batch_tokens in (rows * tokens, 32_768, 131_072):
         evaluator = Evaluator(model, task, batch_tokens=batch_tokens, batching="masked")
-        evaluator.metrics(several[:1])
-        found[f"{batch_tokens} tokens a pass"] = seconds_of(lambda e=evaluator: e.metrics(several))  # type: ignore[misc]
+        evaluator.metrics(chromosomes[:1])
+        found[f"{batch_tokens} tokens a pass"] = seconds_of(
+            lambda e=evaluator: e.metrics(chromosomes)  # type: ignore[misc]
+        )
     alone, *batches = found.values()
     return {**found, "gain": alone / min(batches)}
 
 
 def main() -> None:
-    """Measure, print, and write the figures."""
+    """Measure, print the result and write the JSON file."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--evaluations", type=int, default=40)
+    parser.add_argument(
+        "--evaluations", type=int, default=40, help="evaluations on the large model (40)"
+    )
     flags = parser.parse_args()
     if not torch.cuda.is_available():
         print("no GPU: nothing was measured")

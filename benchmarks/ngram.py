@@ -1,7 +1,7 @@
-"""An interpolated Kneser-Ney 3-gram model over token numbers: what a language model must beat.
+"""An interpolated Kneser-Ney 3-gram model over token ids, a baseline for language models.
 
 Discounts are estimated from the counts (n1 / (n1 + 2 n2); Ney, Essen and Kneser 1994; Chen and
-Goodman 1999, section 4.1.6, with one discount per order). Nothing is tuned.
+Goodman 1999, section 4.1.6, with one discount per order). It has no hyperparameters.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Probabilities = NDArray[np.float64]
 
 
 class Table:
-    """Numbers by integer key, looked up many at a time; 0 where the key is unknown."""
+    """A vectorised lookup table from integer keys to numbers; 0 for unknown keys."""
 
     def __init__(self, keys: Tokens, values: Tokens | None = None) -> None:
         if values is None:
@@ -26,19 +26,19 @@ class Table:
             self.values = np.bincount(inverse, weights=values).astype(np.int64)
 
     def __call__(self, keys: Tokens) -> Probabilities:
-        """The numbers of some keys."""
+        """Return the numbers of these keys."""
         at = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
         return np.where(self.keys[at] == keys, self.values[at], 0).astype(np.float64)
 
     @property
     def discount(self) -> float:
-        """n1 / (n1 + 2 n2), from how many values are 1 and 2; a half where none is 1."""
+        """n1 / (n1 + 2 n2), with the numbers n1 and n2 of values 1 and 2; 0.5 if n1 is 0."""
         n1, n2 = (self.values == 1).sum(), (self.values == 2).sum()
         return float(n1 / (n1 + 2 * n2)) if n1 else 0.5
 
 
 class KneserNey:
-    """The model, from a stream of token numbers below ``vocabulary``."""
+    """A 3-gram model, estimated from a stream of token ids below ``vocabulary``."""
 
     def __init__(self, stream: Tokens, vocabulary: int) -> None:
         self.v = v = vocabulary
@@ -54,7 +54,7 @@ class KneserNey:
         self.uni = Table(pairs % v)  # N1+(.c)
 
     def probability(self, a: Any, b: Any, c: Any) -> Probabilities:
-        """P(c | a, b), for arrays of token numbers."""
+        """Return P(c | a, b) for arrays of token ids."""
         v = self.v
         total, d = self.uni.values.sum(), self.uni.discount
         p = np.maximum(self.uni(c) - d, 0) / total + d * len(self.uni.keys) / total / v
@@ -67,7 +67,7 @@ class KneserNey:
     def _step(
         counts: Table, contexts: Table, types: Table, key: Any, context: Any, lower: Any
     ) -> Probabilities:
-        """One interpolation; a context that was never seen leaves the lower order as it is."""
+        """Interpolate with the lower order; an unseen context gives the lower order."""
         total, d = contexts(context), counts.discount
         known = np.maximum(total, 1)
         here: Probabilities = (

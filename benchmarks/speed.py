@@ -1,9 +1,11 @@
-"""How much of the possible gain arrives: prefill and decoding, dense beside pruned.
+"""Compare the time saved by pruning with its bound; write results/speed_SHAPE_DEVICE_DTYPE.json.
 
-Random weights, since time does not depend on them; 31 % of the heads go, at random.
-
-    python benchmarks/speed.py gpt2                    # 12 layers x 768, float32 on a CPU
+    python benchmarks/speed.py gpt2    # 12 layers x 768, float32; about 4 minutes on 2 CPU cores
     python benchmarks/speed.py llama-2-7b --device cuda --dtype bfloat16
+
+It times prefill and decoding of a dense and a pruned model alternately. The bound is the saving
+predicted from operations (prefill) or bytes read (decoding). The weights are random, since times do
+not depend on them, and 31 % of the heads are removed at random.
 """
 
 from __future__ import annotations
@@ -25,15 +27,15 @@ from sos_deap.models.measure import measure
 from sos_deap.report.tables import measured_table
 
 SHAPES: dict[str, Any] = {
-    "gpt2": GPT2Config,  # 12 layers, 768 wide, 12 heads, 124 million parameters
-    "llama-2-7b": LlamaConfig,  # its defaults: 32 layers, 4096 wide, 32 heads
+    "gpt2": GPT2Config,  # 12 layers, width 768, 12 heads, 124 million parameters
+    "llama-2-7b": LlamaConfig,  # defaults: 32 layers, width 4096, 32 heads
 }
 SPARSITY = 0.31
 RESULTS = Path(__file__).parent / "results"
 
 
 def _shares(rows: tuple[dict[str, Any], ...]) -> dict[str, Any]:
-    """Time saved over its bound for one size and length: median and range over the repeats."""
+    """Return time saved / bound at one batch size and length: median and range of the repeats."""
     shares: dict[str, Any] = {key: rows[0][key] for key in ("batch_size", "length")}
     for phase in ("prefill", "decode"):
         gains = [row["gains"]["pruned"] for row in rows]
@@ -47,16 +49,18 @@ def _shares(rows: tuple[dict[str, Any], ...]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure, print, and write the figures to ``results/``."""
+    """Measure, print tables and write the JSON file."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("shape", choices=SHAPES)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--batch_sizes", type=int, nargs="+", default=[1])
-    parser.add_argument("--lengths", type=int, nargs="+", default=[128, 512])
-    parser.add_argument("--new_tokens", type=int, default=16)
-    parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--repeats", type=int, default=3, help="all of it, this often")
+    parser.add_argument("shape", choices=SHAPES, help="shape of the model")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (cpu)")
+    parser.add_argument("--dtype", default="float32", help="dtype of torch (float32)")
+    parser.add_argument("--batch_sizes", type=int, nargs="+", default=[1], help="sequences (1)")
+    parser.add_argument(
+        "--lengths", type=int, nargs="+", default=[128, 512], help="tokens of the prompt (128 512)"
+    )
+    parser.add_argument("--new_tokens", type=int, default=16, help="tokens to decode (16)")
+    parser.add_argument("--rounds", type=int, default=20, help="rounds per measurement (20)")
+    parser.add_argument("--repeats", type=int, default=3, help="repeats of all measurements (3)")
     flags = parser.parse_args()
     dtype = getattr(torch, flags.dtype)
     with torch.device(flags.device):

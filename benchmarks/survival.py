@@ -1,17 +1,16 @@
-"""Does a run survive SIGKILL at any moment? Killed at random, resumed, and compared.
+"""Kill runs with SIGKILL at random moments, resume them and compare; write results/survival.json.
 
-    python -m benchmarks.survival [--kills 20] [--seed 0]    # 12 busy minutes, into results/
+    python -m benchmarks.survival [--kills 20] [--seed 0]    # about 12 minutes on 2 CPU cores
 
-Each process is killed at a moment drawn uniformly from the duration of the last one that nobody
-disturbed, from its start to its end: loading, writing and pruning too. Every third run is killed
-again while it goes on, and every sixth a third time; a process that has ended before its moment is
-not killed, so a run may come without. Where a kill left no run in the folder, the
-next process starts anew, else it resumes. What is there at last is compared with what the
-undisturbed run left: `result.json` but for seconds and counts of work, chromosome, evaluations,
-front and weights to the byte.
+Each process is killed at a moment drawn uniformly from the duration of the last uninterrupted
+process, which includes loading, writing and pruning. Every third run is killed again after it was
+resumed, and every sixth a third time. A process that ends before its moment is not killed. If a
+kill left no run in the folder, the next process starts a new run, else it resumes. The final folder
+is compared with that of an uninterrupted run: `result.json` except for seconds and counts of work,
+and chromosome, evaluations, front and weights byte for byte.
 
-Writes results/survival.json: the moments, what the folder held then, the outcome of each, and how
-many evaluations were taken over from the journal instead of being computed again.
+The file contains the moments, the state of the folder after each kill, the outcomes, and the number
+of evaluations that were read from the journal instead of being computed again.
 """
 
 from __future__ import annotations
@@ -32,8 +31,8 @@ from sos_deap.files.atomic import write_json
 
 RESULT = Path(__file__).parent / "results" / "survival.json"
 
-#: Of a run whose search takes some seconds. The last three of what it does, pruning, timing both
-#: models and drawing the page, take about as long.
+#: Flags of a run whose search takes some seconds, about as long as pruning, timing both models and
+#: drawing the page together.
 FLAGS = [
     "--generations=12",
     "--population_size=6",
@@ -43,17 +42,17 @@ FLAGS = [
     "--seed=0",
 ]
 
-#: Counts of the last process's work, of which one that goes on has less.
+#: Counts of work in the last process, which are lower after a resume.
 WORK = ("layers_computed", "flops", "out_of_memory")
 
-#: What must be the same to the byte.
+#: Files that must be equal byte for byte.
 FILES = ("chromosome.json", "evaluations.csv", "pareto.csv", "pruned/model.safetensors")
 
 
 def started(folder: Path) -> subprocess.Popen[bytes]:
-    """A process that begins the run, or goes on with what is in its folder."""
-    holds_one = (folder / "config.json").exists()
-    given = [f"--resume={folder}"] if holds_one else [*FLAGS, f"--output_dir={folder}"]
+    """Start a process that begins the run, or resumes it if the folder contains one."""
+    has_run = (folder / "config.json").exists()
+    given = [f"--resume={folder}"] if has_run else [*FLAGS, f"--output_dir={folder}"]
     return subprocess.Popen(
         [sys.executable, "-m", "sos_deap.run", "--quiet", *given],
         env={**os.environ, "HF_HUB_OFFLINE": "1"},
@@ -61,7 +60,7 @@ def started(folder: Path) -> subprocess.Popen[bytes]:
 
 
 def killed(folder: Path, moment: float) -> bool:
-    """Start a process and kill it after so many seconds; whether it was still there."""
+    """Start a process and kill it after some seconds; return whether it was still running."""
     process = started(folder)
     try:
         process.wait(timeout=moment)
@@ -71,20 +70,20 @@ def killed(folder: Path, moment: float) -> bool:
 
 
 def lines(folder: Path) -> list[bytes]:
-    """The whole lines of the journal that are evaluations."""
+    """Return the journal's complete lines without its first, which holds the settings."""
     path = folder / "journal.jsonl"
     written = path.read_bytes().splitlines(keepends=True)[1:] if path.exists() else []
     return [line for line in written if line.endswith(b"\n")]
 
 
 def evaluations(folder: Path) -> list[tuple[str, str]]:
-    """The chromosomes in the journal, each with the examples that it was scored on."""
+    """Return the chromosomes in the journal, each with the examples it was scored on."""
     contents = [json.loads(line.partition(b" ")[2]) for line in lines(folder)]
     return [(genes, str(line["examples"])) for line in contents for genes in line["sums"]]
 
 
 def stage(folder: Path) -> str:
-    """How far the run in a folder has come."""
+    """Return the stage that the run in a folder has reached."""
     for name, what in (
         ("report.html", "complete"),
         ("measured.json", "drawing the page"),
@@ -100,7 +99,7 @@ def stage(folder: Path) -> str:
 
 
 def outcome(folder: Path) -> dict[str, Any]:
-    """What a complete run left that must not depend on how often it was stopped."""
+    """Return the results of a complete run that must not depend on interruptions."""
     result = json.loads((folder / "result.json").read_text())
     search = {
         name: value
@@ -111,20 +110,20 @@ def outcome(folder: Path) -> dict[str, Any]:
     return {**result, "search": search, "files": files}
 
 
-def undisturbed(folder: Path) -> tuple[float, int]:
-    """Let a process go on to its end; its seconds and exit status."""
+def uninterrupted(folder: Path) -> tuple[float, int]:
+    """Run or resume to the end; return the seconds and exit status of the process."""
     begun = time.perf_counter()
     status = started(folder).wait()
     return time.perf_counter() - begun, status
 
 
-def one_run(folder: Path, shares: list[float], whole: float) -> dict[str, Any]:
-    """Start a run, kill it at these shares of a whole run's seconds, and let it end."""
+def one_run(folder: Path, shares: list[float], duration: float) -> dict[str, Any]:
+    """Start a run, kill it at these proportions of a run's duration in seconds, and complete it."""
     kills = []
     for share in shares:
-        moment = share * whole
+        moment = share * duration
         if not killed(folder, moment):
-            break  # it was faster than the one before, and has ended
+            break  # the process ended before this moment
         kept = evaluations(folder)
         kills.append(
             {
@@ -136,7 +135,7 @@ def one_run(folder: Path, shares: list[float], whole: float) -> dict[str, Any]:
         )
         if kills[-1]["stage"] == "complete":
             break
-    seconds, status = (None, 0) if stage(folder) == "complete" else undisturbed(folder)
+    seconds, status = (None, 0) if stage(folder) == "complete" else uninterrupted(folder)
     computed = Counter(evaluations(folder))
     return {
         "kills": kills,
@@ -148,24 +147,25 @@ def one_run(folder: Path, shares: list[float], whole: float) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Kill as many runs as asked, and write the result."""
+    """Kill and resume runs, print each and a summary, and write the JSON file."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--kills", type=int, default=20, help="number of kills, at least (20)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the moments (0)")
     arguments = parser.parse_args()
     rng = random.Random(arguments.seed)
     runs: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as scratch:
-        first = Path(scratch) / "whole"
-        whole, status = undisturbed(first)
+        first = Path(scratch) / "uninterrupted"
+        duration, status = uninterrupted(first)
         assert status == 0
         expected = outcome(first)
         while sum(len(run["kills"]) for run in runs) < arguments.kills:
             number = len(runs)
             kills = 1 + (number % 3 == 0) + (number % 6 == 0)
             folder = Path(scratch) / str(number)
-            run = one_run(folder, [rng.random() for _ in range(kills)], whole)
-            whole = run["seconds_of_the_last_process"] or whole  # others use the machine too
+            run = one_run(folder, [rng.random() for _ in range(kills)], duration)
+            # The machine may be busier than before, so the latest duration is used.
+            duration = run["seconds_of_the_last_process"] or duration
             run["same"] = run["status"] == 0 and outcome(folder) == expected
             runs.append(run)
             print(json.dumps(run), flush=True)

@@ -1,6 +1,6 @@
-"""A search of DEAP's own, spread by SCOOP: ``python -m scoop -n 4 examples/deap_scoop.py``.
+"""Run DEAP's eaSimple on SCOOP's processes: ``python -m scoop -n 4 examples/deap_scoop.py``.
 
-Each of SCOOP's processes makes a model of its own, once; chromosomes and sums travel.
+Each process loads the model once; the processes exchange only chromosomes and sums.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ def main() -> None:
         stats=sos_deap.statistics(),
         halloffame=best,
     )
-    removed = f"{best[0].count(0)} of {len(best[0])} heads"
-    print(f"perplexity {evaluate.metric(best[0]):.2f} without {removed}")
+    removed = f"{best[0].count(0)} of {len(best[0])} heads removed"
+    print(f"perplexity {evaluate.metric(best[0]):.2f} with {removed}")
 
 
 if __name__ == "__main__":

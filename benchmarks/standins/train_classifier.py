@@ -1,17 +1,17 @@
-"""Train small text classifiers from scratch, offline, in a few minutes on one CPU thread.
+"""Train small text classifiers from scratch and write them; a few minutes on one CPU thread.
 
     python benchmarks/standins/train_classifier.py sst2 --data DIR --output_dir DIR
     python benchmarks/standins/train_classifier.py tweets --data DIR --output_dir DIR
 
-They stand in for two fine-tuned models: `sst2` is a DistilBERT (6 layers x 12 heads) that tells
-positive from negative sentences, `tweets` a RoBERTa (12 layers x 12 heads) that gives a tweet any
-of 19 topics. The folder of --data holds sst2/{train,dev,test}.tsv (sentence, label), or
-tweet-topic-multilabel/all.jsonl (id, text and one column of 0/1 per topic) and
+They replace two fine-tuned models offline: `sst2` is a DistilBERT (6 layers x 12 heads) that
+classifies sentences as positive or negative, `tweets` a RoBERTa (12 layers x 12 heads) that assigns
+any of 19 topics to a tweet. The folder of --data contains sst2/{train,dev,test}.tsv (sentence,
+label), or tweet-topic-multilabel/all.jsonl (id, text and one column of 0/1 per topic) and
 tweet-topic/{train,test}.jsonl (text, label_name: other tweets, one topic each).
 
-The output folder is one that transformers loads, with training.json beside the weights; for
-`tweets` also data/{train,validation,test}.jsonl, the split that the model was trained with.
-Deterministic for one seed, thread count, processor and set of versions.
+The output folder can be loaded with transformers and contains training.json with settings and
+metrics; for `tweets` also data/{train,validation,test}.jsonl, the split used in training. The
+result is deterministic for one seed, thread count, processor and set of versions.
 """
 
 from __future__ import annotations
@@ -53,20 +53,22 @@ NOT_LABELS = ("id", "text", "topics")
 Problem = Literal["single_label_classification", "multi_label_classification"]
 
 HEADS = 12
-WIDTH = 96  # 8 for each head
-#: Dropout in the layers is left out: it took a quarter of the time on a CPU. Hiding tokens
-#: (`Stage.hidden`) keeps the models from learning texts by heart at no cost.
+WIDTH = 96  # 8 per head
+#: The layers have no dropout: it took a quarter of the time on a CPU. Masking tokens
+#: (`Stage.hidden`) reduces overfitting at no cost.
 NO_DROPOUT = 0.0
-#: A label is 0 nine times in ten: unweighted, few of the sigmoids come above one half.
+#: 90 % of the labels are 0: without a weight, few of the sigmoids exceed one half.
 POSITIVE_WEIGHT = 3.0
 
 
 @dataclass(frozen=True)
 class Stage:
-    """How to train on one set of labels.
+    """Hyperparameters of training on one set of labels.
 
-    :param batch: tokens in a batch, padding included.
-    :param hidden: share of the tokens that stand as the mask token in training.
+    :param batch: tokens per batch, including padding.
+    :param hidden: proportion of the tokens replaced by the mask token in training.
+    :param muon: peak learning rate of Muon.
+    :param adamw: peak learning rate of AdamW.
     """
 
     epochs: int
@@ -78,7 +80,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Examples:
-    """Texts as token numbers; labels are classes, or rows of 0.0 and 1.0."""
+    """Texts as token ids; labels are classes, or rows of 0.0 and 1.0."""
 
     ids: list[list[int]]
     labels: Tensor
@@ -89,9 +91,9 @@ class Examples:
 
 @dataclass(frozen=True)
 class Result:
-    """What is saved: a model, and what there is to tell about it.
+    """A trained model with its tokenizer and its facts for training.json.
 
-    :param split: rows to write, by part, where the data set has no split of its own.
+    :param split: rows to write by part, if the data set has no split; else empty.
     """
 
     model: Any
@@ -101,9 +103,9 @@ class Result:
 
 
 def read_rows(path: Path, columns: Sequence[str]) -> list[dict[str, Any]]:
-    """Rows of a .jsonl file, or of a .tsv file with a header.
+    """Read the rows of a .jsonl file, or of a .tsv file with a header.
 
-    :raises InputError: if the file cannot be read, or lacks one of the columns.
+    :raises InputError: if the file cannot be read, or a column is missing.
     """
     try:
         with path.open(newline="", encoding="utf-8") as file:
@@ -121,20 +123,19 @@ def read_rows(path: Path, columns: Sequence[str]) -> list[dict[str, Any]]:
 def _rows(file: TextIO, suffix: str) -> Iterator[dict[str, Any]]:
     if suffix == ".jsonl":
         return (json.loads(line) for line in file)
-    # A quotation mark in SST-2 is a character like others.
+    # Quotation marks in SST-2 are ordinary characters.
     return csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
 
 
 def train_tokenizer(
     texts: Sequence[str], vocabulary: int, length: int, special: dict[str, str]
 ) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer of lower-case text that sets every text between cls and sep.
+    """Train a byte-level BPE tokenizer for lower-case text, with cls and sep around every text.
 
-    Lower case, as few texts show a word in both.
+    Text is lower-cased because few words occur in both cases.
 
-    :param length: of the longest input, in tokens.
-    :param special: the special tokens by their names in transformers, in the order of their
-        numbers.
+    :param length: maximum length of an input in tokens.
+    :param special: special tokens by their names in transformers, in the order of their ids.
     """
     tokenizer = Tokenizer(tokenizers.models.BPE())
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
@@ -157,14 +158,14 @@ def train_tokenizer(
 
 
 def encode(tokenizer: Any, texts: Sequence[str], labels: Tensor) -> Examples:
-    """Texts as the model reads them."""
+    """Tokenize texts."""
     return Examples(tokenizer(list(texts), truncation=True)["input_ids"], labels)
 
 
-def start_still(model: nn.Module) -> None:
-    """Zero the last matrix of every attention and feed-forward block, so that a layer starts as
-    the identity. From the usual start, 12 layers that are normed after the sum learned no more
-    than the most frequent label.
+def initialize_as_identity(model: nn.Module) -> None:
+    """Zero the last matrix of each attention and feed-forward block: layers start as identity.
+
+    With the default initialization, 12 post-norm layers learned only the most frequent label.
     """
     for name, parameter in model.named_parameters():
         if name.endswith(("output.dense.weight", "out_lin.weight", "lin2.weight")):
@@ -172,7 +173,7 @@ def start_still(model: nn.Module) -> None:
 
 
 def batches(examples: Examples, tokens: int, generator: torch.Generator) -> Iterator[list[int]]:
-    """The examples' numbers once, in shuffled batches of near lengths and at most some tokens."""
+    """Yield shuffled batches of indices, of similar lengths and at most `tokens` tokens each."""
     order = torch.randperm(len(examples), generator=generator).tolist()
     order.sort(key=lambda i: len(examples.ids[i]))  # stable: random among those of one length
     found: list[list[int]] = [[]]
@@ -184,26 +185,26 @@ def batches(examples: Examples, tokens: int, generator: torch.Generator) -> Iter
 
 
 def collate(rows: list[list[int]], pad: int) -> dict[str, Tensor]:
-    """One batch, padded on the right."""
+    """Pad rows on the right to one batch."""
     longest = max(map(len, rows))
     ids = torch.tensor([row + [pad] * (longest - len(row)) for row in rows])
     return {"input_ids": ids, "attention_mask": (ids != pad).long()}
 
 
 def hide(ids: Tensor, share: float, tokenizer: Any, generator: torch.Generator) -> Tensor:
-    """Put the mask token in place of a random share of the tokens that are not special."""
+    """Replace a random proportion of the tokens by the mask token, except special tokens."""
     special = torch.isin(ids, torch.tensor(tokenizer.all_special_ids))
     chosen = (torch.rand(ids.shape, generator=generator) < share) & ~special
     return ids.masked_fill(chosen, tokenizer.mask_token_id)
 
 
 def learning_rate(done: float, warmup: float = 0.05) -> float:
-    """The share of the peak rate when a share of the stage is done: linear up, linear to zero."""
+    """Return the factor of the peak rate at a proportion of the stage: linear up, then down."""
     return min(done / warmup, (1.0 - done) / (1.0 - warmup))
 
 
 def optimizers(model: nn.Module, stage: Stage) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices in the layers, AdamW for embeddings, norms, biases and classifier."""
+    """Return Muon for the matrices in the layers and AdamW for all other parameters."""
     inner: list[Tensor] = []
     outer: list[Tensor] = []
     for name, parameter in model.named_parameters():
@@ -215,7 +216,7 @@ def optimizers(model: nn.Module, stage: Stage) -> list[torch.optim.Optimizer]:
 
 
 def loss_of(logits: Tensor, labels: Tensor, positive_weight: float) -> Tensor:
-    """Mean cross-entropy, of one label (classes) or of each of several (rows of 0.0 and 1.0)."""
+    """Return the mean cross-entropy of classes, or of each label of rows of 0.0 and 1.0."""
     if labels.is_floating_point():
         weight = torch.tensor(positive_weight)
         return functional.binary_cross_entropy_with_logits(logits, labels, pos_weight=weight)
@@ -231,9 +232,10 @@ def fit(
     watch: Callable[[], object] = str,
     positive_weight: float = 1.0,
 ) -> int:
-    """Train a model for one stage; returns the number of steps.
+    """Train a model for one stage.
 
-    :param watch: gives something to print after each epoch.
+    :param watch: called after each epoch; its result is printed.
+    :returns: the number of steps.
     """
     generator = torch.Generator().manual_seed(seed)
     pulls = optimizers(model, stage)
@@ -265,7 +267,7 @@ def fit(
 
 
 def predict(model: Any, tokenizer: Any, examples: Examples) -> Tensor:
-    """Logits of all examples, in their order."""
+    """Return the logits of all examples, in their order."""
     model.eval()
     found = torch.empty(len(examples), model.config.num_labels)
     with torch.inference_mode():
@@ -276,12 +278,12 @@ def predict(model: Any, tokenizer: Any, examples: Examples) -> Tensor:
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> dict[str, float]:
-    """Share of the examples whose likeliest class is the label."""
+    """Return the proportion of examples whose most likely class is the label."""
     return {"accuracy": round((logits.argmax(-1) == labels).float().mean().item(), 4)}
 
 
 def label_scores(logits: Tensor, labels: Tensor) -> dict[str, float]:
-    """Micro-F1 and the share of exact rows, of the labels whose sigmoid is above one half."""
+    """Return micro-F1 and the proportion of exact rows, with a threshold of one half."""
     guessed = (logits > 0).float()
     hits, marked = (guessed * labels).sum(), guessed.sum() + labels.sum()
     exact = (guessed == labels).all(-1).float().mean()
@@ -292,9 +294,9 @@ def label_scores(logits: Tensor, labels: Tensor) -> dict[str, float]:
 
 
 def train_sst2(data: Path, seed: int) -> Result:
-    """A DistilBERT on SST-2; the dev part is watched, the test part used once.
+    """Train a DistilBERT on SST-2; the dev part is monitored, the test part used once.
 
-    Most rows are phrases of other rows' sentences, those of dev of train's, so that dev flatters.
+    Most rows of dev are phrases of sentences in train, so metrics on dev are optimistic.
     """
     length, stage = 80, Stage(epochs=2, batch=2048, hidden=0.2)
     rows = {
@@ -329,9 +331,9 @@ def train_sst2(data: Path, seed: int) -> Result:
 
 
 def train_tweets(data: Path, seed: int) -> Result:
-    """A RoBERTa on tweets with several topics each, after other tweets with one topic each.
+    """Train a RoBERTa on tweets with one topic each, then on other tweets with several topics each.
 
-    The validation part is watched, the test part used once.
+    The validation part is monitored, the test part used once.
     """
     length = 160
     first = Stage(epochs=2, batch=2048, hidden=0.1)
@@ -362,7 +364,7 @@ def train_tweets(data: Path, seed: int) -> Result:
     teacher = roberta(tokenizer, length, dict(enumerate(topics)), "single_label_classification")
     first_steps = fit(teacher, tokenizer, single, first, seed)
     model = roberta(tokenizer, length, dict(enumerate(labels)), "multi_label_classification")
-    # All but the last matrix goes over. At twice these rates, the model can forget it all.
+    # All but the last matrix is transferred. Twice these learning rates can destroy it.
     model.base_model.load_state_dict(teacher.base_model.state_dict())
     model.classifier.dense.load_state_dict(teacher.classifier.dense.state_dict())
 
@@ -392,32 +394,32 @@ def train_tweets(data: Path, seed: int) -> Result:
 
 
 def part_of(id_: object) -> str:
-    """The part a tweet falls into, by a hash, so that the order of the file does not matter."""
+    """Return the part of a tweet by a hash of its id, independently of the order of the file."""
     tenth = int(hashlib.sha256(str(id_).encode()).hexdigest(), 16) % 10
     return "train" if tenth < 7 else "validation" if tenth < 8 else "test"
 
 
 def other_tweets(data: Path, leave_out: Sequence[str]) -> list[dict[str, Any]]:
-    """The tweets with one topic each, without those that are among some texts."""
+    """Return the tweets with one topic each, without those whose text is in `leave_out`."""
     known = {plain(text) for text in leave_out}
     found = [row for file in OTHER_TWEETS for row in read_rows(data / file, ("text", "label_name"))]
     return [row for row in found if plain(row["text"]) not in known]
 
 
 def plain(text: str) -> str:
-    """A text's letters and digits, so that its copies are found whatever marks they have."""
+    """Return a text's letters and digits, to find copies with other punctuation."""
     return "".join(filter(str.isalnum, text.casefold()))
 
 
 def most_frequent_label(train: Examples, test: Examples) -> dict[str, float]:
-    """What a model would score that gives every text the label that is most frequent in train."""
+    """Return the scores of predicting the most frequent label of train for every text."""
     always = torch.full_like(test.labels, -1.0)
     always[:, train.labels.mean(0).argmax()] = 1.0
     return label_scores(always, test.labels)
 
 
 def lengths(examples: Examples) -> dict[str, float]:
-    """How long the texts are, in tokens."""
+    """Return the median and the maximum length of the texts in tokens."""
     counts = sorted(map(len, examples.ids))
     return {"median": counts[len(counts) // 2], "longest": counts[-1]}
 
@@ -425,7 +427,7 @@ def lengths(examples: Examples) -> dict[str, float]:
 def distilbert(
     tokenizer: Any, length: int, labels: dict[int, str]
 ) -> DistilBertForSequenceClassification:
-    """A new DistilBERT of 6 layers x 12 heads."""
+    """Return an untrained DistilBERT with 6 layers x 12 heads."""
     config = DistilBertConfig(
         vocab_size=len(tokenizer),
         max_position_embeddings=length,
@@ -441,17 +443,17 @@ def distilbert(
         problem_type="single_label_classification",
     )
     model = DistilBertForSequenceClassification(config)
-    start_still(model)
+    initialize_as_identity(model)
     return model
 
 
 def roberta(
     tokenizer: Any, length: int, labels: dict[int, str], problem: Problem
 ) -> RobertaForSequenceClassification:
-    """A new RoBERTa of 12 layers x 12 heads."""
+    """Return an untrained RoBERTa with 12 layers x 12 heads."""
     config = RobertaConfig(
         vocab_size=len(tokenizer),
-        max_position_embeddings=length + tokenizer.pad_token_id + 1,  # it counts from pad's number
+        max_position_embeddings=length + tokenizer.pad_token_id + 1,  # starts after the pad id
         type_vocab_size=1,
         num_hidden_layers=12,
         num_attention_heads=HEADS,
@@ -468,12 +470,12 @@ def roberta(
         problem_type=problem,
     )
     model = RobertaForSequenceClassification(config)
-    start_still(model)
+    initialize_as_identity(model)
     return model
 
 
 def save(result: Result, folder: Path, facts: dict[str, Any]) -> None:
-    """Write the model, the tokenizer, training.json and, if there is one, the split."""
+    """Write the model, the tokenizer, training.json and the split, if any."""
     result.model.save_pretrained(folder)
     result.tokenizer.save_pretrained(folder)
     write_json(folder / "training.json", facts | result.facts)
@@ -493,7 +495,7 @@ def train(flags: argparse.Namespace) -> None:
     torch.manual_seed(flags.seed)
     torch.set_num_threads(flags.threads)
     start = time.perf_counter()
-    with whole_folder(flags.output_dir) as beside:
+    with whole_folder(flags.output_dir) as temporary_folder:
         result = TASKS[flags.task](flags.data, flags.seed)
         facts = {
             "task": flags.task,
@@ -508,22 +510,22 @@ def train(flags: argparse.Namespace) -> None:
                 "tokenizers": tokenizers.__version__,
             },
         }
-        save(result, beside, facts)
+        save(result, temporary_folder, facts)
     print(f"{result.facts['metrics']}, {facts['seconds']} s; saved to {flags.output_dir}")
 
 
 def main() -> int:
-    """Read the flags; returns the exit status."""
+    """Parse the flags, train, and return the exit status."""
     parser = Parser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("task", choices=TASKS)
+    parser.add_argument("task", choices=TASKS, help="the classifier to train")
     parser.add_argument("--data", type=Path, required=True, help="folder of the data sets")
     parser.add_argument("--output_dir", type=Path, required=True, help="folder for the model")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=0, help="seed of PyTorch (0)")
+    parser.add_argument("--threads", type=int, default=1, help="threads of PyTorch (1)")
     return run_with_exit_status(lambda: train(parser.parse_args()))
 
 

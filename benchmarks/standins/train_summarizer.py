@@ -1,16 +1,17 @@
-r"""Train a small summariser of news from text files, offline, to measure pruning on with ROUGE.
+r"""Train a small news summariser offline and write it, to measure pruning with ROUGE.
 
     python benchmarks/standins/train_summarizer.py --data DIR --output_dir DIR    # about 15 minutes
 
 `--data` is a folder with cnn-dailymail/sample.csv, wikitext-2/train.txt and tinystories/valid.txt
 and test.txt. The output folder is a transformers model with training.json and, in data/, the
-articles as train.csv, validation.csv and test.csv: name that folder as a pruning run's data set.
+articles as train.csv, validation.csv and test.csv: use that folder as the data set of a pruning
+run.
 
-The model is a Llama that learns one thing: to continue `{text}\nTL;DR:` with the lead of the text,
-without its dateline, to the end of a sentence. A lead is a strong summary of news, and copying it
-needs attention: heads that find where the text begins, that see the token before, and that look up
-what followed. Only the train articles, the encyclopedia and the stories are learned from, never a
-highlight. Deterministic for one seed, thread count, processor and set of versions.
+The model is a Llama that learns to continue `{text}\nTL;DR:` with the lead of the text, without its
+dateline, up to the end of a sentence. The lead is a strong baseline summary of news, and copying it
+depends on attention heads: for the start of the text, for the previous token, and for the token
+that followed (induction). Training uses the train articles, WikiText and the stories, but no
+highlights. The result is deterministic for one seed, thread count, processor and set of versions.
 """
 
 from __future__ import annotations
@@ -48,11 +49,11 @@ PAD, BOS, EOS = "<pad>", "<s>", "</s>"
 SEPARATOR = "\nTL;DR:"
 TEMPLATE = "{text}" + SEPARATOR
 SOURCE = 192  # tokens of an article that the model sees
-SUMMARY = 80  # tokens of a summary at most; its last sentence may be cut there
+SUMMARY = 80  # maximum tokens of a summary; its last sentence may be cut
 SHORTEST = 60  # a summary ends with the first sentence that reaches this many tokens
 IGNORED = -100  # cross_entropy's label for "no loss here"
 
-# What stands before the first sentence of an article: bylines, dates and places.
+# Text before the first sentence of an article: bylines, dates and places.
 _PLACE = r"(?:[A-Z][\w .,'-]{2,40}\s+)?\(CNN\)(?:\s*--)?\s*"
 _NAMES = r"By \. [^.|]{3,60} \. (?:and [^.|]{3,40} \. )?"
 _DATES = r"(?:PUBLISHED|UPDATED): \. [^.|]{5,40} \. |\| \. |Last updated at [^.|]{5,40} \. "
@@ -63,13 +64,13 @@ SENTENCE_END = re.compile(rf"(?:(?<=[.!?])|(?<=[.!?]{_CLOSING}))\s+(?={_OPENING}
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of the curriculum: copying emerges on short texts and is then stretched.
+    """A stage of the curriculum: the model learns to copy short texts first, then longer ones.
 
-    :param share: of all steps.
-    :param sources: the shortest and longest text, in tokens.
-    :param summary: the longest target, in tokens.
-    :param rows: texts in a batch.
-    :param noise: share of the texts that are random tokens: only copying predicts those.
+    :param share: proportion of all steps.
+    :param sources: minimum and maximum length of a text in tokens.
+    :param summary: maximum length of a target in tokens.
+    :param rows: texts per batch.
+    :param noise: proportion of texts of random tokens, which can be predicted by copying only.
     """
 
     share: float
@@ -89,46 +90,46 @@ STAGES = (
 
 @dataclass(frozen=True)
 class Stream:
-    """Running text as tokens, with the offsets at which a sentence begins (and one ended)."""
+    """Running text as token ids, with the offsets at which sentences begin."""
 
     tokens: torch.Tensor
     starts: torch.Tensor
 
     def lead(self, start: int) -> tuple[int, bool]:
-        """Length of the summary of the text that begins at `start`; whether it ends there."""
+        """Return the length of the lead that begins at `start`, and whether it ends a sentence."""
         place = int(torch.searchsorted(self.starts, start + SHORTEST))
         length = int(self.starts[place]) - start if place < len(self.starts) else SUMMARY
         return (length, True) if length < SUMMARY else (SUMMARY, False)
 
 
 def read_articles(path: Path) -> list[dict[str, str]]:
-    """The rows of the news sample, without its unnamed column.
+    """Read the rows of the news sample, without its unnamed column.
 
     :raises InputError: if a column is missing.
     """
     with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     if not rows or not set(COLUMNS) <= set(rows[0]):
-        raise InputError(f"{path} lacks a column of {', '.join(COLUMNS)}: give another --data")
+        raise InputError(f"{path} has not all columns {', '.join(COLUMNS)}: give another --data")
     return [{name: row[name] for name in COLUMNS} for row in rows]
 
 
 def split(rows: list[dict[str, str]]) -> dict[str, list[dict[str, str]]]:
-    """The articles in the order of a hash of their ids, as 30 % train, 30 % validation, test."""
+    """Split the articles by a hash of their ids: 30 % train, 30 % validation, 40 % test."""
     rows = sorted(rows, key=lambda row: hashlib.sha256(row["id"].encode()).hexdigest())
     first, second = len(rows) * 3 // 10, len(rows) * 6 // 10
     return {"train": rows[:first], "validation": rows[first:second], "test": rows[second:]}
 
 
 def invented(draw: random.Random) -> str:
-    """A name nobody has, in one to three syllables: such words can only be copied."""
+    """Return an invented name of one to three syllables, which can be predicted by copying only."""
     syllables = (draw.choice("bcdfghjklmnprstvwz") + draw.choice("aeiou") for _ in range(3))
     word = "".join(list(syllables)[: draw.randint(1, 3)]) + draw.choice(("", "n", "r", "s", "l"))
     return word.capitalize()
 
 
 def wiki_text(raw: str, draw: random.Random) -> Iterator[str]:
-    """Paragraphs of WikiText as they were before it was tokenized; an invented name per <unk>."""
+    """Yield detokenized paragraphs of WikiText, with an invented name for each <unk>."""
     for line in raw.splitlines():
         text = line.strip()
         if len(text) < 100 or text.startswith("="):
@@ -141,7 +142,7 @@ def wiki_text(raw: str, draw: random.Random) -> Iterator[str]:
 
 
 def dateline(draw: random.Random) -> str:
-    """A dateline as the two newspapers of the sample write them, with invented names."""
+    """Return a dateline in the style of the two newspapers of the sample, with invented names."""
     name, place = (f"{invented(draw)} {invented(draw)}" for _ in range(2))
     if draw.random() < 0.5:
         before = draw.choice(("", "", f"{place}, ", f"{invented(draw).upper()}, "))
@@ -168,19 +169,19 @@ def _day(draw: random.Random) -> str:
 
 
 def sentences(text: str) -> list[str]:
-    """Split running text after each full stop that a capital follows."""
+    """Split running text into sentences."""
     return [part for part in SENTENCE_END.split(" ".join(text.split())) if part]
 
 
 def body(article: str) -> str:
-    """An article without its dateline."""
+    """Return an article without its dateline."""
     return DATELINE.sub("", article).strip()
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer that begins every text with BOS; the separator is one token.
+    """Train a byte-level BPE tokenizer that begins every text with BOS; the separator is one token.
 
-    A text begins with a blank, so that a sentence has the same tokens wherever it stands.
+    Every text gets a leading blank, so that a sentence has the same tokens at every position.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
@@ -207,7 +208,7 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenize
 
 
 def stream(tokenizer: PreTrainedTokenizerFast, texts: Iterable[str]) -> Stream:
-    """All texts in one row, with where each sentence begins."""
+    """Tokenize all texts into one row, with the offsets of sentences."""
     parts = [sentence for text in texts for sentence in sentences(text)]
     rows = tokenizer(parts, add_special_tokens=False)["input_ids"]
     lengths = torch.tensor([0, *(len(row) for row in rows)])
@@ -217,8 +218,8 @@ def stream(tokenizer: PreTrainedTokenizerFast, texts: Iterable[str]) -> Stream:
 class Examples:
     """Batches of the copy task.
 
-    :param streams: running texts, each with its share of the rows.
-    :param datelines: tokens of the datelines to put before a part of the texts.
+    :param streams: running texts, each with its proportion of the rows.
+    :param datelines: token ids of the datelines to prepend to a part of the texts.
     """
 
     def __init__(
@@ -236,9 +237,9 @@ class Examples:
         self.vocabulary = len(tokenizer)
 
     def batch(self, stage: Stage) -> tuple[torch.Tensor, torch.Tensor]:
-        """Inputs (rows, tokens) and the labels of their last `summary` places.
+        """Return inputs (rows, tokens) and the labels of their last `summary` positions.
 
-        All texts of a batch have one length: nothing is padded but the targets' ends.
+        All texts of a batch have the same length, so only the targets are padded.
         """
         length = self.draw.randint(*stage.sources)
         pairs = [self._row(stage, length) for _ in range(stage.rows)]
@@ -251,7 +252,7 @@ class Examples:
         return inputs, labels
 
     def _row(self, stage: Stage, length: int) -> tuple[list[int], list[int]]:
-        """A text of so many tokens and its lead."""
+        """Return a text of `length` tokens and its lead."""
         if self.draw.random() < stage.noise:
             source = [self.draw.randrange(3, self.vocabulary - 1) for _ in range(length)]
             return source, source[: stage.summary]
@@ -268,7 +269,7 @@ class Examples:
 
 
 def build(tokenizer: PreTrainedTokenizerFast, flags: Namespace) -> LlamaForCausalLM:
-    """The model, untrained; its MLPs are narrow, since copying is attention's work."""
+    """Return the untrained model, with narrow feed-forward layers, as copying needs attention."""
     return LlamaForCausalLM(
         LlamaConfig(
             vocab_size=len(tokenizer),
@@ -287,19 +288,19 @@ def build(tokenizer: PreTrainedTokenizerFast, flags: Namespace) -> LlamaForCausa
 
 
 def summary_logits(model: LlamaForCausalLM, inputs: torch.Tensor, places: int) -> torch.Tensor:
-    """Logits at the last places only: over a whole text, they would be two fifths of the work."""
+    """Return the logits at the last positions; all logits would be two fifths of the operations."""
     states: torch.Tensor = model.model(inputs, use_cache=False).last_hidden_state
     logits: torch.Tensor = model.lm_head(states[:, -places:])
     return logits
 
 
 def learning_rate(step: int, steps: int, warmup: int = 50) -> float:
-    """The share of the peak rate at a step: linear up, flat for half of the run, linear to zero."""
+    """Return the factor of the peak rate at a step: linear up, constant, linear to zero."""
     return min((step + 1) / warmup, 1.0, 2.0 * (steps - step) / steps)
 
 
 def stage_at(step: int, steps: int) -> Stage:
-    """The stage of the curriculum that a step belongs to."""
+    """Return the stage of the curriculum at a step."""
     reached = 0.0
     for stage in STAGES:
         reached += stage.share
@@ -314,7 +315,7 @@ def fit(
     held: list[tuple[list[int], list[int]]],
     steps: int,
 ) -> list[dict[str, float]]:
-    """Train; returns the log. Muon for the matrices, since it learns in fewer steps than Adam."""
+    """Train with Muon for the matrices, which takes fewer steps than Adam; return the log."""
     inner = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
     outer = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
     optimizers: list[torch.optim.Optimizer] = [
@@ -351,7 +352,7 @@ def fit(
 def pairs(
     tokenizer: PreTrainedTokenizerFast, rows: list[dict[str, str]]
 ) -> list[tuple[list[int], list[int]]]:
-    """Of each article the tokens of its prompt and of the lead that should follow."""
+    """Return the token ids of the prompt and of the expected lead of each article."""
     result = []
     for row in rows:
         text = stream(tokenizer, [body(row["article"])])
@@ -362,14 +363,14 @@ def pairs(
 
 
 def prompt(tokenizer: PreTrainedTokenizerFast, article: str) -> str:
-    """An article cut to the tokens the model sees, in the template."""
+    """Return the template with an article, truncated to `SOURCE` tokens."""
     ids = tokenizer(article, add_special_tokens=False, verbose=False)["input_ids"][:SOURCE]
     return TEMPLATE.format(text=_text(tokenizer, ids))
 
 
 @torch.inference_mode()
 def forced_accuracy(model: LlamaForCausalLM, held: list[tuple[list[int], list[int]]]) -> float:
-    """Share of the leads' tokens that the model ranks first when given the tokens before."""
+    """Return the proportion of the leads' tokens predicted correctly with teacher forcing."""
     right = total = 0
     for source, target in held:
         inputs = torch.tensor([source + target[:-1]])
@@ -383,7 +384,7 @@ def forced_accuracy(model: LlamaForCausalLM, held: list[tuple[list[int], list[in
 def summarize(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, article: str
 ) -> list[int]:
-    """Tokens of the greedy summary, as anyone generates it who loads the folder."""
+    """Return the token ids of the greedy summary by `generate`."""
     inputs: Any = tokenizer(prompt(tokenizer, article), return_tensors="pt")
     generator: Any = model  # transformers types generate for another class
     output = generator.generate(
@@ -397,7 +398,7 @@ def summarize(
 
 
 def rouge(summaries: list[str], references: list[str]) -> dict[str, float]:
-    """Mean ROUGE F1 with stemming, as papers on this data set report it."""
+    """Return the mean ROUGE F1 with stemming, as in papers on this data set."""
     kinds = ("rouge1", "rouge2", "rougeL")
     scorer = rouge_scorer.RougeScorer(kinds, use_stemmer=True)
     scores = [scorer.score(r, s) for r, s in zip(references, summaries, strict=True)]
@@ -405,7 +406,7 @@ def rouge(summaries: list[str], references: list[str]) -> dict[str, float]:
 
 
 def copied(tokens: list[int], target: list[int]) -> int:
-    """Number of the target's tokens that stand at the same place of a summary."""
+    """Return the number of the target's tokens at the same position in a summary."""
     return sum(a == b for a, b in zip(tokens, target, strict=False))
 
 
@@ -414,7 +415,7 @@ def measure(
     tokenizer: PreTrainedTokenizerFast,
     splits: dict[str, list[dict[str, str]]],
 ) -> dict[str, Any]:
-    """How exactly the leads of unseen articles are copied, and what their ROUGE is."""
+    """Measure copy accuracy and ROUGE on the validation and test articles."""
     model.eval()
     result: dict[str, Any] = {}
     for name in ("validation", "test"):
@@ -451,12 +452,14 @@ def _cut(tokenizer: PreTrainedTokenizerFast, text: str) -> str:
 
 
 def train(flags: Namespace) -> None:
-    """Read, train, measure and save."""
+    """Read the data, train, measure and save."""
     for name in (ARTICLES, WIKI, *STORIES):
         if not (flags.data / name).is_file():
             raise InputError(f"data folder {flags.data} has no {name}: give another --data")
-    if flags.width % (2 * flags.heads):  # rotary positions turn pairs
-        raise InputError(f"--width {flags.width} is no even multiple of --heads {flags.heads}")
+    if flags.width % (2 * flags.heads):  # rotary embeddings need an even width per head
+        raise InputError(
+            f"--width {flags.width} must be an even multiple of --heads {flags.heads}: give another"
+        )
     free_folder(flags.output_dir)
     quiet()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -473,7 +476,7 @@ def train(flags: Namespace) -> None:
     ]
     news = [body(row["article"]) for row in splits["train"]]
     datelines = [dateline(draw) for _ in range(2000)]
-    # News is repeated so that its words and marks win tokens beside the encyclopedia's.
+    # News is repeated so that its words and punctuation get tokens, as WikiText is larger.
     tokenizer = train_tokenizer([*wiki, *stories, *news * 10, *datelines], flags.vocabulary)
     tokenizer.model_max_length = 384
     streams = [
@@ -523,17 +526,17 @@ def train(flags: Namespace) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Train a summariser; returns the exit status."""
+    """Parse the flags, train, and return the exit status."""
     parser = Parser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder of the text files")
     parser.add_argument("--output_dir", type=Path, required=True, help="folder for the model")
-    parser.add_argument("--steps", type=int, default=2200)
-    parser.add_argument("--layers", type=int, default=6)
-    parser.add_argument("--heads", type=int, default=8, help="heads of a layer")
-    parser.add_argument("--width", type=int, default=128)
-    parser.add_argument("--vocabulary", type=int, default=4096)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--steps", type=int, default=2200, help="training steps (2200)")
+    parser.add_argument("--layers", type=int, default=6, help="layers (6)")
+    parser.add_argument("--heads", type=int, default=8, help="heads per layer (8)")
+    parser.add_argument("--width", type=int, default=128, help="hidden size (128)")
+    parser.add_argument("--vocabulary", type=int, default=4096, help="tokens (4096)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of data and PyTorch (0)")
+    parser.add_argument("--threads", type=int, default=1, help="threads of PyTorch (1)")
     return run_with_exit_status(lambda: train(parser.parse_args(arguments)))
 
 

@@ -1,13 +1,13 @@
-"""Train the embedded model `builtin:tiny` from documentation found on this machine, offline.
+"""Train the embedded model `builtin:tiny` offline, on documentation installed on this machine.
 
     python benchmarks/standins/train_tiny.py   # writes sos_deap/builtin/tiny; 80 minutes, 2 cores
 
-A Llama of 12 layers x 12 heads (144 genes), read on the standard library's train split and the
-docstrings of numpy, torch, transformers and datasets; texts that nearly repeat the calibration or
-test split are left out first. Deterministic for one seed, thread count, processor and set of
-versions: the shipped weights were made on 2 threads with Python 3.11.7 and constraints.txt. The
-training log lies in benchmarks/standins/train_tiny.csv; benchmarks/builtin_tiny.py measures the
-result.
+The model is a Llama with 12 layers x 12 heads (144 genes). It is trained on the train split of the
+standard library and the docstrings of numpy, torch, transformers and datasets, without
+near-duplicates of the calibration and test splits. The result is deterministic for one seed, thread
+count, processor and set of versions: the shipped weights were made on 2 threads with Python 3.11.7
+and constraints.txt. The training log is written to benchmarks/standins/train_tiny.csv;
+benchmarks/builtin_tiny.py measures the result.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ LOG = Path(__file__).resolve().parent / "train_tiny.csv"
 
 
 def training_documents() -> list[pydoc.Document]:
-    """The standard library's train split, then the packages' docstrings, near-duplicates once."""
+    """Return the standard library's train split and the packages' docstrings, deduplicated."""
     filter_ = pydoc.NearDuplicates()
     documents = [d for split in pydoc.SPLITS for d in pydoc.pydoc_documents(split)]
     for text in (text for document in documents for text in document.texts):
@@ -53,7 +53,7 @@ def training_documents() -> list[pydoc.Document]:
 
 
 def train_tokenizer(documents: list[pydoc.Document], vocabulary: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer with one special token, which ends every document."""
+    """Train a byte-level BPE tokenizer with one special token, which ends every document."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -61,7 +61,7 @@ def train_tokenizer(documents: list[pydoc.Document], vocabulary: int) -> PreTrai
         vocab_size=vocabulary,
         special_tokens=[END],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        max_token_length=16,  # no token for a rule of ===== or a run of blanks
+        max_token_length=16,  # no tokens for long rows of = or blanks
         show_progress=False,
     )
     tokenizer.train_from_iterator((d.text for d in documents), trainer)
@@ -73,7 +73,7 @@ def train_tokenizer(documents: list[pydoc.Document], vocabulary: int) -> PreTrai
 def token_stream(
     tokenizer: PreTrainedTokenizerFast, documents: list[pydoc.Document]
 ) -> torch.Tensor:
-    """All documents' tokens in one row, each document ended by the end token."""
+    """Return the tokens of all documents in one row, with an end token after each document."""
     ids = tokenizer([d.text + END for d in documents], verbose=False)["input_ids"]
     return torch.tensor([token for row in ids for token in row])
 
@@ -81,7 +81,7 @@ def token_stream(
 def batches(
     stream: torch.Tensor, rows: int, seqlen: int, generator: torch.Generator
 ) -> Iterator[torch.Tensor]:
-    """Endless batches (rows, seqlen): each epoch cuts the stream anew, from a random offset."""
+    """Yield batches (rows, seqlen) endlessly; each epoch cuts the stream from a random offset."""
     while True:
         offset = int(torch.randint(seqlen, (1,), generator=generator))
         count = (len(stream) - offset) // seqlen
@@ -91,12 +91,12 @@ def batches(
 
 
 def learning_rate(step: int, steps: int, warmup: int = 50) -> float:
-    """The share of the peak rate at a step: linear up, flat for half of the run, linear to zero."""
+    """Return the factor of the peak rate at a step: linear up, constant, linear to zero."""
     return min((step + 1) / warmup, 1.0, 2.0 * (steps - step) / steps)
 
 
 def perplexity(model: LlamaForCausalLM, stream: torch.Tensor, seqlen: int, limit: int) -> float:
-    """Perplexity over the first `limit` sequences of a token stream."""
+    """Return the perplexity over the first `limit` sequences of a token stream."""
     windows = stream[: len(stream) // seqlen * seqlen].view(-1, seqlen)[:limit]
     with torch.inference_mode():
         losses = [float(next_token_loss(model, batch)) * len(batch) for batch in windows.split(32)]
@@ -104,24 +104,24 @@ def perplexity(model: LlamaForCausalLM, stream: torch.Tensor, seqlen: int, limit
 
 
 def next_token_loss(model: LlamaForCausalLM, batch: torch.Tensor) -> torch.Tensor:
-    """Mean cross-entropy of the next token, in nats; `batch` is (rows, seqlen)."""
+    """Return the mean cross-entropy of the next token in nats; `batch` is (rows, seqlen)."""
     logits = model(batch, use_cache=False).logits[:, :-1].flatten(0, 1)
     return torch.nn.functional.cross_entropy(logits, batch[:, 1:].flatten())
 
 
 def main() -> None:
-    """Train, log and save; weights are stored as bf16."""
+    """Train, write the log and save the weights in bfloat16."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--steps", type=int, default=2500)
-    parser.add_argument("--rows", type=int, default=32, help="sequences in a batch")
-    parser.add_argument("--seqlen", type=int, default=128)
-    parser.add_argument("--vocabulary", type=int, default=2048)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--output_dir", type=Path, default=HOME)
-    parser.add_argument("--log", type=Path, default=LOG)
+    parser.add_argument("--steps", type=int, default=2500, help="training steps (2500)")
+    parser.add_argument("--rows", type=int, default=32, help="sequences per batch (32)")
+    parser.add_argument("--seqlen", type=int, default=128, help="tokens per sequence (128)")
+    parser.add_argument("--vocabulary", type=int, default=2048, help="tokens (2048)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of PyTorch (0)")
+    parser.add_argument("--threads", type=int, default=2, help="threads of PyTorch (2)")
+    parser.add_argument("--output_dir", type=Path, default=HOME, help="folder for the model")
+    parser.add_argument("--log", type=Path, default=LOG, help="CSV file for the training log")
     arguments = parser.parse_args()
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -194,7 +194,7 @@ def main() -> None:
 
 
 def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """Write a bf16 copy of the weights and the tokenizer."""
+    """Write the weights in bfloat16 and the tokenizer."""
     copy: Any = LlamaForCausalLM(model.config)
     copy.load_state_dict(model.state_dict())
     copy.to(torch.bfloat16).save_pretrained(folder)
