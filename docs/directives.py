@@ -35,7 +35,7 @@ class Flags(SphinxDirective):
         assert field.default is not MISSING, f"{field.name} has no default"
         flag = nodes.literal("", f"--{field.name}")
         kind = str(field.type).removesuffix(" | None")
-        about = f" {_KINDS[kind]}, default {field.default}"
+        about = f" {_KINDS[kind]}, default {field.metadata['default']}"
         term = nodes.term(
             "", "", flag, nodes.inline("", about, classes=["about"]), ids=[field.name]
         )

@@ -26,8 +26,8 @@ from sos_deap import load, prune
 from sos_deap.config import PRESETS, parse
 from sos_deap.files.atomic import write_csv
 from sos_deap.models.measure import measure
+from sos_deap.plan import evaluator_of, plan_of, search
 from sos_deap.report.figures import COLOURS, MARKERS, save
-from sos_deap.run import evaluator_of, search
 
 RESULTS = Path(__file__).parent / "results" / "figures"
 RATES = (0.005, 0.01, 0.02, 0.05, 0.1)
@@ -50,12 +50,10 @@ Row = dict[str, Any]
 
 def searched(**flags: Any) -> tuple[Any, Any, list[Row]]:
     """Run a search; returns its evaluator, its best, and every chromosome with its generation."""
-    config, settings = parse([f"--{name}={value}" for name, value in flags.items()])
-    evaluator = evaluator_of(config, settings)
+    plan = plan_of(*parse([f"--{name}={value}" for name, value in flags.items()]))
+    evaluator = evaluator_of(plan)
     ends: list[int] = []  # chromosomes that were computed up to a generation
-    evolution = search(
-        config, evaluator, lambda *_: ends.append(sum(1 for _ in evaluator.history()))
-    )
+    evolution = search(plan, evaluator, lambda *_: ends.append(len(list(evaluator.history()))))
     rows: list[Row] = []
     for i, (genes, metric) in enumerate(evaluator.history()):
         generation = next(number for number, end in enumerate(ends) if i < end)

@@ -13,7 +13,7 @@ import json
 import sys
 import tempfile
 import time
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,8 @@ from sos_deap.cli import quiet, run_with_exit_status
 from sos_deap.config import RunConfig, parse
 from sos_deap.errors import InputError
 from sos_deap.files.atomic import write_json
-from sos_deap.run import evaluator_of, run
+from sos_deap.plan import evaluator_of, plan_of
+from sos_deap.run import run
 from sos_deap.tasks.settings import TaskSettings
 
 RESULTS = Path(__file__).parent / "results"
@@ -53,7 +54,7 @@ def row(arguments: list[str]) -> None:
     config, settings = parse(arguments)
     quiet()
     with tempfile.TemporaryDirectory() as scratch:
-        config.output_dir = config.output_dir or str(Path(scratch, "run"))
+        config = replace(config, output_dir=config.output_dir or str(Path(scratch, "run")))
         started = time.perf_counter()
         folder = run(config, settings)
         seconds = time.perf_counter() - started
@@ -84,7 +85,7 @@ def held_out_seconds(
     config: RunConfig, settings: TaskSettings, pruned_folder: Path
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Seconds that the dense and the pruned model take for the held-out part, in turn."""
-    evaluator = evaluator_of(config, settings)
+    evaluator = evaluator_of(plan_of(config, settings))
     assert evaluator.heldout is not None
     dense = evaluator.model
     pruned: Any = load(pruned_folder, dtype=dense.dtype)

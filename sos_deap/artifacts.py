@@ -1,4 +1,4 @@
-"""What came out: a pruned model's files, its quality and its size, measured on what they hold."""
+"""The results of a run: the pruned model, its quality and its size, and ``result.json``."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from sos_deap.models.loading import load, load_as
 from sos_deap.models.prune import prune
 from sos_deap.models.saving import auto_class
 from sos_deap.report.card import model_card
-from sos_deap.report.tables import front_hypervolume
+from sos_deap.report.tables import front_hypervolume, inline
 from sos_deap.search.drive import Evolution
 from sos_deap.tasks.samples import samples
 from sos_deap.tasks.task import Task
@@ -31,7 +31,7 @@ _PACKAGES = ("sos_deap", "torch", "transformers", "datasets", "tokenizers", "dea
 
 
 def versions() -> dict[str, str]:
-    """The versions of Python and of the packages that results depend on."""
+    """Return the versions of Python and of the packages that results depend on."""
     return {name: version(name) for name in _PACKAGES} | {"python": python_version()}
 
 
@@ -43,19 +43,19 @@ def prune_to(
     layout: str,
     dtype: torch.dtype,
 ) -> PreTrainedModel:
-    """Prune a model, save it, and read it back: what is measured then is what the files hold.
+    """Prune a model, save it and load it again, so that the files are what is measured.
 
     :param folder: an empty folder for the files.
-    :param model: the model, with its weights as precise as they were stored.
+    :param model: the dense model, with its weights as precise as they were stored.
     :param chromosome: one 0/1 gene per unit of ``heads``.
-    :param heads: the model's head map.
+    :param heads: head map of the model.
     :param layout: a name in :data:`sos_deap.models.prune.LAYOUTS`.
-    :param dtype: of the files: computing in float32 must not double them.
+    :param dtype: dtype of the files, which may be smaller than the one computed in.
     :returns: the pruned model, in the dtype of ``model``.
     """
     smaller: Any = prune(model, chromosome, heads, layout)
     smaller.to(dtype).save_pretrained(folder)
-    del smaller  # a large model need not be in memory three times
+    del smaller  # to hold two models in memory, not three
     return load(folder, dtype=model.dtype)
 
 
@@ -69,7 +69,17 @@ def write_card(
     facts: Mapping[str, Any],
     metrics: Sequence[tuple[str, float, float]] = (),
 ) -> None:
-    """Write the model card of what :func:`prune_to` saved; see :func:`model_card` for the rest."""
+    """Write the model card of a pruned model, ``README.md``.
+
+    :param folder: the folder that :func:`prune_to` saved the model in.
+    :param name: name of the dense model.
+    :param model: the dense model.
+    :param chromosome: one 0/1 gene per unit of ``heads``.
+    :param heads: head map of the dense model.
+    :param layout: a name in :data:`sos_deap.models.prune.LAYOUTS`.
+    :param facts: rows of the card's table, by label.
+    :param metrics: label, value of the dense and value of the pruned model.
+    """
     card = model_card(
         base_model=name,
         layout=layout,
@@ -82,36 +92,61 @@ def write_card(
     write_text(folder / "README.md", card)
 
 
+def initial_result(
+    evaluator: Evaluator, dense: Mapping[str, Any], search: Mapping[str, Any], command: str
+) -> dict[str, Any]:
+    """Return the content of ``result.json`` before the search, its parts in their final order.
+
+    :param evaluator: the evaluator of the search, with held-out data.
+    :param dense: quality and size of the dense model.
+    :param search: settings of the search to record.
+    :param command: shell command that repeats the run.
+    """
+    tasks: dict[str, Any] = {"calibration": evaluator.task, "held-out": evaluator.heldout}
+    if evaluator.validation is not None:
+        tasks["validation"] = evaluator.validation.task
+    return {
+        "dense": dense,
+        "best": {},
+        "search": dict(search),
+        "data": {part: task.describe() for part, task in tasks.items()},
+        "dtype": str(evaluator.model.dtype).removeprefix("torch."),
+        "command": command,
+        "versions": versions(),
+    }
+
+
 def save_best(
     folder: Path,
     evaluator: Evaluator,
-    original: PreTrainedModel,
     chromosome: list[int],
-    *,
     layout: str,
     name: str,
-    dense: Mapping[str, Any],
-    facts: Mapping[str, Any],
+    result: Mapping[str, Any],
 ) -> tuple[dict[str, Any], PreTrainedModel]:
-    """Write a search's winner into a run folder: ``chromosome.json`` and ``pruned/``.
+    """Write the winner of a search into the run folder: ``chromosome.json`` and ``pruned/``.
 
     :param folder: the run folder.
-    :param evaluator: the search's, with held-out text.
-    :param original: the model to prune, with its weights as precise as they were stored.
-    :param chromosome: the winner.
+    :param evaluator: the evaluator of the search, with held-out data.
+    :param chromosome: the winner, one 0/1 gene per unit of the evaluator's head map.
     :param layout: a name in :data:`sos_deap.models.prune.LAYOUTS`.
-    :param name: of the original model.
-    :param dense: its quality and size.
-    :param facts: further lines for the model card.
-    :returns: the ``best`` part of ``result.json``, and the model as the files have it.
+    :param name: name of the dense model.
+    :param result: the value of :func:`initial_result`, for the model card.
+    :returns: the ``best`` part of ``result.json``, and the pruned model as loaded from the files.
     """
     heads, stored, heldout = evaluator.head_map, evaluator.stored_dtype, evaluator.heldout
     assert heldout is not None
-    path, mark = folder / "chromosome.json", fingerprint(original)
+    dense, model = result["dense"], original(name, evaluator)
+    facts = {
+        "command": result["command"],
+        "seed": result["search"]["seed"],
+        **{f"{part} data": inline(described) for part, described in result["data"].items()},
+    }
+    path, mark = folder / "chromosome.json", fingerprint(model)
     write_chromosome(path, chromosome, model=name, fingerprint=mark, unit=heads.unit)
-    with whole_folder(folder / "pruned") as beside:
-        pruned: Any = prune_to(beside, original, chromosome, heads, layout, stored)
-        evaluator.tokenizer.save_pretrained(beside)
+    with whole_folder(folder / "pruned") as temporary:
+        pruned: Any = prune_to(temporary, model, chromosome, heads, layout, stored)
+        evaluator.tokenizer.save_pretrained(temporary)
         pruned.to(evaluator.model.device, evaluator.model.dtype)
         best: dict[str, Any] = {
             **quality(evaluator, heldout, pruned),
@@ -120,21 +155,24 @@ def save_best(
             "chromosome": chromosome,
         }
         metrics = [
-            (f"{name}, {label}", value, best[part][name])
+            (f"{metric}, {label}", value, best[part][metric])
             for part, label in (("calibration", "calibration"), ("heldout", "held-out"))
-            for name, value in dense[part].items()
-            if None not in (value, best[part][name])
+            for metric, value in dense[part].items()
+            if None not in (value, best[part][metric])
         ]
-        write_card(beside, name, original, chromosome, heads, layout, facts, metrics)
+        write_card(temporary, name, model, chromosome, heads, layout, facts, metrics)
     return best, pruned
 
 
 def quality(
     evaluator: Evaluator, heldout: Task, model: PreTrainedModel
 ) -> dict[str, dict[str, float | None]]:
-    """A whole model's metrics, dense or pruned: on ``calibration`` and on ``heldout``, by name.
+    """Return the metrics of a model by name, on the parts ``calibration`` and ``heldout``.
 
-    :raises InputError: if the metric that counts is not finite.
+    :param evaluator: the evaluator of the search.
+    :param heldout: the task on held-out data.
+    :param model: the dense model, or a pruned one.
+    :raises InputError: if the main metric of the task is not finite.
     """
     found: dict[str, dict[str, float | None]] = {}
     for part, task in (("calibration", evaluator.task), ("heldout", heldout)):
@@ -144,39 +182,44 @@ def quality(
                 f"the model's {task.name} ({part}) is {metrics[task.name]}: check the model and "
                 "the data, or compute with --dtype float32"
             )
-        # The one that counts first; JSON has no infinity.
+        # The main metric comes first; JSON has no infinity.
         others = {n: value if math.isfinite(value) else None for n, value in metrics.items()}
         found[part] = {task.name: others.pop(task.name), **others}
     return found
 
 
 def size(model: PreTrainedModel, stored_dtype: torch.dtype, heads: int) -> dict[str, int]:
-    """Heads, parameters, and the bytes they take in a dtype."""
+    """Return the numbers of heads and parameters, and the bytes of the parameters in a dtype."""
     parameters = model.num_parameters()
     return {"heads": heads, "parameters": parameters, "bytes": parameters * stored_dtype.itemsize}
 
 
 def original(name: str, evaluator: Evaluator) -> PreTrainedModel:
-    """The model with its weights as stored: loaded once more if the search rounded them."""
+    """Return the dense model with its weights as stored: reloaded if the search rounded them."""
     stored, computed = evaluator.stored_dtype, evaluator.model.dtype
     if torch.promote_types(stored, computed) == computed:
         return evaluator.model
     model = load_as(name, type(evaluator.model), str(stored).removeprefix("torch."))
-    model.config.pad_token_id = evaluator.model.config.pad_token_id  # where it had none of its own
+    model.config.pad_token_id = evaluator.model.config.pad_token_id  # set where it had none
     return model
 
 
 def write_samples(path: Path, evaluator: Evaluator, models: dict[str, Any]) -> None:
-    """What the models write, where they write."""
+    """Write samples of the models' text, for tasks that have them."""
     assert evaluator.heldout is not None
     if found := samples(evaluator.heldout, models, evaluator.tokenizer):
         write_json(path, found)
 
 
 def search_figures(
-    evaluator: Evaluator, evolution: Evolution, known: dict[str, Any]
+    evaluator: Evaluator, evolution: Evolution, result: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What a search cost, and why it ended."""
+    """Return the costs of a search and the reason for its end, for ``result.json``.
+
+    :param evaluator: the evaluator of the search.
+    :param evolution: the search.
+    :param result: the value of :func:`initial_result`.
+    """
     figures: dict[str, Any] = {
         "generations": len(evolution.logbook) - 1,
         **evaluator.accounting.asdict(),
@@ -185,6 +228,6 @@ def search_figures(
     if evaluator.validation is not None:
         figures["validated"] = len(evolution.halloffame)
     if evaluator.objectives > 1:
-        dense = known["dense"]["calibration"][evaluator.task.name]
+        dense = result["dense"]["calibration"][evaluator.task.name]
         figures["hypervolume"] = front_hypervolume(evaluator.task, evolution.halloffame, dense)
     return figures

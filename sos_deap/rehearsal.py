@@ -1,4 +1,4 @@
-"""All that follows a search, tried before it, so that it does not fail after hours."""
+"""Try what follows a search before it starts, so that it cannot fail hours later."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from transformers import PreTrainedModel
+
 from sos_deap.errors import InputError, first_line
 from sos_deap.evaluation.evaluator import Evaluator
+from sos_deap.models.length import most_tokens
 from sos_deap.models.measure import try_out
 from sos_deap.models.memory import is_out_of_memory
 from sos_deap.models.saving import pruned_type
@@ -19,16 +22,15 @@ from sos_deap.tasks.samples import samples
 
 
 def rehearse(evaluator: Evaluator, layout: str, length: int, new_tokens: int) -> None:
-    """Save the unpruned model without its weights, let it write, and measure it once.
+    """Save the dense model without its weights, generate a sample, and measure the model once.
 
-    Nothing is left behind, the model is as it was, and no random numbers are drawn.
+    No files remain, the model is unchanged, and no random numbers are drawn.
 
-    :param evaluator: the search's, with a tokenizer and held-out text.
+    :param evaluator: the evaluator of the search, with a tokenizer and held-out data.
     :param layout: a name in :data:`sos_deap.models.prune.LAYOUTS`.
-    :param length: prompt length that the models will be measured on.
-    :param new_tokens: tokens that they decode then.
-    :raises InputError: for anything that fails, but for a lack of memory or of disk, which may have
-        passed by then.
+    :param length: prompt length in tokens that the models will be measured on.
+    :param new_tokens: number of tokens to decode in the measurement.
+    :raises InputError: for any failure but a lack of memory or disk space, which may be temporary.
     """
     model: Any = evaluator.model
     assert evaluator.heldout is not None
@@ -38,15 +40,26 @@ def rehearse(evaluator: Evaluator, layout: str, length: int, new_tokens: int) ->
             read_config(folder)
         with _tried("its tokenizer cannot be saved"):
             evaluator.tokenizer.save_pretrained(Path(folder, "tokenizer"))
-    if evaluator.heldout.one_pass:  # else the dense model's metrics are of texts that it writes
-        with _tried("the model cannot write samples"):
+    if evaluator.heldout.one_pass:  # else the dense model's metrics generate text anyway
+        with _tried("the model cannot generate samples"):
             samples(evaluator.heldout, {"dense": model}, evaluator.tokenizer, 1, 2)
     with _tried("the model cannot be measured"):
         try_out(model, length, new_tokens)
 
 
+def timed_lengths(model: PreTrainedModel, seqlen: int) -> tuple[int, int]:
+    """Return the prompt length and the number of new tokens to time models on.
+
+    :param model: the dense model.
+    :param seqlen: tokens in an example of the task, of which the two are at most the sum.
+    """
+    seqlen = min(seqlen, most_tokens(model) or seqlen)  # `seqlen` of beams is that of all of them
+    new_tokens = min(16, seqlen // 2)
+    return min(512, seqlen - new_tokens), new_tokens if new_tokens > 1 else 0
+
+
 def _skeleton(evaluator: Evaluator, layout: str) -> Any:
-    """The model with settings of its own, of the class that a pruned one is saved as."""
+    """Return the model with a copy of its config, as an object of the pruned model's class."""
     heads = evaluator.head_map
     twin: Any = copy.copy(evaluator.model)
     twin.config = copy.deepcopy(twin.config)
@@ -58,11 +71,12 @@ def _skeleton(evaluator: Evaluator, layout: str) -> Any:
 
 @contextmanager
 def _tried(what: str) -> Iterator[None]:
+    """Turn errors of libraries into an :class:`InputError` that begins with ``what``."""
     try:
         yield
     except InputError:
         raise
-    except Exception as error:  # the libraries' own
+    except Exception as error:  # libraries raise many types
         if is_out_of_memory(error) or (isinstance(error, OSError) and error.errno):
             return
         raise InputError(f"{what} (tried before the search): {first_line(error)}") from error

@@ -16,15 +16,15 @@ import sos_deap
 from benchmarks.variants import settings as variants
 from sos_deap import commands
 from sos_deap.__main__ import main
-from sos_deap.config import RunConfig, parse
+from sos_deap.config import parse
 from sos_deap.errors import InputError
 from sos_deap.evaluation.priors import PRIORS
 from sos_deap.models.genes import UNITS
 from sos_deap.models.prune import LAYOUTS
-from sos_deap.run import check, objective_of
+from sos_deap.plan import plan_of
 from sos_deap.search.algorithms import ALGORITHMS
 from sos_deap.search.choice import CROSSOVERS, MUTATIONS, SELECTIONS
-from sos_deap.tasks.objectives import OBJECTIVES, checked_objective
+from sos_deap.tasks.objectives import OBJECTIVES
 from sos_deap.tasks.registry import TASKS, task_kind
 
 ROOT = Path(__file__).parent.parent
@@ -74,11 +74,10 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         sys.modules.pop(Path(name).stem, None)
 
 
-def check_names(config: RunConfig) -> None:
-    """Check what a run checks before it loads the model."""
-    check(config)
-    assert config.task in ("auto", *TASKS) or task_kind(config.task)
-    checked_objective(objective_of(config), config.tradeoff_weight)
+def check_names(arguments: list[str]) -> None:
+    """All that a run refuses before it loads the model."""
+    config = plan_of(*parse(arguments)).config
+    assert task_kind(config.task)
     assert config.layout in LAYOUTS
     assert config.unit in UNITS
     assert config.prior is None or config.prior in PRIORS
@@ -92,10 +91,10 @@ def test_runs_have_flags_and_names_that_exist(
     if not bad:
         with monkeypatch.context() as patch:  # the models on the pages do not exist
             patch.setattr("sos_deap.tasks.registry.kind_of", lambda name: "causal")
-            check_names(parse(arguments)[0])
+            check_names(arguments)
         return
     with pytest.raises(InputError) as raised:
-        check_names(parse(arguments)[0])
+        check_names(arguments)
     pages = [page.name for page in DOCS if f"error: {raised.value}\n" in page.read_text()]
     assert pages, f"no page shows this error: {raised.value}"
 

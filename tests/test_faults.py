@@ -23,7 +23,8 @@ from sos_deap.evaluation.evaluator import Evaluator
 from sos_deap.evaluation.journal import Journal
 from sos_deap.evaluation.store import Store
 from sos_deap.files import atomic
-from sos_deap.run import evaluator_of, main
+from sos_deap.plan import evaluator_of
+from sos_deap.run import main
 from tests import test_resume
 from tests.conftest import small_llama
 from tests.test_custom import first_logit
@@ -355,7 +356,7 @@ def test_of_two_runs_that_begin_in_one_folder_the_second_is_refused(
         held[1]._lock()
         return evaluator_of(*arguments)
 
-    monkeypatch.setattr("sos_deap.run.evaluator_of", begins)
+    monkeypatch.setattr("sos_deap.plan.evaluator_of", begins)
     assert main([*small, f"--output_dir={folder}"]) == 2
     [error] = capsys.readouterr().err.splitlines()
     assert f"run folder {folder} is in use by another process" in error
@@ -364,12 +365,12 @@ def test_of_two_runs_that_begin_in_one_folder_the_second_is_refused(
 
     def ends(*arguments: Any) -> Any:
         with monkeypatch.context() as patch:
-            patch.setattr("sos_deap.run.evaluator_of", evaluator_of)
+            patch.setattr("sos_deap.plan.evaluator_of", evaluator_of)
             assert main([*small, "--seed=7", f"--output_dir={folder}"]) == 0
         held.append(tree(folder))
         return evaluator_of(*arguments)
 
-    monkeypatch.setattr("sos_deap.run.evaluator_of", ends)
+    monkeypatch.setattr("sos_deap.plan.evaluator_of", ends)
     assert main([*small, f"--output_dir={folder}"]) == 2
     [error] = capsys.readouterr().err.splitlines()
     assert f"output folder {folder} holds a run already" in error
@@ -386,12 +387,12 @@ def test_a_run_that_ends_while_another_process_comes_to_resume_it_stays_as_it_is
 
     def ends(*arguments: Any) -> Any:
         with monkeypatch.context() as patch:
-            patch.setattr("sos_deap.run.evaluator_of", evaluator_of)
+            patch.setattr("sos_deap.plan.evaluator_of", evaluator_of)
             assert main([f"--resume={folder}"]) == 0
         left.append(tree(folder))
         return evaluator_of(*arguments)
 
-    monkeypatch.setattr("sos_deap.run.evaluator_of", ends)
+    monkeypatch.setattr("sos_deap.plan.evaluator_of", ends)
     assert main([f"--resume={folder}"]) == 2
     assert "is complete" in capsys.readouterr().err
     assert tree(folder) == left[0]

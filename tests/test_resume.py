@@ -434,9 +434,9 @@ def test_what_cannot_go_on(small: list[str], tmp_path: Path, capsys: Any) -> Non
         ),
         (
             [f"--resume={folder}", "--seed=1"],
-            "has seed 0, and with 1 it is another: leave --seed",
+            "has seed 0, and 1 would make it another run: leave --seed",
         ),
-        ([f"--resume={folder}", "--samples=3"], "has samples 4, and with 3 it is another"),
+        ([f"--resume={folder}", "--samples=3"], "has samples 4, and 3 would make it another run"),
         ([f"--resume={tmp_path}"], "holds no run: give the folder of one"),
         (["--resume=nowhere"], "run folder nowhere holds no run"),
     ):

@@ -218,7 +218,7 @@ def test_mutation_bias_as_a_parameter(small: list[str], tmp_path: Path) -> None:
         (["--algorithm=pbil", "--mutation=flip"], "without a mutation: leave --mutation out"),
         (
             ["--algorithm=swap", "--prior=wanda"],
-            "by --prior: leave it out, or use sweep,prior=wanda",
+            "does not use --prior: leave it out, or use sweep,prior=wanda",
         ),
         (["--algorithm=best"], "give it first, python -m sos_deap.run best"),
         (["--prior=wnda"], "unknown importance 'wnda': did you mean 'wanda'"),
@@ -227,7 +227,7 @@ def test_mutation_bias_as_a_parameter(small: list[str], tmp_path: Path) -> None:
         (["--algorithm=nsga2", "--selection=roulette"], "has a selection of its own: leave"),
         (
             ["--algorithm=swap", "--layout=uniform", "--unit=group"],
-            "the algorithm swap does not keep as many heads in every layer",
+            "the algorithm swap does not keep the same number of heads in every layer",
         ),
     ],
 )

@@ -16,7 +16,7 @@ from benchmarks.variants.__main__ import main
 from benchmarks.variants.heldout import completed
 from benchmarks.variants.settings import parse
 from sos_deap import prune
-from sos_deap.run import evaluator_of
+from sos_deap.plan import evaluator_of, plan_of
 
 BUDGET = 16
 REMOVED = 4  # a third of 12 heads
@@ -120,8 +120,7 @@ def test_held_out_figures_are_those_of_the_sliced_model(compared: Path, flags: F
     row = next(r for r in rows(compared / "final.csv") if r["form"] == "equal")
     settings = parse(flags(compared))
     first = plan.jobs(settings)[0]
-    config, task_settings = first.yardstick()
-    evaluator = evaluator_of(config, task_settings)
+    evaluator = evaluator_of(plan_of(*first.yardstick()))
     assert evaluator.heldout is not None
     sliced = prune(evaluator.model, [int(gene) for gene in row["chromosome"]])
     for name, value in evaluator.metrics_of(sliced, evaluator.heldout).items():
@@ -192,7 +191,7 @@ def test_a_warm_store_gives_the_run_of_a_cold_one(tmp_path: Path, flags: Flags) 
                 del row[name]
         same.append(found)
     assert same[0] == same[1]
-    evaluator = evaluator_of(*jobs_of(flags, tmp_path, "sos-repaired")[0].config())
+    evaluator = evaluator_of(jobs_of(flags, tmp_path, "sos-repaired")[0].plan())
     evaluator.open_store(tmp_path / "store.sqlite")
     evaluator.metrics([[int(gene) for gene in text] for text in same[0]["initial"]])
     evaluator.close_store()

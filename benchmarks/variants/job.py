@@ -14,10 +14,9 @@ from benchmarks.variants.plan import CHECKPOINTS, FRONT, Job
 from benchmarks.variants.plan import described as told
 from benchmarks.variants.trace import Budget, Trace
 from sos_deap.artifacts import versions
-from sos_deap.config import RunConfig
 from sos_deap.errors import InputError, unknown
 from sos_deap.evaluation.evaluator import Evaluator
-from sos_deap.run import evaluator_of, search, toolbox_of
+from sos_deap.plan import Plan, evaluator_of, plan_of, search, toolbox_of
 from sos_deap.search.chromosome import within
 from sos_deap.search.space import most_removed
 
@@ -33,7 +32,7 @@ def try_out(kind: list[Job], heldout_metric: str | None = None) -> None:
     :param heldout_metric: the metric that is to be compared, if it is not the usual one.
     :raises InputError: for anything that is not there or does not fit.
     """
-    evaluator = evaluator_of(*kind[0].config())
+    evaluator = evaluator_of(kind[0].plan())
     yardstick = Yardstick(evaluator, *kind[0].yardstick())
     known = evaluator.metrics_of(evaluator.model, yardstick.calibration)
     if heldout_metric is not None and heldout_metric not in known:
@@ -47,19 +46,20 @@ def try_out(kind: list[Job], heldout_metric: str | None = None) -> None:
 
 def _try_search(job: Job, evaluator: Evaluator, budget: Budget) -> None:
     """Make everything that a search is made of."""
-    config, genes = _config(job, evaluator, budget), len(evaluator.head_map)
+    plan, genes = _plan(job.plan(), job, evaluator, budget), len(evaluator.head_map)
     if not most_removed(genes, job.problem.sparsity, evaluator.sparsity):
         raise InputError(
             f"sparsity {job.problem.sparsity} of {genes} heads is none: give a larger --sparsity"
         )
     possible = _possible(budget, evaluator)
-    if config.population_size > possible:
+    population = plan.config.population_size
+    if population > possible:
         raise InputError(
-            f"a population of {config.population_size} needs as many evaluations of "
+            f"a population of {population} needs as many evaluations of "
             f"{evaluator.task.tokens} tokens, and the budget is good for {possible:.4g}: "
             "give a larger budget"
         )
-    toolbox_of(config, evaluator)
+    toolbox_of(plan, evaluator)
 
 
 def run_job(job: Job) -> dict[str, Any]:
@@ -68,22 +68,22 @@ def run_job(job: Job) -> dict[str, Any]:
     :returns: the content of the job's file.
     :raises InputError: for settings that do not fit, and where nothing was found in time.
     """
-    config, settings = job.config()
-    evaluator = evaluator_of(config, settings)
+    plan = job.plan()
+    evaluator = evaluator_of(plan)
     yardstick = Yardstick(evaluator, *job.yardstick())
     budget = _budget(job, yardstick)
     evaluator.open_store(job.store)
-    config = _config(job, evaluator, budget)
+    plan = _plan(plan, job, evaluator, budget)
     trace = Trace(evaluator, budget)
     started = time.perf_counter()
     try:
-        evolution = search(config, evaluator, trace)
+        evolution = search(plan, evaluator, trace)
         if evaluator.validation is not None:
             trace(len(trace.rows), evolution.halloffame)  # the winner may be another now
     finally:
         evaluator.close_store()
     seconds = time.perf_counter() - started
-    outcome = _outcome(job, evaluator, trace, config.population_size)
+    outcome = _outcome(job, evaluator, trace, plan.config.population_size)
     started = time.perf_counter()
     measured = yardstick.measure(_to_measure(outcome, len(evaluator.head_map)))
     return {
@@ -128,25 +128,26 @@ def _budget(job: Job, yardstick: Yardstick) -> Budget:
     return Budget(None, given)
 
 
-def _config(job: Job, evaluator: Evaluator, budget: Budget) -> RunConfig:
-    """The settings of the run with its budget, and generations that do not end it before.
+def _plan(plan: Plan, job: Job, evaluator: Evaluator, budget: Budget) -> Plan:
+    """Return the plan with the budget, and enough generations that they do not end it earlier.
 
     A search may go over by a generation, which does not count; what chooses its winner has to.
     """
-    config, _ = job.config()
+    config = plan.config
     if evaluator.validation is not None:
         budget = budget.less(config.population_size, evaluator.task.tokens)
     generations = config.generations
     if "generations" not in job.flags:
         needed = _possible(budget, evaluator) / config.population_size
         generations = _PATIENCE * max(1, round(needed))
-    return replace(
+    config = replace(
         config,
         store=str(job.store),
         max_evaluations=budget.evaluations,
         max_tokens=budget.tokens,
         generations=generations,
     )
+    return plan_of(config, plan.settings)
 
 
 def _possible(budget: Budget, evaluator: Evaluator) -> float:

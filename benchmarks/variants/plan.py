@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.variants.settings import Settings
-from sos_deap import run as front
 from sos_deap.config import RunConfig, parse
 from sos_deap.errors import InputError
 from sos_deap.files.atomic import make_folder, make_subfolder, write_json
+from sos_deap.plan import Plan, plan_of
 from sos_deap.tasks.settings import TaskSettings
 
 #: Shares of the budget after which the incumbent is measured.
@@ -89,12 +89,12 @@ class Job:
         """Of its file."""
         return f"{self.problem.slug}_{self.variant}_seed{self.seed}"
 
-    def config(self) -> tuple[RunConfig, TaskSettings]:
-        """The settings of the run, but for its budget, which depends on the data.
+    def plan(self) -> Plan:
+        """Return the plan of the run without its budget, which depends on the data.
 
-        :raises InputError: for a value of the wrong type.
+        :raises InputError: for a bad setting.
         """
-        return _parsed(self, self.flags)
+        return plan_of(*_parsed(self, self.flags))
 
     def yardstick(self) -> tuple[RunConfig, TaskSettings]:
         """The settings of what all variants are measured with."""
@@ -151,11 +151,10 @@ def check(planned: list[Job]) -> None:
     _check_labels([job.problem.dataset for job in planned])
     for job in _first_seeds(planned):
         try:
-            config, _ = job.config()
-            front.check(config)
+            plan = job.plan()
         except InputError as error:
             raise InputError(f"variant {job.variant}: {error}") from error
-        size = config.population_size
+        size = plan.config.population_size
         if not job.problem.in_tokens and size > job.problem.budget:
             raise InputError(
                 f"variant {job.variant} has a population of {size}, and the budget is "
@@ -243,7 +242,8 @@ def kinds(planned: list[Job]) -> list[list[Job]]:
     """Jobs by what they load: of each problem and variant the first."""
     found: dict[str, list[Job]] = {}
     for job in _first_seeds(planned):
-        config, settings = job.config()
-        loaded = (config.model, config.dataset, config.task, front.objective_of(config), settings)
+        plan = job.plan()
+        config = plan.config
+        loaded = (config.model, config.dataset, config.task, plan.objective, plan.settings)
         found.setdefault(repr(loaded), []).append(job)
     return list(found.values())

@@ -37,7 +37,8 @@ def pruned_type(stock: Any) -> Any:
     :returns: a subclass of it with the same name; ``stock`` itself if transformers does not define
         it, since other processes could not import its subclass.
     """
-    if getattr(transformers, stock.__name__, None) is not stock:
+    defined: Any = getattr(transformers, stock.__name__, None)
+    if defined is not stock:
         return stock
 
     class Pruned(pruned_class(stock, FAMILIES[stock.config_class.model_type])):  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""What a task can be told, beside the model and the data set; every field is a flag of `run`."""
+"""Settings of tasks and their data; every field is a command-line flag of ``run``."""
 
 from __future__ import annotations
 
@@ -7,106 +7,159 @@ from typing import Any
 
 from sos_deap.errors import InputError, unknown
 
+#: Argument groups of flags and their headings in ``--help``, in order.
+GROUPS = {
+    "data": "model and data",
+    "task": "task",
+    "genes": "genes and budget",
+    "search": "search",
+    "evaluation": "evaluation",
+    "engine": "engine",
+    "output": "output",
+}
 
-def setting(default: Any, text: str) -> Any:
-    """A dataclass field with its help text."""
-    return field(default=default, metadata={"help": text})
+
+def setting(
+    default: Any, group: str, text: str, *, unset: str | None = None, common: bool = False
+) -> Any:
+    """Return a dataclass field that is also a command-line flag.
+
+    :param default: default value; ``None`` where there is no fixed one.
+    :param group: argument group of the flag, a key of :data:`GROUPS`.
+    :param text: help text, without the default.
+    :param unset: meaning of the default ``None``, such as ``"never"``.
+    :param common: whether the short help ``-h`` lists the flag.
+    """
+    assert group in GROUPS
+    assert (default is None) == (unset is not None)
+    shown = str(default) if unset is None else unset
+    return field(
+        default=default, metadata={"group": group, "help": text, "default": shown, "common": common}
+    )
 
 
-#: Fields that are numbers above 0.
+#: Fields that must be at least 1 where they are given.
 _COUNTS = (
     *("samples", "validation_samples", "heldout_samples"),
-    *("stream_rows", "top_k", "num_beams"),
+    *("stream_rows", "top_k", "num_beams", "max_new_tokens"),
 )
 
-#: Where a start token stands in running text.
+#: Positions of start tokens in running text.
 START_TOKENS = ("auto", "each", "none")
 
 
 @dataclass(frozen=True)
 class TaskSettings:
-    """How to read the data and what to measure; a task uses the fields it needs."""
+    """How to read the data and what to measure; a task uses the fields that it needs."""
 
     samples: int | None = setting(
         None,
-        "Calibration examples that score each sub-model; None is 8 sequences of text, 256 labelled "
-        "examples, or 16 texts to summarise.",
+        "data",
+        "Calibration examples that score each sub-model.",
+        unset="8 sequences of text, 256 labelled examples, or 16 texts to summarise",
+        common=True,
     )
     validation_samples: int | None = setting(
         None,
-        "Further calibration examples, which the search does not see: the best of its finalists on "
-        "them is the winner; None is no such choice.",
+        "search",
+        "Further calibration examples, not used by the search, on which the winner is chosen "
+        "among the finalists.",
+        unset="the winner is chosen on the calibration examples",
     )
     heldout_samples: int | None = setting(
-        None, "Held-out examples that the result is reported on; None is all there are."
+        None, "data", "Held-out examples that the result is reported on.", unset="all"
     )
     seqlen: int | None = setting(
         None,
-        "Tokens in a sequence of text, or most tokens of an example; None is the model's longest, "
-        "at most 2048.",
+        "data",
+        "Tokens in a sequence of text, or most tokens of an example.",
+        unset="the longest input of the model, at most 2048",
+        common=True,
     )
     start_token: str = setting(
         "auto",
-        "Start token of a causal language model's sequences: each (the tokenizer's, at the head of "
-        "every sequence), none (at the beginning of the whole text alone, as in the tables of "
-        "papers on pruning), or auto: each where the tokenizer puts one before a text.",
+        "data",
+        "Start token of a causal language model's sequences: each (the tokenizer's, at the start "
+        "of every sequence), none (only at the start of the whole text, as in most papers on "
+        "pruning), or auto (each if the tokenizer puts one before a text, else none).",
     )
     text_column: str | None = setting(
         None,
-        "Column of the text, or two for pairs, with a comma; None finds the usual names "
-        "(text, sentence, premise and hypothesis, article, ...).",
+        "data",
+        "Column of the text, or two columns for pairs, separated by a comma.",
+        unset="the usual names: text, sentence, premise and hypothesis, article, ...",
     )
     label_column: str | None = setting(
         None,
-        "Column of the label, or of several 0/1 labels, with commas; None finds the usual names.",
+        "data",
+        "Column of the label, or several columns of 0/1 labels, separated by commas.",
+        unset="the usual names",
     )
     summary_column: str | None = setting(
-        None, "Column of the reference summary; None finds the usual names (summary, highlights)."
+        None,
+        "data",
+        "Column of the reference summary.",
+        unset="the usual names: summary, highlights",
     )
     calibration_split: str | None = setting(
-        None, "Split that the search sees; None is train, else validation, else half of what is."
+        None,
+        "data",
+        "Split that the search uses.",
+        unset="train, else validation, else half of the only split",
     )
     heldout_split: str | None = setting(
-        None, "Split that the result is reported on; None is test, else validation, else half."
+        None,
+        "data",
+        "Split that the result is reported on.",
+        unset="test, else validation, else half of the only split",
     )
     stream_rows: int | None = setting(
-        None, "Read only so many first rows of each split, without downloading the rest."
+        None,
+        "data",
+        "Number of rows to read from the start of each split, without downloading the rest.",
+        unset="all rows",
     )
     metric: str | None = setting(
         None,
-        "Which of the task's metrics is the fitness: perplexity, kl, distillation, accuracy; "
-        "micro_f1, macro_f1, subset_accuracy, jaccard; rougeL_f1, rouge1_precision, ..., bleu, "
-        "bertscore_precision. None is the task's own.",
+        "task",
+        "Metric of the task that the fitness is computed from: perplexity, kl, distillation, "
+        "accuracy; micro_f1, macro_f1, subset_accuracy, jaccard; rougeL_f1, rouge1_precision, "
+        "..., bleu, bertscore_precision.",
+        unset="the main metric of the task",
     )
     label_threshold: float = setting(
-        0.5, "multilabel: a label is given where its probability is above this."
+        0.5, "task", "multilabel: a label is predicted if its probability is above this."
     )
     top_k: int = setting(
-        64, "kl: most likely tokens kept of the dense model's distribution, beside one sum of all."
+        64,
+        "task",
+        "kl: number of most likely tokens kept of the dense model's distribution; the probability "
+        "of all other tokens is kept as one sum.",
     )
     prompt: str | None = setting(
         None,
-        "summarization: what the model reads, with {text} for the text; None is {text} alone, and "
-        "for models without an encoder {text}, a new line and TL;DR:",
+        "task",
+        "summarization: input of the model, with {text} in place of the text.",
+        unset="{text} for encoder-decoders; {text}, a new line and TL;DR: for other models",
     )
-    max_new_tokens: int = setting(64, "summarization: most tokens of a summary.")
-    num_beams: int = setting(1, "summarization: beams of the search for a summary; 1 is greedy.")
+    max_new_tokens: int = setting(64, "task", "summarization: most tokens of a summary.")
+    num_beams: int = setting(1, "task", "summarization: beams of the beam search; 1 is greedy.")
     bertscore_model: str | None = setting(
         None,
-        "summarization: Hub name or folder of an encoder for BERTScore; None computes none.",
+        "task",
+        "summarization: Hub name or folder of an encoder for BERTScore.",
+        unset="BERTScore is not computed",
     )
-    temperature: float = setting(1.0, "builtin:self: temperature that the text is sampled at.")
+    temperature: float = setting(1.0, "data", "builtin:self: sampling temperature of the text.")
 
     def __post_init__(self) -> None:
-        """Raise :class:`InputError` for a value that no task can use."""
+        """Check the ranges; raises :class:`InputError` for a value that no task can use."""
         for name in _COUNTS:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"{name} is {value}: give at least 1")
         if self.start_token not in START_TOKENS:
             raise unknown("start_token", self.start_token, START_TOKENS)
-        if self.max_new_tokens < 1:
-            raise InputError(f"max_new_tokens is {self.max_new_tokens}: give at least 1")
         if not 0 < self.label_threshold < 1:
             raise InputError(
                 f"label_threshold is {self.label_threshold}: a probability lies between 0 and 1"
@@ -118,7 +171,10 @@ class TaskSettings:
 
 
 def task_settings(values: dict[str, Any]) -> TaskSettings:
-    """Settings by name; raises :class:`InputError` for a name that is none."""
+    """Return the task settings given by name.
+
+    :raises InputError: for a name that is not a field of :class:`TaskSettings`, or a bad value.
+    """
     names = [field.name for field in fields(TaskSettings)]
     for name in values:
         if name not in names:
