@@ -27,6 +27,7 @@ from sos_deap import Chromosome, Evaluator, evolve
 from sos_deap.artifacts import versions
 from sos_deap.files.atomic import write_json
 from sos_deap.models.importance import IMPORTANCES
+from sos_deap.search.context import SearchContext
 from sos_deap.search.limits import Limits
 from sos_deap.search.space import Space, most_removed
 
@@ -81,7 +82,7 @@ def found_by(
     toolbox.register("individual", space.random)
     toolbox.register("population", tools.initRepeat, list, toolbox.individual)
     toolbox.register("evaluate", evaluate)
-    toolbox.space = space
+    toolbox.search = SearchContext(space=space)
     fitness: float = (
         evolve(toolbox, search, limits=Limits(evaluations=budget)).halloffame[0].fitness.values[0]
     )

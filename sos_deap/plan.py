@@ -26,11 +26,11 @@ from sos_deap.search.algorithms import Algorithm, algorithm_of
 from sos_deap.search.drive import (
     Evolution,
     all_limits,
-    beside_validation,
     check_evolution,
     check_values,
     evolve,
     strategy_of,
+    without_validation,
 )
 from sos_deap.search.limits import Limits
 from sos_deap.tasks.objectives import Objective, checked_objective
@@ -225,7 +225,7 @@ def toolbox_of(plan: Plan, evaluator: Evaluator) -> Any:
         finalists=config.finalists,
         **plan.operators,
     )
-    limits = beside_validation(plan.limits, toolbox)
+    limits = without_validation(plan.limits, toolbox)
     if row.strategy is not None:  # to check its parameters; `search` makes it after seeding
         strategy_of(row, toolbox, toolbox.population(n=2), limits)
     return toolbox

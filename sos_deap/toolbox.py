@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from deap import tools
+from deap import base, tools
 
 from sos_deap.errors import InputError
 from sos_deap.evaluation.batched_map import batched_map
@@ -22,16 +22,18 @@ from sos_deap.search.chromosome import (
     sparsity,
     within,
 )
+from sos_deap.search.context import SearchContext
+from sos_deap.search.initial import Initializer
 from sos_deap.search.operators import limit_sparsity, mutSparsityFlipBit, uniform_layers
 from sos_deap.search.prior import RemovalWeights
 from sos_deap.search.space import Space, most_removed
 from sos_deap.search.validation import Validation
 
-#: The share of a prior's weights that is the same for all heads.
+#: The share of a prior's weights that is equal for all genes.
 EXPLORATION = 0.15
 
 #: Fitness classes by the number of values an objective gives.
-FITNESS = {1: Fitness, 2: ParetoFitness}
+FITNESS: dict[int, type[base.Fitness]] = {1: Fitness, 2: ParetoFitness}
 
 
 def register(
@@ -53,56 +55,55 @@ def register(
 ) -> None:
     """Register ``individual, population, evaluate, map, mate, mutate, select`` in a toolbox.
 
-    The defaults are the paper's; register any of them anew afterwards to swap it. For
-    :func:`sos_deap.evolve` there are also ``sparsity``, which measures an individual; ``spent``,
-    which returns what evaluations have cost; ``space``, from which strategies choose;
-    ``interruptible``, a context in which a function is called between forward passes; and
-    ``validation``, which chooses the winner, or ``None`` if the evaluator has no examples for that.
-    With an objective of two values the default of ``select`` is NSGA-II's, which chooses survivors:
-    use it with DEAP's (mu, lambda) algorithms.
+    The defaults are the paper's. Any alias can be registered again afterwards to replace it.
 
-    An operator is a name of ours or of DEAP's, with parameters after commas if any
+    What :func:`sos_deap.evolve` needs beyond these aliases is one frozen object,
+    ``toolbox.search`` (:class:`sos_deap.search.context.SearchContext`). To replace one of its
+    fields: ``toolbox.search = dataclasses.replace(toolbox.search, validation=None)``.
+
+    With an objective of two values ``select`` defaults to NSGA-II's, which selects survivors: use
+    it with DEAP's (mu, lambda) algorithms.
+
+    An operator is a name of DEAP's or of this package, optionally with parameters after commas
     (``"cxUniform,indpb=0.3"``), ``"module:function"``, or the function itself; see
     :func:`sos_deap.search.choice.choose`. It is tried on a few individuals first.
 
     :param toolbox: a DEAP ``base.Toolbox``.
     :param evaluator: evaluates the individuals, a whole generation at a time.
-    :param initial_sparsity: share of heads removed in a new individual.
-    :param max_sparsity: S, the largest share removed, of what the evaluator counts; above it the
-        fitness is the worst. ``None`` for the evaluator's own.
-    :param mutation_rate: mean probability of a flip per gene: ``indpb`` of the mutation, unless
-        that is given.
-    :param mutation_bias: ratio of prune flips to restore flips; 1 is the paper's. ``bias`` of the
-        mutation, unless that is given.
-    :param tournament_size: individuals in a tournament: ``tournsize`` of the selection, unless that
-        is given.
-    :param crossover: an operator; a key of :data:`sos_deap.search.choice.CROSSOVERS`, say.
-    :param mutation: an operator; a key of :data:`sos_deap.search.choice.MUTATIONS`, say.
-    :param selection: an operator; a key of :data:`sos_deap.search.choice.SELECTIONS`, say. ``None``
-        for ``"tournament"``, or ``"nsga2"`` with an objective of two values.
-    :param prior: an importance, one of :data:`sos_deap.evaluation.priors.PRIORS`, that says which
-        heads rather go: in new individuals, of which the first of a population removes the least
-        important, by the mutation ``flip``, and in what ``repair`` gives back. A share of
-        :data:`EXPLORATION` is left to chance. ``None`` for all heads alike.
-    :param repair: let ``mate`` and ``mutate`` give back heads to children above ``max_sparsity``.
-    :param uniform: keep equally many heads in every layer, one of these numbers: those that
-        :func:`sos_deap.models.prune.uniform_counts` finds, for the layout ``"uniform"``.
-    :param finalists: how many of the best the validation examples choose the winner among.
-    :raises InputError: for a value out of range, an operator that is unknown or does not fit, an
-        objective of three values or more, or of two with validation examples, and if
-        ``max_sparsity`` leaves none of the ``uniform`` numbers.
+    :param initial_sparsity: share of heads removed in a new individual, in [0, 1).
+    :param max_sparsity: S, the largest share removed, in [0, 1), of what the evaluator's
+        ``sparsity_of`` names; above it the fitness is the worst. Default: the evaluator's.
+    :param mutation_rate: mean probability of a flip per gene: the default of the mutation's
+        ``indpb``.
+    :param mutation_bias: ratio of prune flips to restore flips, 1 in the paper: the default of the
+        mutation's ``bias``.
+    :param tournament_size: individuals in a tournament, at least 1: the default of the selection's
+        ``tournsize``.
+    :param crossover: an operator, such as a key of :data:`sos_deap.search.choice.CROSSOVERS`.
+    :param mutation: an operator, such as a key of :data:`sos_deap.search.choice.MUTATIONS`.
+    :param selection: an operator, such as a key of :data:`sos_deap.search.choice.SELECTIONS`.
+        Default: ``"tournament"``, or ``"nsga2"`` with an objective of two values.
+    :param prior: name of an importance, one of :data:`sos_deap.evaluation.priors.PRIORS`, which
+        biases removal towards the least important heads: in new individuals (the first one of a
+        population removes exactly the least important), in the mutation ``flip``, and in the
+        repair. A share :data:`EXPLORATION` of the weights is equal for all heads. Default: no bias.
+    :param repair: whether ``mate`` and ``mutate`` restore heads of children above ``max_sparsity``.
+    :param uniform: the numbers of heads that a layer may keep, for the layout ``"uniform"``, as
+        :func:`sos_deap.models.prune.uniform_counts` returns them; all layers of an individual keep
+        the same number. Default: layers may differ.
+    :param finalists: number of best individuals among which the validation examples choose the
+        winner, at least 1.
+    :raises InputError: if a value is out of range; if an operator is unknown or does not fit; if
+        the objective has three or more values, or two and there are validation examples; and if
+        ``max_sparsity`` permits none of the ``uniform`` numbers.
     """
     if max_sparsity is None:
         max_sparsity = evaluator.max_sparsity
     check_operators(
         initial_sparsity, max_sparsity, mutation_rate, tournament_size, evaluator.sparsity_of
     )
-    if evaluator.objectives not in FITNESS:
-        raise InputError(
-            f"the objective gives {evaluator.objectives} values: individuals of one or two are "
-            "registered here; register `individual` with a fitness of your own for more"
-        )
-    toolbox.validation = _validation(evaluator, finalists) if evaluator.validation else None
+    fitness = _fitness(evaluator)
+    validation = _validation(evaluator, finalists)
     operators = chosen_operators(
         crossover,
         mutation,
@@ -112,82 +113,83 @@ def register(
         tournament_size=tournament_size,
     )
     length = len(evaluator.head_map)
-    fitness = FITNESS[evaluator.objectives]
     for choice in operators.values():
         try_out(choice, lambda: Chromosome(random_genes(length, initial_sparsity), fitness))
-    weights = None
-    if prior is not None:
-        weights = _weights(evaluator, prior)
-        if operators["mutate"].function is mutSparsityFlipBit:
-            operators["mutate"].parameters["weights"] = weights
-    bound = limit_sparsity(max_sparsity, evaluator.sparsity, weights)
-    mend = _even_out(evaluator, max_sparsity, uniform) if uniform else bound
+    weights = None if prior is None else _weights(evaluator, prior)
+    if weights is not None and operators["mutate"].function is mutSparsityFlipBit:
+        operators["mutate"].parameters["weights"] = weights
+    if uniform:
+        feasible = _even_out(evaluator, max_sparsity, uniform)
+    else:
+        feasible = limit_sparsity(max_sparsity, evaluator.sparsity, weights)
+    initial = Initializer(length, initial_sparsity, fitness, weights, feasible)
 
-    def one() -> tuple[Chromosome]:
-        return (Chromosome(random_genes(length, initial_sparsity, weights), fitness),)
-
-    fresh = mend(one)
-
-    def individual() -> Chromosome:
-        chromosome: Chromosome = fresh()[0]
-        return chromosome
-
-    def population(n: int) -> list[Chromosome]:
-        people = [toolbox.individual() for _ in range(n)]
-        if weights is not None and people:
-            order = sorted(range(length), key=lambda gene: -weights[gene])
-            gone = set(order[: round(length * initial_sparsity)])
-            people[0][:] = [int(gene not in gone) for gene in range(length)]
-            mend(lambda: (people[0],))()
-        return people
-
-    toolbox.register("individual", individual)
-    toolbox.register("population", population)
+    toolbox.register("individual", initial.individual)
+    toolbox.register("population", initial.population, toolbox)
     toolbox.register("evaluate", evaluator, max_sparsity=max_sparsity)
     toolbox.register("map", batched_map)
-    toolbox.register("sparsity", evaluator.sparsity)
-    toolbox.register("spent", evaluator.spent)
-    toolbox.register("interruptible", evaluator.interruptible)
-    toolbox.space = Space(
+    for role, choice in operators.items():
+        toolbox.register(role, choice.function, **choice.parameters)
+    if repair or uniform:
+        toolbox.decorate("mate", feasible)
+        toolbox.decorate("mutate", feasible)
+    toolbox.search = SearchContext(
+        space=_space(evaluator, max_sparsity, fitness),
+        sparsity=evaluator.sparsity,
+        validation=validation,
+        spent=evaluator.spent,
+        interruptible=evaluator.interruptible,
+    )
+
+
+def _fitness(evaluator: Evaluator) -> type[base.Fitness]:
+    """Return the fitness class for an evaluator's objective."""
+    if evaluator.objectives not in FITNESS:
+        raise InputError(
+            f"the objective gives {evaluator.objectives} values: register makes individuals of one "
+            "or two values; register `individual` with a fitness of your own for more"
+        )
+    return FITNESS[evaluator.objectives]
+
+
+def _space(evaluator: Evaluator, max_sparsity: float, fitness: type[base.Fitness]) -> Space:
+    """Return the space of an evaluator's chromosomes, for strategies."""
+    return Space(
         evaluator.head_map.genes_per_layer,
-        removed=most_removed(length, max_sparsity, evaluator.sparsity),
+        removed=most_removed(len(evaluator.head_map), max_sparsity, evaluator.sparsity),
         individual=partial(Chromosome, fitness=fitness),
         examples=len(evaluator.task),
         tokens=evaluator.task.tokens,
         priors={name: partial(evaluator.importance, name) for name in PRIORS},
         prior_cost=evaluator.importance_cost,
     )
-    for role, choice in operators.items():
-        toolbox.register(role, choice.function, **choice.parameters)
-    if repair or uniform:
-        toolbox.decorate("mate", mend)
-        toolbox.decorate("mutate", mend)
 
 
 def _weights(evaluator: Evaluator, prior: str) -> RemovalWeights:
-    """How much sooner than the average each gene is to go, by a prior."""
+    """Return removal weights by a prior; cheap ones are computed, and so checked, at once."""
     weights = RemovalWeights(partial(evaluator.importance, prior), EXPLORATION)
     if evaluator.importance_cost(prior) < len(evaluator.head_map):
-        assert weights.made  # what fails does so now; the evaluations of an ablation are a search's
+        assert weights.made  # the evaluations of an ablation count as the search's, so they wait
     return weights
 
 
-def _validation(evaluator: Evaluator, finalists: int) -> Validation:
-    """The choice of the winner by an evaluator's validation examples."""
-    assert evaluator.validation is not None
+def _validation(evaluator: Evaluator, finalists: int) -> Validation | None:
+    """Return the choice of the winner by the validation examples; ``None`` if there are none."""
+    if evaluator.validation is None:
+        return None
     if evaluator.objectives > 1:
         raise InputError(
             "validation_samples choose one winner by one fitness value, and the objective gives "
-            f"{evaluator.objectives}: leave them out, or use another objective"
+            f"{evaluator.objectives}: leave validation_samples out, or use another objective"
         )
     if finalists < 1:
         raise InputError(f"finalists is {finalists}: give at least 1")
-    task, each = evaluator.validation.task, evaluator.task
+    task, calibration = evaluator.validation.task, evaluator.task
     tokens = task.reference_tokens + finalists * task.tokens
-    evaluations = tokens / each.tokens if each.tokens else finalists
+    evaluations = tokens / calibration.tokens if calibration.tokens else finalists
 
     def score(evaluate: Callable[..., Any], individuals: Sequence[Any]) -> list[Any]:
-        with evaluator.validating():  # here, whatever the toolbox's map: other processes have none
+        with evaluator.validating():  # not by toolbox.map, whose workers lack the examples
             return batched_map(evaluate, individuals)
 
     return Validation(score, finalists, evaluations, tokens)
@@ -202,12 +204,18 @@ def chosen_operators(
     mutation_bias: float = 1.0,
     tournament_size: int,
 ) -> dict[str, Choice]:
-    """The operators to register as ``mate``, ``mutate`` and ``select``; see :func:`register`.
+    """Return the operators to register as ``mate``, ``mutate`` and ``select``.
 
+    :param crossover: a name, optionally with parameters, or the function.
+    :param mutation: likewise a name or a function.
+    :param selection: likewise a name or a function.
+    :param mutation_rate: ``indpb`` of the mutation, a probability, if the name sets none.
+    :param mutation_bias: ``bias`` of the mutation, if the name sets none.
+    :param tournament_size: ``tournsize`` of the selection, if the name sets none.
     :raises InputError: for an operator that is unknown, is for other genes, or does not take the
         parameters given.
     """
-    # Of uniform crossover, swapping every other gene is the published rate (Syswerda, 1989).
+    # 0.5 is the published rate of uniform crossover (Syswerda, 1989).
     flips = {"indpb": mutation_rate, "bias": mutation_bias}
     return {
         "mate": choose("crossover", crossover, {"indpb": 0.5}),
@@ -217,7 +225,10 @@ def chosen_operators(
 
 
 def _even_out(evaluator: Evaluator, max_sparsity: float, counts: Sequence[int]) -> Any:
-    """The decorator that keeps the layers of an evaluator's chromosomes equally large."""
+    """Return the decorator that keeps the same number of heads in every layer.
+
+    :raises InputError: if ``max_sparsity`` permits none of the counts.
+    """
     size, unit = max(evaluator.head_map.genes_per_layer), evaluator.head_map.unit
     layers = len(evaluator.head_map.layers)
 
@@ -229,18 +240,20 @@ def _even_out(evaluator: Evaluator, max_sparsity: float, counts: Sequence[int]) 
     if feasible in ([], [size]):
         raise InputError(
             f"with max_sparsity {max_sparsity} a uniform layer keeps all its {size} {unit}s: "
-            f"fewer can be {', '.join(str(count) for count in counts if count < size)}; give a "
-            "larger max_sparsity, or another layout"
+            f"it can keep {', '.join(str(count) for count in counts if count < size)} with a "
+            "larger max_sparsity; give one, or another layout"
         )
     return uniform_layers(size, feasible)
 
 
 def statistics(measure: Callable[[Sequence[int]], float] = sparsity) -> Any:
-    """DEAP's statistics of a population: mean, minimum and maximum of fitness and sparsity.
+    """Return DEAP's ``MultiStatistics`` of a population, for :func:`sos_deap.evolve`.
 
-    And its diversity, the mean Hamming distance of two chromosomes as a share of the genes.
+    Mean, minimum and maximum of fitness and sparsity, and the diversity: the mean Hamming distance
+    between two chromosomes as a share of the genes.
 
-    :param measure: from genes to the share that they remove, such as an evaluator's ``sparsity``.
+    :param measure: function from genes to the share that they remove, such as
+        ``evaluator.sparsity``; default: the share of genes that are 0.
     """
     each = tools.MultiStatistics(
         fitness=tools.Statistics(lambda individual: individual.fitness.values[0]),
@@ -249,8 +262,8 @@ def statistics(measure: Callable[[Sequence[int]], float] = sparsity) -> Any:
     each.register("avg", lambda values: sum(values) / len(values))
     each.register("min", min)
     each.register("max", max)
-    whole = each["diversity"] = tools.Statistics()  # of all chromosomes together
-    whole.register("hamming", diversity)
+    population = each["diversity"] = tools.Statistics()  # of the population, not of individuals
+    population.register("hamming", diversity)
     return each
 
 
@@ -261,11 +274,19 @@ def check_operators(
     tournament_size: int,
     sparsity_of: str = "heads",
 ) -> None:
-    """Raise :class:`InputError` for settings of the operators that are out of range."""
+    """Check the settings of the operators.
+
+    :param initial_sparsity: share of heads removed in a new individual, in [0, 1).
+    :param max_sparsity: largest share removed, in [0, 1), of what ``sparsity_of`` names.
+    :param mutation_rate: a probability.
+    :param tournament_size: at least 1.
+    :param sparsity_of: what ``max_sparsity`` is a share of.
+    :raises InputError: for a value out of range.
+    """
     for name, share in (("initial_sparsity", initial_sparsity), ("max_sparsity", max_sparsity)):
         if not 0 <= share < 1:
             raise InputError(f"{name} is {share}: a sparsity lies in [0, 1)")
-    # The initial one is a share of heads: with another measure the two cannot be compared.
+    # The initial sparsity is a share of heads, which compares with a share of heads only.
     if sparsity_of == "heads" and initial_sparsity >= max_sparsity:
         raise InputError(
             f"initial_sparsity {initial_sparsity} is not below max_sparsity {max_sparsity}: "

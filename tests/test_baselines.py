@@ -178,7 +178,7 @@ def test_no_search_asks_for_more_than_its_budget(name: str, budget: int) -> None
         return cost(individual)
 
     toolbox = toolbox_for(counted, space)
-    toolbox.register("spent", lambda: spent)
+    toolbox.search = replace(toolbox.search, spent=lambda: spent)
     evolution = evolve(toolbox, name, population=4, limits=Limits(tokens=budget))
     assert evolution.halloffame[0].count(0) == 5
     # A generation is never cut short, and the driver ends what does not end itself.
@@ -198,7 +198,7 @@ def test_a_tiny_budget_ends_with_a_solution_too(name: str, budget: int, examples
         return cost(individual)
 
     toolbox = toolbox_for(counted, space)
-    toolbox.register("spent", lambda: spent)
+    toolbox.search = replace(toolbox.search, spent=lambda: spent)
     [best] = evolve(toolbox, name, population=4, limits=Limits(tokens=budget)).halloffame
     assert best.count(0) == 5 and space.solves(best)
 
@@ -363,7 +363,7 @@ def test_evopress_counts_examples_as_the_evaluator_does(survivors: list[int]) ->
         return cost(individual)
 
     toolbox = toolbox_for(counted, space)
-    toolbox.register("spent", lambda: spent)
+    toolbox.search = replace(toolbox.search, spent=lambda: spent)
     evolution = evolve(toolbox, "evopress", limits=Limits(tokens=100), survivors=survivors)
     assert evolution.stopped_by == "finished"
     assert 90 < spent["tokens"] <= 100

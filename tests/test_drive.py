@@ -23,6 +23,7 @@ from sos_deap import (
 )
 from sos_deap.search.algorithms import ALGORITHMS, sos
 from sos_deap.search.chromosome import WORST_FITNESS, ParetoFitness, random_genes
+from sos_deap.search.context import SearchContext
 from sos_deap.search.limits import Limits
 from sos_deap.search.operators import mutSparsityFlipBit, mutSwap
 from sos_deap.search.space import Space
@@ -46,7 +47,7 @@ def toolbox_for(evaluate: Any = cost) -> Any:
     toolbox.register("mate", cxFitnessWeighted)
     toolbox.register("mutate", mutSparsityFlipBit, indpb=0.05)
     toolbox.register("select", tools.selTournament, tournsize=3)
-    toolbox.space = Space((5, 5, 5, 5), removed=6)
+    toolbox.search = SearchContext(space=Space((5, 5, 5, 5), removed=6))
     return toolbox
 
 

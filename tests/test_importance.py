@@ -237,7 +237,7 @@ def test_the_evaluator_counts_what_an_importance_costs_once(evaluator: Evaluator
 def test_priors_of_the_space_are_the_importances(evaluator: Evaluator) -> None:
     toolbox = base.Toolbox()
     register(toolbox, evaluator)
-    space: Space = toolbox.space
+    space: Space = toolbox.search.space
     assert list(space.priors) == [*IMPORTANCES, "ablation"]
     before = evaluator.accounting.tokens
     costs = {name: space.cost_of(name) for name in (None, *space.priors)}
@@ -307,7 +307,7 @@ def test_errors() -> None:
     toolbox = base.Toolbox()
     register(toolbox, evaluator)
     with pytest.raises(InputError, match="taylor needs a loss with a gradient, and weights_alone"):
-        toolbox.space.cost_of("taylor")
+        toolbox.search.space.cost_of("taylor")
     with pytest.raises(InputError, match=r"weights_alone does not run model\.layers\.0\.self_attn"):
         evaluator.importance("wanda")
     with torch.no_grad():

@@ -80,14 +80,14 @@ def test_a_strategy_removes_as_much_as_evolve_is_told(
     hall = evolve(toolbox, name, population=4, max_sparsity=share, limits=limits).halloffame
     assert GENES - sum(hall[0]) == removed
     assert hall[0].fitness.values[0] > -1e6
-    assert toolbox.space.removed == 4  # the caller's is as it was
+    assert toolbox.search.space.removed == 4  # the caller's is as it was
 
 
 def test_a_loop_keeps_to_less_than_the_toolbox_and_refuses_more(evaluator: Evaluator) -> None:
     toolbox = filled(evaluator, mutation_rate=0.3)
     evolution = evolve(toolbox, "eaSimple", population=6, generations=6, max_sparsity=0.1)
     assert GENES - sum(evolution.halloffame[0]) <= 1
-    with pytest.raises(InputError, match=r"max_sparsity is 0.5, and the toolbox was registered"):
+    with pytest.raises(InputError, match=r"max_sparsity is 0.5, but the toolbox was registered"):
         evolve(toolbox, "eaSimple", max_sparsity=0.5)
     for share in (-0.1, 1.5, float("nan")):
         with pytest.raises(InputError, match=r"a sparsity lies in \[0, 1\]"):

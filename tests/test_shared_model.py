@@ -153,9 +153,9 @@ def test_a_toolbox_registered_again_has_nothing_of_the_first(evaluator: Evaluato
     toolbox = base.Toolbox()
     first = Evaluator(evaluator.model, evaluator.task, validation=evaluator.task)
     register(toolbox, first)
-    assert toolbox.validation is not None
+    assert toolbox.search.validation is not None
     register(toolbox, evaluator)
-    assert toolbox.validation is None
+    assert toolbox.search.validation is None
 
 
 def drawing(model: Any) -> float:

@@ -12,6 +12,7 @@ from deap import algorithms, base, tools
 from sos_deap import Chromosome, InputError, evolve
 from sos_deap.search.algorithms import ALGORITHMS
 from sos_deap.search.chromosome import random_genes
+from sos_deap.search.context import SearchContext
 from sos_deap.search.limits import Limits
 from sos_deap.search.space import Space, exchanged
 from sos_deap.search.strategies.baselines import Greedy, Layers
@@ -38,7 +39,7 @@ def toolbox_for(evaluate: Any = cost, space: Space = SPACE) -> Any:
     toolbox.register("individual", lambda: Chromosome(random_genes(len(space), 0.1)))
     toolbox.register("population", tools.initRepeat, list, toolbox.individual)
     toolbox.register("evaluate", evaluate)
-    toolbox.space = space
+    toolbox.search = SearchContext(space=space)
     return toolbox
 
 
@@ -164,8 +165,8 @@ def test_bad_limits(limit: dict[str, Any]) -> None:
 
 def test_a_strategy_needs_a_space() -> None:
     toolbox = toolbox_for()
-    del toolbox.space
-    with pytest.raises(InputError, match=r"swap needs toolbox\.space"):
+    del toolbox.search
+    with pytest.raises(InputError, match=r"swap needs toolbox\.search\.space"):
         evolve(toolbox, "swap")
 
 

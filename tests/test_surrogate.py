@@ -11,6 +11,7 @@ from deap import base, tools
 from scipy import optimize, stats
 
 from sos_deap import Chromosome, InputError, evolve
+from sos_deap.search.context import SearchContext
 from sos_deap.search.limits import Limits
 from sos_deap.search.operators import cxBalanced
 from sos_deap.search.space import Space
@@ -38,7 +39,7 @@ def toolbox_for(evaluate: Any) -> Any:
     toolbox.register("individual", SPACE.random)
     toolbox.register("population", tools.initRepeat, list, toolbox.individual)
     toolbox.register("evaluate", evaluate)
-    toolbox.space = SPACE
+    toolbox.search = SearchContext(space=SPACE)
     return toolbox
 
 

@@ -101,5 +101,5 @@ def test_uniform_individuals_stay_uniform(evaluator: Evaluator) -> None:
 
 
 def test_uniform_needs_a_number_within_the_bound(evaluator: Evaluator) -> None:
-    with pytest.raises(InputError, match="keeps all its 4 heads: fewer can be 1, 2; give a larger"):
+    with pytest.raises(InputError, match="keeps all its 4 heads: it can keep 1, 2 with a larger"):
         register(base.Toolbox(), evaluator, max_sparsity=0.4, uniform=[1, 2, 4])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ def test_the_winner_is_the_best_of_the_elite_on_the_other_examples(algorithm: st
         random.seed(3)
         toolbox = toolbox_for()
         if validation is not None:
-            toolbox.validation = validation
+            toolbox.search = replace(toolbox.search, validation=validation)
         hall = tools.HallOfFame(5)
         return evolve(toolbox, algorithm, generations=9, population=8, halloffame=hall).halloffame
 
@@ -61,14 +62,14 @@ def test_the_winner_is_the_best_of_the_elite_on_the_other_examples(algorithm: st
 
 def test_the_choice_is_a_part_of_the_budget() -> None:
     validation = Validation(lambda _, people: [(0.0,)] * len(people), 4, evaluations=30, tokens=600)
-    assert validation.leaves(Limits(evaluations=100, seconds=9)) == Limits(
+    assert validation.remaining(Limits(evaluations=100, seconds=9)) == Limits(
         evaluations=70, seconds=9
     )
-    assert validation.leaves(Limits(tokens=601)) == Limits(tokens=1)
+    assert validation.remaining(Limits(tokens=601)) == Limits(tokens=1)
     with pytest.raises(InputError, match="takes 30 evaluations, and 30 are allowed"):
-        validation.leaves(Limits(evaluations=30))
+        validation.remaining(Limits(evaluations=30))
     toolbox = toolbox_for()
-    toolbox.validation = validation
+    toolbox.search = replace(toolbox.search, validation=validation)
     random.seed(0)
     evolution = evolve(toolbox, "swap", population=8, limits=Limits(evaluations=100))
     assert sum(evolution.logbook.select("nevals")) <= 70
@@ -83,7 +84,8 @@ def test_the_examples_are_others_and_are_counted() -> None:
     people = toolbox.population(n=4)
     seen, fitness = evaluator.many(people), evaluator.validate(people)
     assert evaluator.accounting.tokens == 4 * 2 * 32 + 4 * 3 * 32
-    assert toolbox.validation.tokens == 4 * 3 * 32 and toolbox.validation.evaluations == 4 * 3 / 2
+    validation = toolbox.search.validation
+    assert validation.tokens == 4 * 3 * 32 and validation.evaluations == 4 * 3 / 2
     # Mean negative log-likelihoods of the first two and the other three of the same five examples.
     density = [sum(genes) / len(genes) for genes in people]
     whole = plain.metrics(people)

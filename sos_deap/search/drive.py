@@ -1,42 +1,41 @@
 """Run any algorithm one generation at a time, with limits and a callback.
 
-DEAP's algorithms have neither. Calling one again and again with ``ngen=1`` gives the bit-identical
-run, so none of their code is copied here.
+DEAP's algorithms have neither. Repeated calls with ``ngen=1`` give the bit-identical run, so none
+of their code is copied here.
 """
 
 from __future__ import annotations
 
 import copy
 import math
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from typing import Any, NamedTuple
 
-from deap import algorithms, tools
+from deap import tools
 
 from sos_deap.errors import InputError
 from sos_deap.search.algorithms import ALGORITHMS, Algorithm, algorithm_of
-from sos_deap.search.chromosome import is_worst, sparsity, within
-from sos_deap.search.limits import Limits, Spent
+from sos_deap.search.bound import registered_bound, unbounded, with_bound
+from sos_deap.search.chromosome import within
+from sos_deap.search.context import context_of
+from sos_deap.search.limits import Limits
 from sos_deap.search.named import check_sizes
-from sos_deap.search.space import Space, most_removed
+from sos_deap.search.runner import Runner
+from sos_deap.search.space import most_removed
 from sos_deap.search.strategies.strategy import Strategy
-from sos_deap.search.validation import Validation
 
 
 class Evolution(NamedTuple):
     """What :func:`evolve` returns.
 
     :param population: the last population, evaluated.
-    :param logbook: DEAP's logbook, a row a generation, the initial population's first.
-    :param halloffame: the best chromosomes within the maximum sparsity; of an algorithm that
-        searches at constant sparsity, of those that remove just as much.
-    :param stopped_by: the name of the limit that ended it (see
-        :class:`sos_deap.search.limits.Limits`), ``"max_sparsity"``, or ``"finished"`` where the
-        algorithm had nothing left to propose.
+    :param logbook: DEAP's logbook with one row per generation; row 0 is the initial population.
+    :param halloffame: the best chromosomes: of a loop those within the maximum sparsity, of a
+        strategy those that remove exactly as many genes as its space prescribes.
+    :param stopped_by: why the search stopped: the name of a limit (a field of
+        :class:`sos_deap.search.limits.Limits`), ``"max_sparsity"``, or ``"finished"`` if a strategy
+        had no proposals left.
     """
 
     population: list[Any]
@@ -62,135 +61,140 @@ def evolve(
 ) -> Evolution:
     """Evolve a population until a limit is reached (Algorithm 1, lines 2 and 10).
 
-    An algorithm that asks and tells (a :class:`sos_deap.search.strategies.strategy.Strategy`) has
-    generations of any size: ``population * (generations + 1)`` evaluations are its limit unless
-    evaluations, tokens or seconds are limited. At its end the finalists are scored on all examples,
-    as one more generation. With ``toolbox.validation`` the hall of fame is scored on other examples
-    then, and ordered by that.
+    A strategy (:class:`sos_deap.search.strategies.strategy.Strategy`) sets the size of its
+    generations itself. Without a limit on evaluations, tokens or seconds it is limited to
+    ``population * (generations + 1)`` evaluations. At its end the finalists are scored on all
+    examples, as one more generation.
 
-    :param toolbox: a DEAP toolbox, as :func:`sos_deap.register` fills it; its ``sparsity``, if it
-        has one, measures an individual, else the share of its genes that are 0 does; its ``spent``,
-        if it has one, returns evaluations and tokens; its ``space`` is what strategies choose from;
-        its ``validation``, if it has one, chooses the winner
-        (:class:`sos_deap.search.validation.Validation`). Its ``evaluate`` judges every individual,
-        whatever it was registered or decorated with; strategies, which look beyond the maximum
-        sparsity, set its keyword argument ``max_sparsity``, if it has one, to 1.
-    :param algorithm: a name in :data:`sos_deap.search.algorithms.ALGORITHMS`, with parameters after
-        commas if any, or a function with the stock DEAP signature, such as ``algorithms.eaSimple``
-        (see :func:`sos_deap.search.algorithms.algorithm_of`). What it keeps in variables of its own
-        it forgets from one generation to the next.
-    :param population: the initial individuals, or how many to draw.
-    :param generations: most generations, G.
-    :param crossover_rate: C of Algorithm 2.
-    :param max_sparsity: S: no individual above it enters the hall of fame, a strategy removes just
-        so much, and an algorithm that follows the paper to the letter stops when one reaches it;
-        ``None`` for the one that the toolbox was registered with.
-    :param limits: further ends, such as ``Limits(threshold=tau, seconds=60)``.
+    With ``toolbox.search.validation``, the hall of fame is scored on the validation examples at the
+    end of the search and ordered by that fitness.
+
+    :param toolbox: a DEAP toolbox, as :func:`sos_deap.register` fills it. Its ``evaluate`` computes
+        every fitness, with whatever function or decorator the user registered. Strategies look
+        beyond the maximum sparsity: they set the keyword argument ``max_sparsity`` of ``evaluate``,
+        if it was registered with one, to 1. Its ``search``, optional in loops, holds what DEAP's
+        aliases do not (:class:`sos_deap.search.context.SearchContext`).
+    :param algorithm: a name in :data:`sos_deap.search.algorithms.ALGORITHMS`, optionally followed
+        by ``,key=value`` parameters, or a function with the stock DEAP signature, such as
+        ``algorithms.eaSimple`` (see :func:`sos_deap.search.algorithms.algorithm_of`). A function is
+        called once per generation, so its local variables do not persist between generations.
+    :param population: the initial individuals, or their number, at least 2.
+    :param generations: maximum number of generations G, at least 0.
+    :param crossover_rate: C of Algorithm 2, a probability.
+    :param max_sparsity: S, from 0 to 1. No individual above it enters the hall of fame, a strategy
+        removes as much as it allows, and the literal algorithm of the paper stops when a chromosome
+        reaches it. Default: the one that the toolbox was registered with.
+    :param limits: further limits, such as ``Limits(threshold=tau, seconds=60)``.
     :param stats: a DEAP ``Statistics`` or ``MultiStatistics``.
-    :param halloffame: a DEAP ``HallOfFame`` to fill; ``None`` makes one of size 1, or of the
-        finalists to validate, or a ``ParetoFront`` where a fitness has several values.
-    :param logbook: a DEAP ``Logbook`` to fill, an empty one, to look at while the search goes on;
-        ``None`` makes one.
-    :param on_generation: called after each generation, the initial population's (0) first, with its
-        number and the hall of fame; of a strategy with a list of its incumbent.
+    :param halloffame: a DEAP ``HallOfFame`` to fill. Default: one of size 1, or of the number of
+        finalists with validation, or a ``ParetoFront`` if a fitness has several values.
+    :param logbook: an empty DEAP ``Logbook`` to fill, which can be read during the search.
+        Default: a new one.
+    :param on_generation: called after each generation, the initial population's (0) included, with
+        the generation's number and the hall of fame; for a strategy with a list of its incumbent.
     :param parameters: more keyword arguments of the algorithm, such as ``mutpb``.
-    :returns: population, logbook, hall of fame, and why it stopped.
-    :raises InputError: for an unknown algorithm or parameter of it, a population below 2, negative
-        generations, a fitness of several values with an algorithm that chooses parents by its best,
-        a fitness of one value with an algorithm for several, for a strategy without a space, for
-        limits that leave nothing beside the validation, for a maximum sparsity outside [0, 1] or
-        above the toolbox's in a loop, and if the time is over before a population is evaluated.
+    :returns: population, logbook, hall of fame, and why the search stopped.
+    :raises InputError: if the algorithm or one of its parameters is unknown; if ``population``,
+        ``generations``, ``crossover_rate`` or ``max_sparsity`` is out of range, or ``max_sparsity``
+        is above the toolbox's in a loop; if the number of fitness values does not fit the
+        algorithm; if a strategy has no space; if the limits leave nothing after the cost of
+        validation; and if the time is over before a population is evaluated.
     """
     size = population if isinstance(population, int) else len(population)
     row = algorithm_of(algorithm, **parameters)
     check_evolution(row, size, generations, crossover_rate)
-    people = toolbox.population(n=size) if isinstance(population, int) else population
-    pareto = len(people[0].fitness.weights) > 1
+    individuals = toolbox.population(n=size) if isinstance(population, int) else population
+    pareto = len(individuals[0].fitness.weights) > 1
     check_values(row, several=pareto)
     if row.select is not None:
-        toolbox = copy.copy(toolbox)  # the caller's keeps its own
+        toolbox = copy.copy(toolbox)  # the caller's toolbox keeps its own selection
         toolbox.register("select", row.select)
     if max_sparsity is not None:
         toolbox = _bounded(toolbox, row, max_sparsity)
-    validation: Validation | None = getattr(toolbox, "validation", None)
-    size_of_hall = 1 if validation is None else validation.finalists
-    fresh: Any = tools.ParetoFront() if pareto else tools.HallOfFame(size_of_hall)
-    run = _Run(
+    context = context_of(toolbox)
+    validation = context.validation
+    if halloffame is None:
+        finalists = 1 if validation is None else validation.finalists
+        halloffame = tools.ParetoFront() if pareto else tools.HallOfFame(finalists)
+    logbook = tools.Logbook() if logbook is None else logbook
+    run = Runner(
         toolbox,
-        fresh if halloffame is None else halloffame,
-        getattr(toolbox, "sparsity", sparsity),
-        max_sparsity,
-        stats,
-        tools.Logbook() if logbook is None else logbook,
-        on_generation,
+        context,
+        halloffame,
+        logbook,
+        max_sparsity=max_sparsity,
+        stats=stats,
+        on_generation=on_generation,
     )
-    limits = all_limits(row, limits or Limits(), size, generations)
-    limits = beside_validation(limits, toolbox)
+    limits = without_validation(all_limits(row, limits or Limits(), size, generations), toolbox)
     if row.strategy is None:
-        evolution = run.loop(row, people, row.keywords(size, crossover_rate), limits)
+        last, reason = run.loop(row, individuals, row.keywords(size, crossover_rate), limits)
     else:
-        evolution = run.strategy(strategy_of(row, toolbox, people, limits), limits)
-    if validation is not None and len(evolution.halloffame):
-        validation.choose(evolution.halloffame, unbounded(toolbox.evaluate))
-    return evolution
-
-
-def unbounded(evaluate: Any) -> Any:
-    """A toolbox's ``evaluate`` without a maximum sparsity, if that is a keyword argument of it."""
-    return _with_bound(evaluate, 1.0)
-
-
-def _with_bound(evaluate: Any, max_sparsity: float) -> Any:
-    if "max_sparsity" not in getattr(evaluate, "keywords", ()):
-        return evaluate
-    keywords = {**evaluate.keywords, "max_sparsity": max_sparsity}
-    return partial(evaluate.func, *evaluate.args, **keywords)
+        last, reason = run.strategy(strategy_of(row, toolbox, individuals, limits), limits)
+    if validation is not None and len(halloffame):
+        validation.choose(halloffame, unbounded(toolbox.evaluate))
+    return Evolution(last, logbook, halloffame, reason)
 
 
 def _bounded(toolbox: Any, row: Algorithm, max_sparsity: float) -> Any:
-    """A toolbox like another, for a maximum sparsity that may be another than it was made for."""
+    """Return a copy of a toolbox for a maximum sparsity other than the registered one.
+
+    :raises InputError: for a sparsity outside [0, 1], or of a loop above the registered one.
+    """
     if not 0 <= max_sparsity <= 1:
         raise InputError(f"max_sparsity is {max_sparsity}: a sparsity lies in [0, 1]")
-    toolbox = copy.copy(toolbox)
-    space = getattr(toolbox, "space", None)
-    if row.strategy is not None and space is not None:
-        measure = getattr(toolbox, "sparsity", sparsity)
-        toolbox.space = replace(space, removed=most_removed(len(space), max_sparsity, measure))
+    toolbox, context = copy.copy(toolbox), context_of(toolbox)
+    if row.strategy is not None and context.space is not None:
+        removed = most_removed(len(context.space), max_sparsity, context.sparsity)
+        toolbox.search = replace(context, space=replace(context.space, removed=removed))
         return toolbox
-    registered = getattr(toolbox.evaluate, "keywords", {}).get("max_sparsity", 1.0)
+    registered = registered_bound(toolbox.evaluate)
     if not within(max_sparsity, registered):
         raise InputError(
-            f"max_sparsity is {max_sparsity}, and the toolbox was registered with {registered}, "
-            "above which the fitness is the worst: register it with the greater one"
+            f"max_sparsity is {max_sparsity}, but the toolbox was registered with {registered}, "
+            "above which the fitness is the worst: register the toolbox with the larger value"
         )
-    toolbox.evaluate = _with_bound(toolbox.evaluate, max_sparsity)
+    toolbox.evaluate = with_bound(toolbox.evaluate, max_sparsity)
     return toolbox
 
 
-def strategy_of(row: Algorithm, toolbox: Any, people: list[Any], limits: Limits) -> Strategy:
-    """The strategy of an algorithm that asks and tells.
+def strategy_of(row: Algorithm, toolbox: Any, individuals: list[Any], limits: Limits) -> Strategy:
+    """Make the strategy of an algorithm.
 
-    :param row: the algorithm.
-    :param toolbox: with the ``space`` that it chooses from.
-    :param people: the initial individuals.
-    :param limits: of which its budget is made; see :func:`all_limits`.
-    :raises InputError: for a toolbox without a space, and for parameters that it refuses.
+    :param row: an algorithm that has a strategy.
+    :param toolbox: a DEAP toolbox, whose ``search.space`` the strategy chooses from.
+    :param individuals: the initial population.
+    :param limits: as :func:`without_validation` returns them; the budget is what they leave.
+    :raises InputError: for a toolbox without a space, and for parameters that the strategy refuses.
     """
     assert row.strategy is not None
-    space = getattr(toolbox, "space", None)
+    context = context_of(toolbox)
+    space = context.space
     if space is None:
         raise InputError(
-            f"the algorithm {row.name} needs toolbox.space: set it to a Space, or let "
-            "sos_deap.register fill the toolbox"
+            f"the algorithm {row.name} needs toolbox.search.space: let sos_deap.register fill the "
+            "toolbox, or set toolbox.search to a SearchContext with a Space"
         )
-    spent = toolbox.spent() if hasattr(toolbox, "spent") else {"evaluations": 0, "tokens": 0}
-    return row.strategy(space, people, _budget(limits, spent, space.tokens), **row.given)
+    spent = context.spent_after(tools.Logbook())
+    left = [math.inf]  # in evaluations on all examples
+    if limits.evaluations is not None:
+        left.append(limits.evaluations - spent["evaluations"])
+    if limits.tokens is not None and space.tokens:
+        left.append((limits.tokens - spent["tokens"]) / space.tokens)
+    return row.strategy(space, individuals, max(0.0, min(left)), **row.given)
 
 
 def check_evolution(
     row: Algorithm, population: int, generations: int, crossover_rate: float
 ) -> None:
-    """Raise :class:`InputError` for a setting that is out of range."""
+    """Check the settings of a search that every algorithm has.
+
+    :param row: the algorithm.
+    :param population: number of individuals.
+    :param generations: maximum number of generations.
+    :param crossover_rate: probability that two parents mate.
+    :raises InputError: for a setting that is out of range.
+    """
     if population < 2:
         raise InputError(
             f"the population is {population}: give at least 2, crossover needs parents"
@@ -205,7 +209,15 @@ def check_evolution(
 
 
 def all_limits(row: Algorithm, limits: Limits, population: int, generations: int) -> Limits:
-    """The limits of a search, with those that its generations mean; see :func:`evolve`."""
+    """Return limits with those that a number of generations implies.
+
+    :param row: the algorithm.
+    :param limits: the limits that the user gave.
+    :param population: number of individuals.
+    :param generations: maximum number of generations: of a loop a limit of its own; of a strategy
+        ``population * (generations + 1)`` evaluations, if neither evaluations, tokens nor seconds
+        are limited.
+    """
     if row.strategy is None:
         return replace(limits, generations=generations)
     if (limits.evaluations, limits.tokens, limits.seconds) == (None, None, None):
@@ -213,20 +225,21 @@ def all_limits(row: Algorithm, limits: Limits, population: int, generations: int
     return limits
 
 
-def beside_validation(limits: Limits, toolbox: Any) -> Limits:
-    """The limits of a search without what the choice of its winner takes, if there is one.
+def without_validation(limits: Limits, toolbox: Any) -> Limits:
+    """Return limits less the cost of the toolbox's validation, if it has one.
 
-    :raises InputError: if that leaves nothing.
+    :raises InputError: if nothing is left for the search.
     """
-    validation: Validation | None = getattr(toolbox, "validation", None)
-    return limits if validation is None else validation.leaves(limits)
+    validation = context_of(toolbox).validation
+    return limits if validation is None else validation.remaining(limits)
 
 
 def check_values(row: Algorithm, several: bool) -> None:
-    """Raise :class:`InputError` for an algorithm that is for another number of fitness values.
+    """Check that an algorithm fits the number of fitness values.
 
     :param row: the algorithm.
-    :param several: whether a fitness has several values.
+    :param several: whether a fitness has more than one value.
+    :raises InputError: if the algorithm is for one value and there are several, or the reverse.
     """
     if several and not row.survivors:
         able = ", ".join(name for name, other in ALGORITHMS.items() if other.survivors)
@@ -239,179 +252,3 @@ def check_values(row: Algorithm, several: bool) -> None:
             f"the algorithm {row.name} is for several fitness values, and the objective gives one: "
             "use the objective pareto"
         )
-
-
-class _OutOfTime(Exception):  # noqa: N818
-    """The seconds of a search are over in the middle of a generation."""
-
-
-class _Run:
-    """A search under way: its hall of fame, its logbook, and what it has spent."""
-
-    def __init__(
-        self,
-        toolbox: Any,
-        hall: Any,
-        measure: Callable[[Any], float],
-        max_sparsity: float | None,
-        stats: Any,
-        logbook: Any,
-        on_generation: Callable[[int, Any], None] | None,
-    ) -> None:
-        self._toolbox, self._hall, self._measure = toolbox, hall, measure
-        self._max_sparsity, self._stats, self._on_generation = max_sparsity, stats, on_generation
-        self._logbook = logbook
-        self._logbook.header = ["gen", "nevals", *(stats.fields if stats else [])]
-        self._spent: Callable[[], Mapping[str, float]] = getattr(toolbox, "spent", self._count_rows)
-        self._started = time.perf_counter()
-        self._reached: Any = None  # by the best chromosome
-        self._since = 0  # the generation that it is from
-
-    def loop(
-        self, row: Algorithm, people: list[Any], keywords: dict[str, Any], limits: Limits
-    ) -> Evolution:
-        """A loop of DEAP's kind, a generation at a time."""
-        assert row.run is not None
-        reason = None
-        while reason is None:
-            # A segment starts with a row for the population it is given; only the first is news.
-            ngen = min(len(self._logbook), 1)
-            try:
-                with self._until(limits.seconds):
-                    people, segment = row.run(
-                        people,
-                        self._toolbox,
-                        ngen=ngen,
-                        stats=self._stats,
-                        halloffame=self._hall,
-                        verbose=False,
-                        **keywords,
-                    )
-            except _OutOfTime:
-                people = [individual for individual in people if individual.fitness.valid]
-                return Evolution(people, self._logbook, self._hall, self._out_of_time(limits))
-            self._append(segment, ngen)
-            self._remove_infeasible()
-            reason = limits.reached(self._after(self._hall)) or self._literal_end(row, people)
-        return Evolution(people, self._logbook, self._hall, reason)
-
-    def strategy(self, strategy: Strategy, limits: Limits) -> Evolution:
-        """A strategy under DEAP's ask and tell; at last its finalists on all examples."""
-        space, reason = strategy.space, None
-        people: list[Any] = []
-        while reason is None:
-            try:
-                with self._until(limits.seconds):
-                    people = self._ask_and_tell(space, strategy.generate, strategy.update)
-            except _OutOfTime:
-                reason = self._out_of_time(limits)
-                finalists = [i for i in strategy.finalists() if not space.solves(i)]
-                break
-            leaders = self._hall if strategy.incumbent is None else [strategy.incumbent]
-            spent = self._after(leaders)
-            finalists = [i for i in strategy.finalists() if not space.solves(i)]
-            # What they will cost is as good as spent.
-            reason = limits.reached(
-                spent._replace(
-                    evaluations=spent.evaluations + len(finalists),
-                    tokens=spent.tokens + len(finalists) * space.tokens,
-                )
-            ) or ("finished" if strategy.done else None)
-        if finalists:
-            whole = [space.individual(genes) for genes in finalists]
-            people = self._ask_and_tell(space, lambda: whole, lambda _: None)
-            self._after(self._hall)
-        return Evolution(people, self._logbook, self._hall, reason)
-
-    def _ask_and_tell(
-        self, space: Space, ask: Callable[[], list[Any]], tell: Callable[[list[Any]], None]
-    ) -> list[Any]:
-        """A generation of DEAP's ``eaGenerateUpdate``."""
-        toolbox = copy.copy(self._toolbox)
-        toolbox.evaluate = unbounded(toolbox.evaluate)
-        toolbox.register("generate", ask)
-        toolbox.register("update", tell)
-        people, segment = algorithms.eaGenerateUpdate(
-            toolbox, ngen=1, stats=self._stats, verbose=False
-        )
-        self._append(segment, 0)
-        self._hall.update([i for i in people if space.solves(i) and not is_worst(i)])
-        found: list[Any] = people
-        return found
-
-    @contextmanager
-    def _until(self, seconds: float | None) -> Iterator[None]:
-        """End what is done inside, between forward passes, when the time of a search is over."""
-        if seconds is None or not hasattr(self._toolbox, "interruptible"):
-            yield
-            return
-
-        def check() -> None:
-            if time.perf_counter() - self._started >= seconds:
-                raise _OutOfTime
-
-        with self._toolbox.interruptible(check):
-            yield
-
-    def _out_of_time(self, limits: Limits) -> str:
-        """The name of the limit; raises :class:`InputError` if nothing was evaluated in time."""
-        if not len(self._logbook):
-            raise InputError(
-                f"no population was evaluated within {limits.seconds} s: allow more seconds, or "
-                "give fewer examples or a smaller population"
-            )
-        return "seconds"
-
-    def _after(self, leaders: Any) -> Spent:
-        """Tell of a generation; what has been spent after it."""
-        generation = len(self._logbook) - 1
-        if self._on_generation is not None:
-            self._on_generation(generation, leaders)
-        best = leaders[0] if len(leaders) else None
-        reached = best.fitness.wvalues if best is not None else None
-        if reached != self._reached:  # an equal one in its place is no progress
-            self._reached, self._since = reached, generation
-        return Spent(
-            generations=generation,
-            **self._spent(),
-            seconds=time.perf_counter() - self._started,
-            threshold=max((one.fitness.wvalues[0] for one in self._hall), default=-math.inf),
-            stagnation=generation - self._since,
-            sparsity=0.0 if best is None else self._measure(best),
-        )
-
-    def _count_rows(self) -> dict[str, float]:
-        """Without an evaluator that knows better: all the evaluations that were asked for."""
-        return {"evaluations": sum(self._logbook.select("nevals")), "tokens": 0}
-
-    def _literal_end(self, row: Algorithm, people: list[Any]) -> str | None:
-        """Algorithm 1, line 10, to the letter."""
-        bound = self._max_sparsity
-        over = row.literal and bound is not None and max(map(self._measure, people)) >= bound
-        return "max_sparsity" if over else None
-
-    def _remove_infeasible(self) -> None:
-        """Take out of the hall of fame what filled it while nothing better was there."""
-        bound, hall = self._max_sparsity, self._hall
-        for i in reversed(range(len(hall))):
-            above = bound is not None and not within(self._measure(hall[i]), bound)
-            if above or is_worst(hall[i]):
-                hall.remove(i)
-
-    def _append(self, segment: Any, row: int) -> None:
-        """Copy one row of a segment's logbook, chapters included, under its true generation."""
-        chapters = {
-            name: {k: v for k, v in chapter[row].items() if k not in ("gen", "nevals")}
-            for name, chapter in segment.chapters.items()
-        }
-        self._logbook.record(**{**segment[row], **chapters, "gen": len(self._logbook)})
-
-
-def _budget(limits: Limits, spent: Mapping[str, float], tokens: float) -> float:
-    """The evaluations on all examples, of so many tokens each, that the limits still allow."""
-    left = []
-    if limits.evaluations is not None:
-        left.append(limits.evaluations - spent["evaluations"])
-    if limits.tokens is not None and tokens:
-        left.append((limits.tokens - spent["tokens"]) / tokens)
-    return max(0.0, min(left, default=math.inf))

@@ -1,4 +1,4 @@
-"""The choice of the winner among the finalists of a search, on examples that it has not seen."""
+"""The choice of a search's winner among its finalists, on examples that the search has not used."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from sos_deap.search.limits import Limits
 
 @dataclass(frozen=True)
 class Validation:
-    """What chooses the winner of a search.
+    """Chooses the winner of a search by a second score, on other examples.
 
-    The best of many noisy scores is partly the luckiest. Scored once more, on other examples, few
-    have little room for luck.
+    The best of many noisy scores overestimates its sub-model (selection bias). A second score of
+    few finalists, on examples without influence on the search, is nearly free of that bias.
 
-    :param score: from a toolbox's ``evaluate`` and individuals to their fitness values on the
-        validation examples.
-    :param finalists: how many of the best to score.
-    :param evaluations: what scoring so many costs, in evaluations on all calibration examples.
-    :param tokens: the same in tokens.
+    :param score: function from a toolbox's ``evaluate`` and individuals to their fitness values on
+        the validation examples, in order.
+    :param finalists: number of best individuals to score, at least 1.
+    :param evaluations: the cost of scoring them, in evaluations on all calibration examples.
+    :param tokens: the cost of scoring them, in tokens.
     """
 
     score: Callable[[Callable[..., Any], Sequence[Any]], list[tuple[float, ...]]]
@@ -30,10 +30,11 @@ class Validation:
     evaluations: float
     tokens: int
 
-    def leaves(self, limits: Limits) -> Limits:
-        """What is left of the limits of a search, as the choice is a part of it.
+    def remaining(self, limits: Limits) -> Limits:
+        """Return the limits of a search less the cost of its validation.
 
-        :raises InputError: if nothing is.
+        :param limits: of the search and its validation together.
+        :raises InputError: if nothing is left for the search.
         """
         left = {}
         for name in ("evaluations", "tokens"):
@@ -42,7 +43,8 @@ class Validation:
                 if given <= cost:
                     raise InputError(
                         f"validating {self.finalists} finalists takes {math.ceil(cost)} {name}, "
-                        f"and {given} are allowed: give more, or fewer validation_samples"
+                        f"and {given} are allowed: allow more {name}, or give fewer "
+                        "validation_samples"
                     )
                 left[name] = given - cost
         return replace(limits, **left)
@@ -50,9 +52,9 @@ class Validation:
     def choose(self, halloffame: Any, evaluate: Callable[..., Any]) -> None:
         """Order a hall of fame by the fitness on the validation examples.
 
-        :param halloffame: DEAP's, the best by the calibration examples first; its individuals have
-            the other fitness afterwards.
-        :param evaluate: the toolbox's, which judges on these examples, too.
+        :param halloffame: DEAP's, ordered by the fitness on the calibration examples; its
+            individuals get the other fitness.
+        :param evaluate: the toolbox's, so that its decorators apply here as well.
         """
         finalists = list(halloffame)
         for individual, fitness in zip(finalists, self.score(evaluate, finalists), strict=True):

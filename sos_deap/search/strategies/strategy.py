@@ -3,7 +3,7 @@
 A strategy is made of a space, an initial population and a budget. Registered as ``generate`` and
 ``update`` it runs under stock DEAP:
 
-    strategy = Exchange(toolbox.space, toolbox.population(n=10), budget=1000)
+    strategy = Exchange(toolbox.search.space, toolbox.population(n=10), budget=1000)
     toolbox.register("generate", strategy.generate)
     toolbox.register("update", strategy.update)
     algorithms.eaGenerateUpdate(toolbox, ngen=100)
