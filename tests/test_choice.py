@@ -127,15 +127,15 @@ def strangers(people: Any, k: int) -> Any:
         ("crossover", "tests.test_choice:swaps,rate=a", "rate of the crossover tests.test_choice:"),
         ("crossover", "no.such:thing", "cannot import no.such"),
         ("crossover", returns_none, "the crossover returns_none does not fit: expected a tuple"),
-        ("mutation", plain_lists, "its children have no fitness: change the individuals in place"),
+        ("mutation", plain_lists, "its children have no fitness: edit the individuals in place"),
         ("mutation", halves, "it makes genes other than 0 and 1"),
-        ("mutation", grows, "of 12 genes it made 13"),
+        ("mutation", grows, "expected children of 12 genes, it made 13"),
         ("mutation", raises, "raises fails when it is tried: RuntimeError: no luck$"),
         ("mutation", swaps, "the mutation swaps lacks other"),
         ("mutation", dict, "the mutation dict has no signature"),
         ("selection", "nsga3", "NSGA-III is for fitness of several values"),
         ("selection", few, "few does not fit: expected a list of 8 of 8 individuals"),
-        ("selection", strangers, "it must return the individuals that it is given"),
+        ("selection", strangers, "it must return individuals from the list that it is given"),
     ],
 )
 def test_what_does_not_fit_is_answered_in_a_line(kind: str, given: Any, message: str) -> None:

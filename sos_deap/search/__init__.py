@@ -1,1 +1,1 @@
-"""The DEAP half: chromosomes, operators, algorithms. Never imports torch."""
+"""Chromosomes, operators and algorithms for DEAP; never imports torch."""

@@ -1,4 +1,4 @@
-"""The algorithms by name: the paper's Algorithm 1, DEAP's own, and those that ask and tell."""
+"""The algorithms by name: the paper's Algorithm 1, DEAP's, and strategies."""
 
 from __future__ import annotations
 
@@ -37,19 +37,20 @@ def sos(
 ) -> tuple[list[Any], Any]:
     """Algorithm 1 of "Survival of the Smallest", with the signature of DEAP's algorithms.
 
-    Its stops (line 10) are :func:`sos_deap.evolve`'s. Where the paper looks at offspring that have
-    no fitness yet (lines 10 and 14), they are evaluated first.
+    :func:`sos_deap.evolve` implements its stopping rules (line 10). Where the paper reads the
+    fitness of offspring that have none yet (lines 10 and 14), they are evaluated first.
 
-    :param population: individuals; line 1 is the caller's, ``toolbox.population(n=10)``.
-    :param toolbox: with ``evaluate``, ``map``, ``select``, ``mate``, ``mutate`` and ``clone``.
-    :param cxpb: crossover rate C of Algorithm 2.
+    :param population: the initial individuals (line 1), such as ``toolbox.population(n=10)``.
+    :param toolbox: a DEAP toolbox with ``evaluate``, ``map``, ``select``, ``mate``, ``mutate`` and
+        ``clone``.
+    :param cxpb: crossover rate C of Algorithm 2, a probability.
     :param ngen: number of generations G.
-    :param stats: a DEAP ``Statistics``, if any.
-    :param halloffame: a DEAP ``HallOfFame``, if any.
-    :param verbose: print the logbook's row of each generation.
-    :param best_ever: keep the best of all generations in the hall of fame; line 14 to the letter
-        looks at the last population only.
-    :returns: the last population and the logbook.
+    :param stats: a DEAP ``Statistics`` or ``MultiStatistics``.
+    :param halloffame: a DEAP ``HallOfFame`` to fill.
+    :param verbose: whether to print the logbook's row of each generation.
+    :param best_ever: whether the hall of fame keeps the best of all generations; line 14 of the
+        paper reads the last population only.
+    :returns: the last population, evaluated, and the logbook.
     """
     logbook = tools.Logbook()
     logbook.header = ["gen", "nevals", *(stats.fields if stats else [])]
@@ -81,18 +82,21 @@ def sos(
 
 @dataclass(frozen=True)
 class Algorithm:
-    """A row of :data:`ALGORITHMS`: a loop, or a strategy that asks and tells.
+    """A row of :data:`ALGORITHMS`: either a loop (``run``) or a ``strategy``.
 
-    :param run: the loop, with the stock DEAP signature.
-    :param strategy: makes the strategy, of a space, an initial population and a budget.
-    :param literal: follow the paper to the letter: its printed crossover, no repair of chromosomes
-        over the maximum sparsity S, and stop as soon as one reaches it (Algorithm 1, line 10).
-    :param survivors: ``select`` chooses who survives, among parents and children or children only;
-        where it chooses parents, a selection by Pareto dominance such as NSGA-II's chooses all.
-    :param select: a selection by several fitness values that belongs to the algorithm, in place of
-        the toolbox's.
-    :param name: what the user calls it; :func:`algorithm_of` fills it in.
-    :param given: the parameters that the user gave; likewise.
+    :param run: a loop with the stock DEAP signature.
+    :param strategy: function that makes a strategy from a space, an initial population and a
+        budget in evaluations.
+    :param literal: whether to follow the paper exactly: its printed crossover, no repair of
+        chromosomes above the maximum sparsity S, and a stop as soon as one reaches S
+        (Algorithm 1, line 10).
+    :param survivors: whether ``select`` selects survivors, among children with or without their
+        parents. Selections by Pareto dominance, such as NSGA-II's, need this: as selections of
+        parents they would select the whole population.
+    :param select: the algorithm's own selection, by several fitness values; it replaces the
+        toolbox's.
+    :param name: the name that the user gave; set by :func:`algorithm_of`.
+    :param given: the parameters that the user gave; set by :func:`algorithm_of`.
     """
 
     run: Callable[..., tuple[list[Any], Any]] | None = None
@@ -105,31 +109,34 @@ class Algorithm:
 
     @property
     def objective(self) -> str:
-        """The objective that it is made for, by name."""
+        """The name of the default objective for this algorithm."""
         if self.select is not None:
             return "pareto"
         return "paper" if self.strategy is None else "metric"
 
     def keywords(self, size: int, crossover_rate: float) -> dict[str, Any]:
-        """The keyword arguments of the loop: those of DEAP's usual ones that it has, and the given.
+        """Return the keyword arguments of the loop.
 
-        :param size: of the population.
-        :param crossover_rate: the probability that two parents mate.
-        :raises InputError: for a rate or a number that DEAP would stumble over.
+        They are ``mu``, ``lambda_``, ``cxpb`` and ``mutpb`` where its signature has them, and the
+        user's parameters.
+
+        :param size: number of individuals in the population.
+        :param crossover_rate: probability that two parents mate.
+        :raises InputError: for a rate or number that DEAP's loops cannot use.
         """
         assert self.run is not None
         names = signature(self.run).parameters
         usual: dict[str, Any] = {"mu": size, "lambda_": size, "cxpb": crossover_rate, "mutpb": None}
         usual |= self.given
         if usual["mutpb"] is None:
-            # DEAP's varOr mates *or* mutates a child, so there the two rates share 1.
+            # DEAP's varOr mates *or* mutates a child, so that the two rates must add up to 1.
             usual["mutpb"] = 1.0 - _rate("cxpb", usual["cxpb"]) if "lambda_" in names else 1.0
         keywords = {key: value for key, value in usual.items() if key in names or key in self.given}
         _check_usual(self, keywords)
         return keywords
 
 
-#: Algorithms by the name the user gives.
+#: Algorithms by name.
 ALGORITHMS: dict[str, Algorithm] = {
     "bonsai": Algorithm(strategy=Bonsai),
     "coarse-to-fine": Algorithm(strategy=CoarseToFine),
@@ -153,51 +160,51 @@ ALGORITHMS: dict[str, Algorithm] = {
     "umda": Algorithm(strategy=UMDA),
 }
 
-# What the driver gives every loop, beside population and toolbox.
+# The keyword arguments that the runner passes to every loop.
 _DRIVEN = ("ngen", "stats", "halloffame", "verbose")
 
 
 def algorithm_of(given: str | Callable[..., Any] | Algorithm, **parameters: Any) -> Algorithm:
-    """The algorithm that a user chose, with parameters.
+    """Return the algorithm that a user chose, with its parameters.
 
     :param given: ``NAME,key=value,...``, where NAME is a key of :data:`ALGORITHMS` or
-        ``module:function`` of the user's; or a function with the stock DEAP signature,
-        ``(population, toolbox, ..., ngen, stats, halloffame, verbose)``, or a subclass of
+        ``module:function``; or a function with the stock DEAP signature,
+        ``(population, toolbox, ..., ngen, stats, halloffame, verbose)``; or a subclass of
         :class:`sos_deap.search.strategies.strategy.Strategy`.
-    :param parameters: more parameters of the algorithm, which override those in the text.
-    :raises InputError: for an unknown name, parameters that it does not take, or that it lacks, and
-        a function of another signature.
+    :param parameters: more parameters of the algorithm, which override those in ``given``.
+    :raises InputError: for an unknown name, a parameter that the algorithm does not have, a missing
+        one, and a function of another signature.
     """
-    thing: Any = given
+    found: Any = given
     name, own = "", {}
     if isinstance(given, Algorithm):
         name, own = given.name, dict(given.given)
     elif isinstance(given, str):
         name, own = split(given)
-        thing = look_up("algorithm", name, ALGORITHMS)
+        found = look_up("algorithm", name, ALGORITHMS)
     name = name or name_of(given)
-    row = thing if isinstance(thing, Algorithm) else _of_user(name, thing)
+    row = found if isinstance(found, Algorithm) else _of_user(name, found)
     own |= parameters
-    if row.strategy is not None:  # of a space, a population and a budget
+    if row.strategy is not None:  # its first places are space, population and budget
         check_parameters(f"the algorithm {name}", row.strategy, own, places=3)
     elif row.run is not None:
         usual = ("cxpb", "mutpb", "mu", "lambda_")  # see Algorithm.keywords
         check_parameters(f"the algorithm {name}", row.run, own, 2, _DRIVEN, usual)
-    if name in ALGORITHMS:  # what a user's own may take, only the user knows
+    if name in ALGORITHMS:  # the limits of a user's function are unknown
         check_sizes(f"the algorithm {name}", own)
     return replace(row, name=name, given=own)
 
 
-def _of_user(name: str, thing: Callable[..., Any]) -> Algorithm:
-    """A row for a user's function or strategy."""
-    if isinstance(thing, type) and issubclass(thing, Strategy):
-        return Algorithm(strategy=thing)
-    loop: Callable[..., Any] = thing
+def _of_user(name: str, given: Callable[..., Any]) -> Algorithm:
+    """Return a row for a user's loop or strategy, whose results are checked."""
+    if isinstance(given, type) and issubclass(given, Strategy):
+        return Algorithm(strategy=given)
+    loop: Callable[..., Any] = given
     try:
         signature(loop).bind_partial([], None, **dict.fromkeys(_DRIVEN))
     except (TypeError, ValueError) as error:
         raise InputError(
-            f"the algorithm {name} cannot be called as DEAP's, with (population, toolbox, ..., "
+            f"the algorithm {name} cannot be called like DEAP's, with (population, toolbox, ..., "
             f"ngen, stats, halloffame, verbose): {first_line(error)}"
         ) from error
 
@@ -207,28 +214,27 @@ def _of_user(name: str, thing: Callable[..., Any]) -> Algorithm:
         if not _is_generation(result, rows=keywords["ngen"] + 1):
             raise InputError(
                 f"the algorithm {name} must return its population, evaluated, and a logbook with a "
-                "row for the population it was given and one for each generation, as DEAP's do"
+                "row for the initial population and one for each generation, as DEAP's do"
             )
-        people, logbook = result
-        keywords["halloffame"].update(people)
-        return people, logbook
+        individuals, logbook = result
+        keywords["halloffame"].update(individuals)
+        return individuals, logbook
 
     return Algorithm(checked, survivors=True)
 
 
 def _is_generation(result: Any, rows: int) -> bool:
-    """Whether a loop returned what DEAP's return."""
+    """Whether a loop returned an evaluated population and a logbook with that many rows."""
     if not (isinstance(result, tuple) and len(result) == 2):
         return False
-    people: Any = result[0]
-    logbook: Any = result[1]
-    if not (isinstance(people, list) and people and isinstance(logbook, tools.Logbook)):
+    individuals, logbook = result
+    if not (isinstance(individuals, list) and individuals and isinstance(logbook, tools.Logbook)):
         return False
-    return len(logbook) == rows and all(individual.fitness.valid for individual in people)
+    return len(logbook) == rows and all(one.fitness.valid for one in individuals)
 
 
 def _check_usual(row: Algorithm, keywords: Mapping[str, Any]) -> None:
-    """Raise :class:`InputError` for what DEAP's loops assert, and for what is no number."""
+    """Raise :class:`InputError` for rates and sizes that DEAP's loops would fail on."""
     rates = {key: _rate(key, keywords[key]) for key in ("cxpb", "mutpb") if key in keywords}
     sizes = {key: keywords[key] for key in ("mu", "lambda_") if key in keywords}
     for key, size in sizes.items():
@@ -238,12 +244,12 @@ def _check_usual(row: Algorithm, keywords: Mapping[str, Any]) -> None:
         if sum(rates.values()) > 1:
             raise InputError(
                 f"cxpb {rates['cxpb']} and mutpb {rates['mutpb']} add up to more than 1: "
-                f"{row.name} mates or mutates a child"
+                f"{row.name} either mates or mutates a child, lower one of them"
             )
         if row.run is algorithms.eaMuCommaLambda and sizes["lambda_"] < sizes["mu"]:
             raise InputError(
-                f"lambda_ is {sizes['lambda_']}: give at least mu, {sizes['mu']}, of which "
-                f"{row.name} chooses the survivors"
+                f"lambda_ is {sizes['lambda_']}: give at least mu, {sizes['mu']}, as {row.name} "
+                "selects mu survivors among lambda_ children"
             )
 
 

@@ -1,4 +1,4 @@
-"""When a search ends: rules that compose, of which the first to hold ends it."""
+"""Limits of a search, which can be combined; the first one reached ends the search."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from sos_deap.errors import InputError
 
 
 class Spent(NamedTuple):
-    """What a search has cost and reached so far.
+    """What a search has cost and reached so far; the fields match those of :class:`Limits`.
 
-    :param generations: after the initial population's.
-    :param evaluations: chromosomes computed, each counted once; on some of the examples, as the
-        share that these are of all.
-    :param tokens: that they were computed on.
-    :param seconds: since it began.
-    :param threshold: the best fitness in the population.
-    :param stagnation: generations in which the best fitness stayed the same.
-    :param sparsity: of the best chromosome.
+    :param generations: number of generations after the initial population.
+    :param evaluations: number of chromosomes computed, without cache hits; a chromosome scored on a
+        share of the examples counts as that share.
+    :param tokens: number of tokens that the chromosomes were computed on.
+    :param seconds: time since the search began.
+    :param threshold: the best fitness in the hall of fame.
+    :param stagnation: number of generations since the best fitness changed.
+    :param sparsity: sparsity of the best chromosome, from 0 to 1.
     """
 
     generations: int = 0
@@ -33,23 +33,24 @@ class Spent(NamedTuple):
 
 @dataclass(frozen=True)
 class Limits:
-    """The limits of :func:`sos_deap.evolve`: a search ends when it reaches the first of them.
+    """Limits of :func:`sos_deap.evolve`; a search ends when it reaches the first of them.
 
-    Seconds end a search between two forward passes. Otherwise a generation is completed, so that
-    the last one may exceed a limit. ``None`` is no limit.
+    The limit on seconds ends a search between two forward passes. The others are checked after each
+    generation, so that the last generation may exceed them. Default of each: no limit.
 
     >>> Limits(evaluations=500, seconds=60).reached(Spent(evaluations=80, seconds=61))
     'seconds'
 
-    :param generations: after the initial population's.
-    :param evaluations: chromosomes computed, each counted once; one that is scored on half of the
-        examples counts as half.
-    :param tokens: that chromosomes were computed on.
-    :param seconds: since the search began.
-    :param threshold: fitness of the best individual in the population, at least.
-    :param stagnation: generations in which the best fitness stayed the same; at least 1.
-    :param sparsity: of the best chromosome, at least.
-    :raises InputError: for a limit that is negative, not a number, or of more than 18 digits.
+    :param generations: number of generations after the initial population.
+    :param evaluations: number of chromosomes computed, without cache hits; a chromosome scored on
+        half of the examples counts as half.
+    :param tokens: number of tokens that chromosomes are computed on.
+    :param seconds: time since the search began.
+    :param threshold: fitness that the best individual must reach.
+    :param stagnation: number of generations without a change of the best fitness, at least 1.
+    :param sparsity: sparsity that the best chromosome must reach, from 0 to 1.
+    :raises InputError: if a limit is NaN, negative (except ``threshold``), or an integer of more
+        than 18 digits.
     """
 
     generations: int | None = None
@@ -61,9 +62,9 @@ class Limits:
     sparsity: float | None = None
 
     def __post_init__(self) -> None:
-        """Check them."""
+        """Check the limits."""
         for name, limit in self._given():
-            if isinstance(limit, int) and abs(limit) > 10**18:  # too large for a float, perhaps
+            if isinstance(limit, int) and abs(limit) > 10**18:  # may be too large for a float
                 raise InputError(f"{name} has over 18 digits: leave it out for no limit")
             if math.isnan(limit) or (limit < 0 and name != "threshold"):
                 raise InputError(f"{name} is {limit}: give 0 or more")
@@ -71,14 +72,17 @@ class Limits:
                 raise InputError(f"stagnation is {limit}: give at least 1 generation")
 
     def reached(self, spent: Spent) -> str | None:
-        """The name of the first limit that is reached, if any."""
+        """Return the name of the first limit that is reached, or ``None``."""
         for name, limit in self._given():
             if getattr(spent, name) >= limit:
                 return name
         return None
 
     def share(self, spent: Spent) -> float:
-        """How much of what is limited has been spent, from 0 to 1."""
+        """Return the progress towards the nearest limit on cost, from 0 to 1.
+
+        Limits on fitness, stagnation and sparsity do not count.
+        """
         counted = ("generations", "evaluations", "tokens", "seconds")
         shares = [
             getattr(spent, name) / limit

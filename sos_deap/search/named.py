@@ -1,7 +1,6 @@
-"""Functions by name with parameters, as a user writes them: ``NAME,key=value,key=value``.
+"""Parse functions with parameters as a user writes them: ``NAME,key=value,key=value``.
 
-A value is read as YAML, so that numbers, ``true`` and ``[1, 2]`` are what they look like; nothing
-is evaluated.
+Values are YAML (numbers, ``true``, ``[1, 2]``); nothing is evaluated.
 """
 
 from __future__ import annotations
@@ -21,25 +20,25 @@ Row = TypeVar("Row")
 #: The largest size, such as of a population or a tournament.
 LARGEST = 1_000_000
 
-# A comma before a key; those within a value, as in [1, 2], are not.
+# A comma before a key; a comma within a value, as in [1, 2], does not match.
 _BETWEEN = re.compile(r",(?=\s*[A-Za-z_]\w*\s*=)")
-_EXPONENT = re.compile(r"[-+]?\d+[eE][-+]?\d+")  # a number to people, a string to YAML
+_EXPONENT = re.compile(r"[-+]?\d+[eE][-+]?\d+")  # a string in YAML, which demands a point
 
 
 class Named(NamedTuple):
-    """A name and parameters, as the user gave them."""
+    """The name of a function and its parameters, as the user gave them."""
 
     name: str
     parameters: dict[str, Any]
 
 
 def split(text: str) -> Named:
-    """Read ``NAME,key=value,key=value``.
+    """Parse ``NAME,key=value,key=value``.
 
     >>> split("selTournament,tournsize=5")
     Named(name='selTournament', parameters={'tournsize': 5})
 
-    :raises InputError: for text of another form, a value that is no YAML, or a key given twice.
+    :raises InputError: for text of another form, a value that is not YAML, or a duplicate key.
     """
     name, *pairs = (part.strip() for part in _BETWEEN.split(text))
     parameters: dict[str, Any] = {}
@@ -53,10 +52,13 @@ def split(text: str) -> Named:
 
 
 def look_up(kind: str, name: str, rows: Mapping[str, Row]) -> Row | Callable[..., Any]:
-    """What a name stands for: a row of a table, or the user's ``module:function``.
+    """Return the row of a table by its name, or the user's function by ``module:function``.
 
-    :param kind: what it is to be, such as ``"algorithm"``.
-    :raises InputError: for a name that is in no table, a module or a function that is not there.
+    :param kind: what the name denotes, for the error message, such as ``"algorithm"``.
+    :param name: the name.
+    :param rows: the table.
+    :raises InputError: for a name that is not in the table, and for a module or function that
+        cannot be imported.
     """
     if name in rows:
         return rows[name]
@@ -66,7 +68,7 @@ def look_up(kind: str, name: str, rows: Mapping[str, Row]) -> Row | Callable[...
 
 
 def name_of(function: Any) -> str:
-    """What to call a function that was given as it is."""
+    """Return the name of a function or other callable."""
     return str(getattr(function, "__name__", None) or type(function).__name__)
 
 
@@ -78,21 +80,21 @@ def check_parameters(
     supplied: Collection[str] = (),
     optional: Collection[str] = (),
 ) -> None:
-    """Raise :class:`InputError` for parameters that a function does not take, or that it lacks.
+    """Check the user's parameters of a function against its signature and type hints.
 
-    So too for values of another type than it declares, where it declares any.
-
-    :param what: what the function is to the user, such as ``"the algorithm swap"``.
-    :param function: a function, or a class to be called.
-    :param given: the parameters given.
-    :param places: how many of its first parameters its caller fills in.
-    :param supplied: others that its caller gives, which are not the user's to give.
-    :param optional: others that its caller gives unless the user does.
+    :param what: what to call the function in messages, such as ``"the algorithm swap"``.
+    :param function: a function, or a class whose constructor is called.
+    :param given: the user's parameters.
+    :param places: number of leading parameters that the caller passes by position.
+    :param supplied: names of further parameters that the caller passes, not open to the user.
+    :param optional: names of further parameters that the caller passes if the user does not.
+    :raises InputError: for a parameter that the function does not have, a required one that is
+        missing, and a value of another type than declared.
     """
     try:
         parameters = list(inspect.signature(function).parameters.values())
-    except (TypeError, ValueError) as error:  # as of some that are written in C
-        raise InputError(f"{what} has no signature: wrap it in a function of Python") from error
+    except (TypeError, ValueError) as error:  # such as of some functions written in C
+        raise InputError(f"{what} has no signature: wrap it in a Python function") from error
     if any(one.kind is one.VAR_KEYWORD for one in parameters):
         return
     own = {one.name: one for one in parameters[places:] if one.kind is not one.VAR_POSITIONAL}
@@ -116,7 +118,7 @@ def check_parameters(
 
 
 def check_sizes(what: str, given: Mapping[str, Any]) -> None:
-    """Raise :class:`InputError` for whole numbers that no search ends with."""
+    """Raise :class:`InputError` for integers too large for any search, above :data:`LARGEST`."""
     for name, value in given.items():
         if type(value) is int and abs(value) > LARGEST:
             shown = str(value) if abs(value) < 10**30 else "a number of over 30 digits"
@@ -124,7 +126,7 @@ def check_sizes(what: str, given: Mapping[str, Any]) -> None:
 
 
 def _hints(function: Callable[..., Any]) -> dict[str, Any]:
-    """The types that a function declares; none where they cannot be found."""
+    """Return the declared types of a function's parameters; none if they cannot be resolved."""
     try:
         function = function.func if isinstance(function, partial) else function
         code: Any = vars(function)["__init__"] if isinstance(function, type) else function
@@ -135,9 +137,9 @@ def _hints(function: Callable[..., Any]) -> dict[str, Any]:
 
 def _fits(value: Any, hint: Any) -> bool:
     try:
-        # A whole number will do for a float.
+        # An integer is accepted for a float.
         return isinstance(value, hint) or (type(value) is int and isinstance(float(value), hint))
-    except TypeError:  # what isinstance cannot tell, such as list[int]
+    except TypeError:  # isinstance does not support the hint, such as list[int]
         return True
 
 

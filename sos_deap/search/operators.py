@@ -1,7 +1,7 @@
-"""The paper's crossover and mutation, as DEAP operators, and the repair that keeps S binding.
+"""The paper's crossover and mutation as DEAP operators, exchange operators, and repairs.
 
-Like DEAP's own, they edit individuals in place, return them in a tuple, and draw from Python's
-global generator.
+Like DEAP's operators, they edit individuals in place, return them in a tuple, and draw from
+Python's global generator.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ Crossover = Callable[[Any, Any], tuple[Any, Any]]
 
 
 def cxFitnessWeighted(ind1: Any, ind2: Any) -> tuple[Any, Any]:
-    """Fitness-weighted crossover (Algorithm 2), repaired: sign-aware, two full children.
+    """Fitness-weighted crossover (Algorithm 2), corrected: sign-aware, with two full children.
 
-    Each gene of each child is drawn on its own, from parent 1 with probability
+    Each gene of each child is drawn independently, from parent 1 with probability
     ``f1 / (f1 + f2)``. For costs (negative fitness, as in Equation 1) that ratio would favour the
-    worse parent, so it is taken of the other parent's cost, ``f2 / (f1 + f2)``.
+    worse parent, so the probability is ``f2 / (f1 + f2)``.
 
     :param ind1: first parent, evaluated; becomes the first child.
     :param ind2: second parent, evaluated; becomes the second child.
@@ -36,11 +36,11 @@ def cxFitnessWeighted(ind1: Any, ind2: Any) -> tuple[Any, Any]:
 
 
 def cxFitnessWeightedPaper(ind1: Any, ind2: Any) -> tuple[Any, Any]:
-    """Fitness-weighted crossover as printed in Algorithm 2, whatever the fitness' sign.
+    """Fitness-weighted crossover as printed in Algorithm 2, for either sign of the fitness.
 
-    With ``prob = f1 / (f1 + f2)`` (line 2) and one draw per gene (line 6). Lines 7 and 9 give the
-    gene to one child only, whose lengths then add up to one chromosome; here the other child gets
-    the other parent's gene, the shortest completion to two chromosomes.
+    ``prob = f1 / (f1 + f2)`` (line 2), with one draw per gene (line 6). Lines 7 and 9 give the gene
+    to one child only, so that the children's lengths add up to one chromosome; here the other child
+    gets the other parent's gene, which completes both.
 
     :param ind1: first parent, evaluated; becomes the first child.
     :param ind2: second parent, evaluated; becomes the second child.
@@ -55,27 +55,29 @@ def cxFitnessWeightedPaper(ind1: Any, ind2: Any) -> tuple[Any, Any]:
 def mutSparsityFlipBit(
     individual: Any, indpb: float, bias: float = 1.0, weights: Sequence[float] | None = None
 ) -> tuple[Any]:
-    """Flip-bit mutation that can prefer to prune.
+    """Flip-bit mutation with an optional bias towards pruning.
 
-    A kept head is removed with probability ``2 * indpb * bias / (1 + bias)``, and a removed one
-    restored with ``2 * indpb / (1 + bias)``: mean ``indpb``, ratio ``bias``. With a bias of 1
-    it is the paper's flip-bit mutation, DEAP's ``mutFlipBit``, draw for draw.
+    A kept head is removed with probability ``2 * indpb * bias / (1 + bias)``, a removed head is
+    restored with probability ``2 * indpb / (1 + bias)``: their mean is ``indpb``, their ratio
+    ``bias``. With a bias of 1 this is the paper's flip-bit mutation, with the same random draws as
+    DEAP's ``mutFlipBit``.
 
     :param individual: the individual to mutate.
     :param indpb: mean probability of a flip per gene.
-    :param bias: ratio of prune flips to restore flips for equally many kept and removed heads.
-    :param weights: how much sooner than the average each gene is removed, of mean 1 and at most 2;
-        restored it is the later. ``None`` for all alike.
+    :param bias: ratio of prune flips to restore flips for equally many kept and removed heads, at
+        least 0.
+    :param weights: for each gene, a factor w from 0 to 2 (mean 1) for its probability of removal;
+        the factor for its restoration is 2 - w. Default: 1 for all.
     :returns: the individual.
     :raises ValueError: if a probability or the bias is out of range.
     """
     if bias < 0:
-        raise ValueError(f"bias is {bias}: give 0 or more (1 flips both ways alike)")
+        raise ValueError(f"bias is {bias}: give 0 or more (1 is for no bias)")
     remove, restore = 2 * indpb * bias / (1 + bias), 2 * indpb / (1 + bias)
     if not (0 <= remove <= 1 and 0 <= restore <= 1):
         raise ValueError(
-            f"indpb {indpb} with bias {bias} makes flip probabilities of {remove:.3g} and "
-            f"{restore:.3g}: they must lie in [0, 1]"
+            f"indpb {indpb} with bias {bias} gives flip probabilities of {remove:.3g} and "
+            f"{restore:.3g}, which must lie in [0, 1]: give a smaller indpb"
         )
     for i, gene in enumerate(individual):
         weight = 1.0 if weights is None else weights[i]
@@ -85,13 +87,13 @@ def mutSparsityFlipBit(
 
 
 def mutSwap(individual: Any, moves: int = 3) -> tuple[Any]:
-    """Exchange mutation: as many heads are given back as removed, so that the sparsity stays.
+    """Exchange mutation: restores as many heads as it removes, at constant sparsity.
 
-    The number of exchanges is the less of two uniform draws from 1 to ``moves``, as in EvoPress
+    The number of exchanges is the minimum of two uniform draws from 1 to ``moves``, as in EvoPress
     (Sieberling et al., 2024).
 
     :param individual: the individual to mutate.
-    :param moves: most exchanges.
+    :param moves: maximum number of exchanges, at least 1.
     :returns: the individual.
     :raises ValueError: if ``moves`` is below 1.
     """
@@ -102,21 +104,21 @@ def mutSwap(individual: Any, moves: int = 3) -> tuple[Any]:
 
 
 def cxBalanced(ind1: Any, ind2: Any, indpb: float = 0.5) -> tuple[Any, Any]:
-    """Crossover at constant sparsity: both children remove as many heads as their first parents.
+    """Crossover at constant sparsity: each child removes as many heads as the parent it replaces.
 
-    Of the genes in which the parents differ, those that only the first keeps are paired at random
-    with those that only the second keeps; a pair changes sides with probability ``indpb``. What the
-    parents agree on stays, and nothing has to be repaired.
+    Genes that only the first parent keeps are paired at random with genes that only the second
+    keeps. Each pair is swapped between the children with probability ``indpb``. Genes on which the
+    parents agree do not change, and no repair is needed.
 
     :param ind1: first parent; becomes the first child.
     :param ind2: second parent; becomes the second child.
-    :param indpb: the probability that a pair changes sides.
+    :param indpb: probability that a pair is swapped.
     :returns: the two children.
     """
-    mine = [i for i, (a, b) in enumerate(zip(ind1, ind2, strict=True)) if a > b]
-    yours = [i for i, (a, b) in enumerate(zip(ind1, ind2, strict=True)) if a < b]
-    pairs = min(len(mine), len(yours))
-    for pair in zip(random.sample(mine, pairs), random.sample(yours, pairs), strict=True):
+    first = [i for i, (a, b) in enumerate(zip(ind1, ind2, strict=True)) if a > b]
+    second = [i for i, (a, b) in enumerate(zip(ind1, ind2, strict=True)) if a < b]
+    pairs = min(len(first), len(second))
+    for pair in zip(random.sample(first, pairs), random.sample(second, pairs), strict=True):
         if random.random() < indpb:
             for i in pair:
                 ind1[i], ind2[i] = ind2[i], ind1[i]
@@ -128,43 +130,45 @@ def limit_sparsity(
     measure: Callable[[Sequence[int]], float] = sparsity,
     weights: Sequence[float] | None = None,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """A decorator for ``toolbox.decorate`` that keeps an operator's children feasible.
+    """Return a decorator for ``toolbox.decorate`` that keeps an operator's children feasible.
 
-    A child with too many heads removed gets heads back, drawn at random among the removed ones.
+    In a child with too many heads removed, heads drawn at random among the removed ones are
+    restored.
 
-    :param max_sparsity: largest share removed.
-    :param measure: from genes to the share that they remove, which no further head may lower.
-    :param weights: how much sooner than the average each gene goes, below 2: the later, the sooner
-        it comes back. ``None`` for all alike.
+    :param max_sparsity: largest share removed, from 0 to 1.
+    :param measure: function from genes to the share that they remove; it must not grow when a head
+        is restored.
+    :param weights: for each gene, a removal weight w from 0 to below 2; removed genes are restored
+        with weight 2 - w. Default: equal weights.
     :returns: the decorator, for ``individual``, ``mate`` and ``mutate``.
     """
 
-    def give_back(child: Any) -> None:
+    def restore(child: Any) -> None:
         while not within(share := measure(child), max_sparsity):
             removed = [i for i, gene in enumerate(child) if not gene]
-            # As many as it takes where all genes weigh the same, else about as many.
+            # The exact number if all genes cost the same, otherwise an estimate.
             excess = math.ceil(len(removed) * (1 - max_sparsity / share) - 1e-9)
             count = max(1, excess)
             if weights is None:
-                back = random.sample(removed, count)
+                restored = random.sample(removed, count)
             else:
-                back = drawn(removed, [2 - weight for weight in weights], count)
-            for i in back:
+                restored = drawn(removed, [2 - weight for weight in weights], count)
+            for i in restored:
                 child[i] = 1
 
-    return _repair(give_back)
+    return _repaired_by(restore)
 
 
 def uniform_layers(
     genes_per_layer: int, counts: Sequence[int]
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """A decorator for ``toolbox.decorate`` that keeps equally many heads in every layer.
+    """Return a decorator for ``toolbox.decorate`` that keeps as many heads in every layer.
 
-    That number is one of the two counts around the mean over the layers, drawn so that the mean is
-    kept on average; within a layer the heads to remove or to give back are drawn at random.
+    The number is one of the two permitted counts around the mean over the layers, drawn so that its
+    expectation is that mean. Within a layer, the heads to remove or to restore are drawn at random.
 
-    :param genes_per_layer: genes in a layer.
-    :param counts: the numbers of genes that a layer may keep.
+    :param genes_per_layer: number of genes in each layer.
+    :param counts: numbers of genes that a layer may keep.
     :returns: the decorator, for ``mate`` and ``mutate``.
     """
     counts = sorted(counts)
@@ -176,24 +180,26 @@ def uniform_layers(
         keep = above if random.random() * (above - below) < mean - below else below
         for start in range(0, len(child), genes_per_layer):
             layer = range(start, start + genes_per_layer)
-            kept, gone = ([i for i in layer if bool(child[i]) == gene] for gene in (True, False))
+            removed, kept = ([i for i in layer if bool(child[i]) == gene] for gene in (False, True))
             for i in random.sample(kept, max(0, len(kept) - keep)):
                 child[i] = 0
-            for i in random.sample(gone, max(0, keep - len(kept))):
+            for i in random.sample(removed, max(0, keep - len(kept))):
                 child[i] = 1
 
-    return _repair(even_out)
+    return _repaired_by(even_out)
 
 
-def _repair(mend: Callable[[Any], None]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """A decorator that mends, in place, every individual an operator returns."""
+def _repaired_by(
+    repair: Callable[[Any], None],
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return a decorator that repairs, in place, every individual that an operator returns."""
 
     def decorate(operator: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(operator)
         def feasible(*individuals: Any, **parameters: Any) -> Any:
             children = operator(*individuals, **parameters)
             for child in children:
-                mend(child)
+                repair(child)
             return children
 
         return feasible
@@ -204,24 +210,30 @@ def _repair(mend: Callable[[Any], None]) -> Callable[[Callable[..., Any]], Calla
 def _fitnesses(ind1: Any, ind2: Any) -> tuple[float, float]:
     if not (ind1.fitness.valid and ind2.fitness.valid):
         raise ValueError(
-            "fitness-weighted crossover was given a parent without fitness: "
-            "evaluate the population before mating it"
+            "fitness-weighted crossover got a parent without fitness: evaluate the population "
+            "before mating it"
         )
     return ind1.fitness.wvalues[0], ind2.fitness.wvalues[0]
 
 
 def _share_of_first(first: float, second: float) -> float:
-    """The fitter parent's share, larger for it whatever the sign of the fitness."""
+    """Return the first parent's share: above 0.5 if it is fitter, whatever the signs."""
     if first == second:
         return 0.5
     if first <= 0 and second <= 0:
         return second / (first + second)
     if first >= 0 and second >= 0:
         return first / (first + second)
-    return 1.0 if first > second else 0.0  # a gain beside a cost: no ratio compares them
+    return 1.0 if first > second else 0.0  # no ratio compares a gain and a cost
 
 
 def _cross(ind1: Any, ind2: Any, share: float, complement: bool) -> tuple[Any, Any]:
+    """Draw each gene of the children from a parent, in place.
+
+    :param share: probability that a gene of the first child is the first parent's.
+    :param complement: whether the second child gets the other parent's gene; else its genes are
+        drawn independently.
+    """
     for i, (gene1, gene2) in enumerate(zip(ind1, ind2, strict=True)):
         first = random.random() < share
         second = first if complement else random.random() >= share

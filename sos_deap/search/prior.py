@@ -1,4 +1,4 @@
-"""What an importance of the genes says about which are to go: weights, and draws by them."""
+"""Removal weights from an importance of the genes, and draws by these weights."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 
 
 def removal_weights(importance: Sequence[float], exploration: float = 0.0) -> list[float]:
-    """How much sooner than the average each gene is to go, by the rank of its importance.
+    """Return a removal weight for each gene, which falls linearly with its rank by importance.
 
-    :param importance: of each gene: the greater, the more is lost without it.
-    :param exploration: the share of the weights that is the same for all genes, from 0 to 1.
-    :returns: weights between 0 and 2 of mean 1, the greatest for the least important gene.
+    :param importance: importance of each gene; higher means that more is lost without it.
+    :param exploration: share of the weights that is equal for all genes, from 0 to 1.
+    :returns: weights between 0 and 2, of mean 1; the highest is that of the least important gene.
     """
     order = sorted(range(len(importance)), key=importance.__getitem__)
     weights = [0.0] * len(order)
@@ -24,10 +24,11 @@ def removal_weights(importance: Sequence[float], exploration: float = 0.0) -> li
 
 
 class RemovalWeights(Sequence[float]):
-    """:func:`removal_weights` that are made when they are first asked for.
+    """Removal weights, see :func:`removal_weights`, computed on first access.
 
-    :param importance: makes the importance of each gene, which may take many evaluations.
-    :param exploration: as there.
+    :param importance: function that computes the importance of each gene, which may take many
+        evaluations.
+    :param exploration: share of the weights that is equal for all genes, from 0 to 1.
     """
 
     def __init__(self, importance: Callable[[], Sequence[float]], exploration: float) -> None:
@@ -35,7 +36,7 @@ class RemovalWeights(Sequence[float]):
 
     @cached_property
     def made(self) -> list[float]:
-        """The weights."""
+        """The weights, one per gene."""
         return removal_weights(self._importance(), self._exploration)
 
     def __getitem__(self, index: Any) -> Any:
@@ -46,11 +47,11 @@ class RemovalWeights(Sequence[float]):
 
 
 def drawn(genes: Iterable[int], weights: Sequence[float], count: int) -> list[int]:
-    """Some of the genes, without replacement, each with its weight (Efraimidis and Spirakis, 2006).
+    """Return genes drawn by weight without replacement (Efraimidis and Spirakis, 2006).
 
-    :param genes: numbers of genes.
-    :param weights: of every gene, by its number; above 0.
-    :param count: how many.
+    :param genes: indices of the genes to draw from.
+    :param weights: weight of every gene, by index; above 0.
+    :param count: number of genes to draw.
     """
     keys = {gene: random.random() ** (1 / weights[gene]) for gene in genes}
     return sorted(keys, key=keys.__getitem__, reverse=True)[:count]

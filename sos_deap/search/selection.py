@@ -1,4 +1,4 @@
-"""Selections that DEAP has too, for fitness of any sign and without more to set."""
+"""Selections that replace DEAP's of the same name: for fitness of any sign, with defaults."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from deap import tools
 def selRoulette(individuals: Sequence[Any], k: int, fit_attr: str = "fitness") -> list[Any]:
     """Roulette-wheel selection (Holland, 1975) for fitness of any sign.
 
-    DEAP's, of the same name, sums up negative fitness as it is: it then chooses none but the best,
-    and often fewer than ``k``. Here the shares are proportional to the fitness for gains, and to
-    ``1 / cost`` for costs (negative fitness, as in Equation 1 of the paper). Where gains stand
-    beside costs, only gains are chosen.
+    DEAP's ``selRoulette`` sums negative fitness unchanged: it then selects only the best, and often
+    fewer than ``k``. Here the shares are proportional to the fitness if it is positive, and to
+    ``1 / cost`` for costs (negative fitness, as in Equation 1 of the paper). If the population has
+    both signs, only individuals of positive fitness are selected.
 
-    :param individuals: what to choose from, evaluated; only their first fitness value counts.
-    :param k: how many to choose, with replacement.
-    :param fit_attr: the attribute that holds the fitness.
-    :returns: references to the chosen.
+    :param individuals: evaluated individuals to select from; their first fitness value counts.
+    :param k: number of individuals to select, with replacement.
+    :param fit_attr: name of the attribute that holds the fitness.
+    :returns: references to the selected individuals.
     """
     return random.choices(individuals, _shares(individuals, fit_attr), k=k)
 
@@ -34,14 +34,14 @@ def selStochasticUniversalSampling(
 ) -> list[Any]:
     """Stochastic universal sampling (Baker, 1987) for fitness of any sign.
 
-    The shares are those of :func:`selRoulette`, read off at ``k`` equal distances: each individual
-    is chosen as often as its share of ``k`` says, rounded up or down. For negative fitness DEAP's
-    chooses none but the best, or fails.
+    The shares are those of :func:`selRoulette`, sampled at ``k`` equal distances: the number of
+    times that an individual is selected is its share of ``k``, rounded up or down. For negative
+    fitness DEAP's ``selStochasticUniversalSampling`` selects only the best, or fails.
 
-    :param individuals: what to choose from, evaluated; only their first fitness value counts.
-    :param k: how many to choose.
-    :param fit_attr: the attribute that holds the fitness.
-    :returns: references to the chosen.
+    :param individuals: evaluated individuals to select from; their first fitness value counts.
+    :param k: number of individuals to select.
+    :param fit_attr: name of the attribute that holds the fitness.
+    :returns: references to the selected individuals.
     """
     ends = list(accumulate(_shares(individuals, fit_attr)))
     step = ends[-1] / k
@@ -53,21 +53,21 @@ def selStochasticUniversalSampling(
 def selNSGA3(
     individuals: Sequence[Any], k: int, ref_points: Any = None, nd: str = "log"
 ) -> list[Any]:
-    """NSGA-III's selection (Deb and Jain, 2014), DEAP's with reference points of its own.
+    """NSGA-III's selection (Deb and Jain, 2014): DEAP's, with default reference points.
 
-    :param individuals: what to choose from, evaluated.
-    :param k: how many to choose.
-    :param ref_points: (points, fitness values); ``None`` for DEAP's ``uniform_reference_points``,
-        as many of them as there are individuals to choose, or just fewer.
+    :param individuals: evaluated individuals to select from.
+    :param k: number of individuals to select.
+    :param ref_points: reference points, of shape (points, fitness values). Default: DEAP's
+        ``uniform_reference_points``, the largest such set of at most ``k`` points.
     :param nd: how to sort by dominance: ``"standard"`` or ``"log"``.
-    :returns: references to the chosen.
+    :returns: references to the selected individuals.
     :raises ValueError: for a fitness of one value.
     """
     values = len(individuals[0].fitness.wvalues)
     if values == 1:
         raise ValueError("NSGA-III is for fitness of several values: use the objective pareto")
     if ref_points is None:
-        fitting = (d for d in range(1, k) if math.comb(values + d - 1, d) <= k)  # so many points
+        fitting = (d for d in range(1, k) if math.comb(values + d - 1, d) <= k)
         divisions = max(fitting, default=1)
         ref_points = tools.uniform_reference_points(values, divisions)
     chosen: list[Any] = tools.selNSGA3(individuals, k, ref_points, nd)
@@ -75,10 +75,10 @@ def selNSGA3(
 
 
 def _shares(individuals: Sequence[Any], fit_attr: str) -> list[float]:
-    """Shares of the wheel, the greatest of them 1."""
+    """Return the individuals' shares of the wheel, relative to the largest."""
     values = [fitness.wvalues[0] for fitness in map(attrgetter(fit_attr), individuals)]
     most = max(values)
-    if most > 0:  # a gain beside a cost: no ratio compares them
+    if most > 0:  # no ratio compares a gain and a cost
         return [max(0.0, value) / most for value in values]
-    # 1 / cost, in units of the least cost, which may be 0.
+    # 1 / cost, relative to the lowest cost, which may be 0.
     return [1.0 if value == most else most / value for value in values]

@@ -1,4 +1,4 @@
-"""What a search chooses from: genes in layers, and how many of them go."""
+"""The search space of strategies: genes in layers, of which a fixed number is removed."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from typing import Any
 from sos_deap.errors import InputError, unknown
 from sos_deap.search.chromosome import Chromosome, within
 
-#: An importance for each gene, made when it is asked for: the greater, the more is lost without it.
+#: Computes the importance of each gene; higher means that more is lost without the gene.
 Prior = Callable[[], Sequence[float]]
 
 
 @dataclass(frozen=True)
 class Space:
-    """The space of chromosomes of one model.
+    """The space of chromosomes of one model, for searches at constant sparsity.
 
-    :param genes_per_layer: genes in each layer, in order.
-    :param removed: how many genes a search at constant sparsity removes.
-    :param individual: makes an individual of genes.
-    :param examples: calibration examples; an individual with an attribute ``examples``, a pair
-        ``(start, stop)``, is scored on those alone.
-    :param tokens: in all examples; what an evaluation costs.
-    :param priors: importances of the genes, by name.
-    :param prior_cost: what one costs, by its name, in evaluations on all examples; raises
-        :class:`InputError` for one that cannot be made.
+    :param genes_per_layer: number of genes in each layer, in order.
+    :param removed: number of genes that a solution removes.
+    :param individual: function that makes an individual from genes.
+    :param examples: number of calibration examples. An individual whose attribute ``examples`` is a
+        range ``(start, stop)`` is scored on these alone.
+    :param tokens: number of tokens in all examples, the cost of one evaluation.
+    :param priors: functions that compute the importance of each gene, by name.
+    :param prior_cost: function from the name of a prior to its cost, in evaluations on all
+        examples; raises :class:`InputError` for a prior that cannot be computed.
     """
 
     genes_per_layer: tuple[int, ...]
@@ -44,41 +44,42 @@ class Space:
 
     @property
     def layers(self) -> list[range]:
-        """The numbers of each layer's genes."""
+        """The indices of each layer's genes."""
         ends = list(accumulate(self.genes_per_layer))
         return [
             range(end - size, end) for end, size in zip(ends, self.genes_per_layer, strict=True)
         ]
 
     def without(self, removed: Iterable[int]) -> Any:
-        """An individual that removes some genes, by their numbers."""
-        gone = set(removed)
-        return self.individual([int(gene not in gone) for gene in range(len(self))])
+        """Return the individual that removes the genes of given indices."""
+        excluded = set(removed)
+        return self.individual([int(gene not in excluded) for gene in range(len(self))])
 
     def keeping_best(self, importance: Sequence[float], removed: int | None = None) -> Any:
-        """The individual that removes the least important genes.
+        """Return the individual that removes the least important genes.
 
-        :param importance: of each gene.
-        :param removed: how many; as many as are to go unless told.
+        :param importance: importance of each gene.
+        :param removed: number of genes to remove; default: that of a solution.
         """
         order = sorted(range(len(self)), key=lambda gene: importance[gene])
         return self.without(order[: self.removed if removed is None else removed])
 
     def importance(self, prior: str) -> Sequence[float]:
-        """The importance of each gene by the name of a prior."""
+        """Return the importance of each gene, by the name of a prior."""
         self.cost_of(prior)
         return self.priors[prior]()
 
     def cost_of(self, prior: str | None) -> float:
-        """What a prior costs, in evaluations on all examples; nothing for ``None``.
+        """Return the cost of a prior, in evaluations on all examples.
 
-        :raises InputError: for one that is none, or does not fit.
+        :param prior: name of the prior; ``None`` costs nothing.
+        :raises InputError: for an unknown prior, and for one that cannot be computed.
         """
         if prior is None:
             return 0.0
         if not self.priors:
             raise InputError(
-                f"there is no prior {prior}, as the space has none: give it priors, or let "
+                f"the prior {prior} is unknown, the space has no priors: give it priors, or let "
                 "sos_deap.register fill the toolbox"
             )
         if prior not in self.priors:
@@ -86,10 +87,11 @@ class Space:
         return self.prior_cost(prior)
 
     def random(self, like: Sequence[int] = (), draw: Any = random) -> Any:
-        """An individual that removes as many genes as are to go, at random.
+        """Return a random individual that removes as many genes as a solution does.
 
-        :param like: genes to begin with: no more than it takes are removed or given back.
-        :param draw: a ``random.Random`` of the caller's; DEAP's, the module, unless told.
+        :param like: genes to start from; only as many as necessary are removed or restored.
+            Default: all genes kept.
+        :param draw: a ``random.Random``; default: Python's global generator.
         """
         genes = list(like) or [1] * len(self)
         removed, kept = removed_and_kept(genes)
@@ -100,15 +102,17 @@ class Space:
         return self.individual(genes)
 
     def solves(self, individual: Any) -> bool:
-        """Whether an individual removes just as many genes as are to go, and was scored on all."""
-        whole = getattr(individual, "examples", None) in (None, (0, self.examples))
+        """Whether an individual was scored on all examples and removes ``removed`` genes."""
+        on_all = self._examples_of(individual) == (0, self.examples)
         removed = len(individual) - sum(individual)
-        return whole and individual.fitness.valid and removed == self.removed
+        return on_all and individual.fitness.valid and removed == self.removed
 
     def windows(self, share: float) -> Iterator[tuple[int, int]]:
-        """Windows of examples without overlap, in random order, and again when all were given.
+        """Yield disjoint ranges ``(start, stop)`` of examples in random order, without end.
 
-        :param share: of all examples in a window, rounded down to a whole number, at least one.
+        After all ranges were given, they follow in a new random order.
+
+        :param share: share of all examples in a range, rounded down to at least one example.
         """
         size = max(1, math.floor(self.examples * min(share, 1.0) + 1e-9))
         starts = [size * i for i in range(self.examples // size)]
@@ -116,20 +120,26 @@ class Space:
             yield from ((start, start + size) for start in random.sample(starts, len(starts)))
 
     def share(self, individual: Any) -> float:
-        """The share of all examples that an individual is scored on."""
-        start, stop = getattr(individual, "examples", None) or (0, self.examples)
+        """Return the share of all examples that an individual is scored on, from 0 to 1."""
+        start, stop = self._examples_of(individual)
         return (stop - start) / self.examples
+
+    def _examples_of(self, individual: Any) -> tuple[int, int]:
+        """Return the range of examples to score on; an individual of the user's may have none."""
+        examples: tuple[int, int] = getattr(individual, "examples", None) or (0, self.examples)
+        return examples
 
 
 def most_removed(
     length: int, max_sparsity: float, measure: Callable[[Sequence[int]], float]
 ) -> int:
-    """How many genes can be removed, whichever they are, within a sparsity.
+    """Return how many genes can be removed within a sparsity, whichever genes these are.
 
-    :param length: genes of a chromosome.
-    :param max_sparsity: S, the largest share removed.
-    :param measure: from genes to the share that they remove. Whole layers are taken to remove most
-        for their number of genes, as with the last query head goes its key/value head.
+    :param length: number of genes of a chromosome.
+    :param max_sparsity: S, the largest share removed, from 0 to 1.
+    :param measure: function from genes to the share that they remove. The genes of whole leading
+        layers are assumed to remove most for their number, because a key/value head is removed with
+        its last query head.
     """
     fitting = (
         n
@@ -140,19 +150,20 @@ def most_removed(
 
 
 def removed_and_kept(genes: Sequence[int]) -> tuple[list[int], list[int]]:
-    """The numbers of the genes that are 0, and of those that are 1."""
+    """Return the indices of the genes that are 0, and of those that are 1."""
     return [i for i, gene in enumerate(genes) if not gene], [i for i, g in enumerate(genes) if g]
 
 
 def exchanged(genes: Sequence[int], moves: int) -> list[int]:
-    """Genes after exchange moves: each restores one that was removed and removes one that was kept.
+    """Return genes after exchange moves, each of which restores one gene and removes another.
 
-    :param genes: 0/1 genes, which stay as they are.
-    :param moves: exchanges, at most as many as are possible.
+    :param genes: 0/1 genes, which are not changed.
+    :param moves: number of exchanges; limited to those possible.
     """
     child = list(genes)
     removed, kept = removed_and_kept(genes)
     moves = min(moves, len(removed), len(kept))
-    for back, gone in zip(random.sample(removed, moves), random.sample(kept, moves), strict=True):
-        child[back], child[gone] = 1, 0
+    pairs = zip(random.sample(removed, moves), random.sample(kept, moves), strict=True)
+    for restored, dropped in pairs:
+        child[restored], child[dropped] = 1, 0
     return child

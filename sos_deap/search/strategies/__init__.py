@@ -1,1 +1,1 @@
-"""Searches that propose and learn, one a file."""
+"""Searches at constant sparsity with an ask-and-tell interface, one per file."""
