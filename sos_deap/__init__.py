@@ -1,10 +1,10 @@
-"""Prune the attention heads of transformer models with genetic algorithms, as a plug-in for DEAP.
+"""Prune the attention heads of transformer models with genetic algorithms: a plug-in for DEAP.
 
     chromosome -> masked forward -> metric -> fitness -> DEAP -> next chromosomes
      (search/)      (models/)      (tasks/)   (tasks/)  (search/)
                        evaluation/
 
-The best chromosome then goes to :func:`prune`, which cuts the heads out of the weights.
+With the best chromosome, :func:`prune` then cuts the heads out of the weights.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# Public name -> the module that defines it. Imported on first use: `--help` and the search half
-# then start without torch, which takes seconds.
-_HOME = {
+# Public name -> the module that defines it. Imported on first use, so that `--help` and
+# `sos_deap.search` do not wait for torch, which takes seconds.
+_MODULES = {
     "Chromosome": "search.chromosome",
     "Evaluator": "evaluation.evaluator",
     "InputError": "errors",
@@ -67,13 +67,13 @@ _HOME = {
     "uniform_layers": "search.operators",
 }
 
-__all__ = sorted(_HOME)  # noqa: PLE0605
+__all__ = sorted(_MODULES)  # noqa: PLE0605
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
 
 
 def __dir__() -> list[str]:

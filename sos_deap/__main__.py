@@ -1,4 +1,4 @@
-"""The front door: `python -m sos_deap COMMAND`, also installed as `sos-deap`."""
+"""Command line ``python -m sos_deap COMMAND``, also installed as ``sos-deap``."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from importlib import import_module
 
 from sos_deap.errors import one_line, unknown
 
-#: Commands: the module and function that run it, and what it does.
+#: Commands: the module and function of each, and its purpose.
 COMMANDS = {
     "run": ("sos_deap.run", "main", "search for heads to remove, and prune a model"),
-    "report": ("sos_deap.commands", "report", "compare runs, and write their pages anew"),
-    "prune": ("sos_deap.commands", "prune", "remove known heads, without a search"),
-    "measure": ("sos_deap.commands", "measure", "time and size a model, beside another"),
+    "report": ("sos_deap.commands", "report", "compare runs, and write their pages again"),
+    "prune": ("sos_deap.commands", "prune", "remove the given heads, without a search"),
+    "measure": ("sos_deap.commands", "measure", "measure time and size of a model, or compare two"),
     "export": ("sos_deap.commands", "export", "write a model as ONNX or GGUF"),
 }
 

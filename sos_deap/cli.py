@@ -1,4 +1,4 @@
-"""What all commands share: bad input is one line and exit status 2."""
+"""Parts of all commands: parser, exit status, signals, standard output, quiet libraries."""
 
 from __future__ import annotations
 
@@ -16,65 +16,68 @@ from sos_deap.errors import InputError, WorkerLostError, check_utf8, first_line,
 
 
 class _HelpShown(SystemExit):
-    """The end of a program that has shown its help."""
+    """Exit of a program after it has printed its help."""
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser of flags that raises :class:`InputError` for bad ones."""
+    """Argument parser that raises :class:`InputError` instead of exiting."""
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Parse as argparse does; raises :class:`InputError` for names that are not UTF-8."""
+        """Parse as argparse does; raises :class:`InputError` for arguments that are not UTF-8."""
         check_utf8(sys.argv[1:] if args is None else args)
         return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
-        """Raise :class:`InputError` instead of printing and exiting as argparse does."""
+        """Raise :class:`InputError` with the message of argparse."""
         raise InputError(message)
 
     def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
-        """End the program, after its help was shown."""
+        """Exit after the help was printed."""
         raise _HelpShown(status)
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal asked for the end, and what was under way is finished.
+    """Raised after a first SIGINT or SIGTERM, once the computation under way is complete.
 
-    :param number: of the signal.
+    :param number: number of the signal.
     """
 
     def __init__(self, number: int) -> None:
         super().__init__()
         self.number = number
-        #: What to tell the user.
+        #: Line that the command prints.
         self.message = "interrupted"
 
 
-_pending: list[int] = []  # the signal that asked for the end, as long as it is to come
+_pending: list[int] = []  # the signal that was received, until Interrupted is raised for it
 
 
 def pending_end() -> Interrupted | None:
-    """What to raise if a signal asked for the end, where waiting for it takes too long."""
+    """Return the exception to raise if a signal was received, for code that cannot wait longer."""
     return Interrupted(_pending[0]) if _pending else None
 
 
-def no_answer(who: str, seconds: float) -> str:
-    """The message about workers that may have been stopped."""
-    return f"no answer from {who} for {seconds:.0f} s; Ctrl-C ends the run, which can be resumed"
+def no_answer(workers: str, seconds: float) -> str:
+    """Return the message about workers that may have been stopped."""
+    return (
+        f"no answer from {workers} for {seconds:.0f} s; Ctrl-C ends the run, which can be resumed"
+    )
 
 
 @contextmanager
 def graceful_interrupt() -> Iterator[Callable[[], None]]:
-    """Let Ctrl-C and SIGTERM end the work where that is easy, and a second one at once.
+    """Delay a first SIGINT or SIGTERM to the next safe point; a second one interrupts at once.
 
-    :returns: a function to call there, which raises :class:`Interrupted` after a signal; the end
-        of the work is such a place.
+    The end of the context is a safe point, too.
+
+    :returns: a function to call at each safe point; it raises :class:`Interrupted` after a signal.
     """
 
     def handle(number: int, _: Any) -> None:
         if _pending:
             raise KeyboardInterrupt
         _pending.append(number)
-        print("finishing what is being computed; once more to end at once", file=sys.stderr)
+        print("finishing the current computation; press Ctrl-C again to stop now", file=sys.stderr)
 
     def check() -> None:
         if end := pending_end():
@@ -86,7 +89,7 @@ def graceful_interrupt() -> Iterator[Callable[[], None]]:
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield check
-        check()  # a signal after the last time that anybody asked
+        check()  # for a signal after the last safe point
     finally:
         _pending.clear()
         for number, handler in before.items():
@@ -95,13 +98,12 @@ def graceful_interrupt() -> Iterator[Callable[[], None]]:
 
 @contextmanager
 def standard_output(alone: bool) -> Iterator[TextIO | None]:
-    """Keep standard output free of what functions of the user's and libraries print.
+    """Redirect what user functions and libraries print from standard output to standard error.
 
-    Meanwhile that goes to standard error, also what is printed by code in C and by processes that
-    are started.
+    This includes output of C code and of child processes.
 
-    :param alone: whether to do so.
-    :returns: a stream to standard output, or ``None`` if nothing is kept from it.
+    :param alone: whether to redirect.
+    :returns: a stream to the real standard output, or ``None`` without redirection.
     """
     if not alone:
         yield None
@@ -121,12 +123,12 @@ def standard_output(alone: bool) -> Iterator[TextIO | None]:
 def _is_descriptor(stream: TextIO, number: int) -> bool:
     try:
         return stream.fileno() == number
-    except OSError:  # it is in memory
+    except OSError:  # a stream in memory
         return False
 
 
 def run_with_exit_status(job: Callable[[], Any]) -> int:
-    """Do a job; returns the exit status."""
+    """Call a function and return the exit status; errors are printed on one line each."""
     try:
         job()
     except InputError as error:
@@ -134,10 +136,10 @@ def run_with_exit_status(job: Callable[[], Any]) -> int:
         return 2
     except _HelpShown:
         raise
-    except SystemExit as end:  # its status may be that of success, and there is no result
-        print(f"error: a function of the user's called sys.exit({end.code!r})", file=sys.stderr)
+    except SystemExit as end:  # its status may be 0, although there is no result
+        print(f"error: a user function called sys.exit({end.code!r})", file=sys.stderr)
         return 2
-    except (OSError, WorkerLostError) as error:  # a full disk, say; what was written is whole
+    except (OSError, WorkerLostError) as error:  # such as a full disk; files are written whole
         print(f"error: {one_line(first_line(error))}", file=sys.stderr)
         return 2 if getattr(error, "errno", None) == errno.ENAMETOOLONG else 1
     except Interrupted as end:
@@ -150,7 +152,7 @@ def run_with_exit_status(job: Callable[[], Any]) -> int:
 
 
 def quiet() -> None:
-    """Silence the progress bars and advice of the libraries; errors are this program's to tell."""
+    """Silence progress bars and advice of the libraries; this program prints errors itself."""
     from transformers.utils import logging
 
     logging.set_verbosity_error()

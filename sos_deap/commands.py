@@ -17,7 +17,7 @@ def report(arguments: list[str]) -> int:
     """``python -m sos_deap report``; returns the exit status."""
     parser = Parser(
         prog="python -m sos_deap report",
-        description="Compare complete runs, a line each, and write the page of each anew.",
+        description="Compare complete runs, one per line, and write the page of each again.",
         allow_abbrev=False,
     )
     parser.add_argument("folders", type=Path, nargs="+", metavar="DIR", help="run folders")
@@ -28,7 +28,7 @@ def prune(arguments: list[str]) -> int:
     """``python -m sos_deap prune``; returns the exit status."""
     parser = Parser(
         prog="python -m sos_deap prune",
-        description="Remove known heads from a model, without a search.",
+        description="Remove the given heads from a model, without a search.",
         allow_abbrev=False,
     )
     parser.add_argument("model", help="Hub name or folder of a model, or builtin:tiny")
@@ -40,11 +40,11 @@ def prune(arguments: list[str]) -> int:
         help="chromosome.json of a run, or a JSON list of one 0 (remove) or 1 (keep) per head",
     )
     which.add_argument(
-        "--heads", metavar="LIST", help='heads to remove by layer, both from 0: "3:1,4;7:0"'
+        "--heads", metavar="LIST", help='heads to remove by layer, both counted from 0: "3:1,4;7:0"'
     )
     parser.add_argument("--output_dir", type=Path, required=True, help="folder for the result")
     parser.add_argument(
-        "--unit", help="what a gene of a plain JSON list stands for: head (the default) or group"
+        "--unit", help="what a gene of a plain JSON list removes: head (default) or group"
     )
     parser.add_argument("--layout", default="sliced", help="sliced (default), uniform or zeroed")
     return run_with_exit_status(lambda: _prune(parser.parse_args(arguments), shlex.join(arguments)))
@@ -54,7 +54,7 @@ def measure(arguments: list[str]) -> int:
     """``python -m sos_deap measure``; returns the exit status."""
     parser = Parser(
         prog="python -m sos_deap measure",
-        description="Measure latency, throughput, memory and bytes of a model, beside another's.",
+        description="Measure latency, throughput, memory and bytes of one model, or of two.",
         allow_abbrev=False,
     )
     parser.add_argument("model", help="folder, Hub name or builtin:tiny; pruned or not")
@@ -69,7 +69,7 @@ def measure(arguments: list[str]) -> int:
         "--seconds",
         type=float,
         default=60,
-        help="begin no round after this, for each size and length, but the first 3; default: 60",
+        help="time limit for each batch size and length, after 3 rounds; default: 60",
     )
     parser.add_argument("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda")
     parser.add_argument(
@@ -91,9 +91,10 @@ def export(arguments: list[str]) -> int:
     parser.add_argument("model", help="folder, Hub name or builtin:tiny")
     parser.add_argument("--format", required=True, help="onnx (a folder) or gguf (a file)")
     parser.add_argument(
-        "--dtype", help="of an ONNX graph's weights: float32 (default) or float16, half the bytes"
+        "--dtype",
+        help="dtype of the weights in ONNX: float32 (default) or float16 (half the bytes)",
     )
-    parser.add_argument("--output", type=Path, required=True, help="where to write it")
+    parser.add_argument("--output", type=Path, required=True, help="file or folder to write")
     return run_with_exit_status(lambda: _export(parser.parse_args(arguments)))
 
 
@@ -130,35 +131,35 @@ def _prune(flags: Namespace, given: str) -> None:
     check_layout(model, heads, flags.layout)
     _check_fingerprint(flags, saved, model)
     genes = saved["chromosome"] if saved else heads.without(removed)
-    with whole_folder(folder) as beside:
-        pruned = prune_to(beside, model, genes, heads, flags.layout, model.dtype)
-        save_companions(flags.model, beside)
+    with whole_folder(folder) as temporary:
+        pruned = prune_to(temporary, model, genes, heads, flags.layout, model.dtype)
+        save_companions(flags.model, temporary)
         facts = {"command": f"python -m sos_deap prune {given}"}
-        write_card(beside, flags.model, model, genes, heads, flags.layout, facts)
+        write_card(temporary, flags.model, model, genes, heads, flags.layout, facts)
     say(f"{'':20}{'dense':>16}{'pruned':>16}{'change':>10}")
     before = size(model, model.dtype, sum(heads.heads_per_layer))
     after = size(pruned, model.dtype, sum(map(len, heads.kept_heads(genes))))
     for label, value in before.items():
         change = after[label] / value - 1
         say(f"{label:20}{value:>16,}{after[label]:>16,}{change:>+10.1%}")
-    say(f"pruned model: {folder}  (its README.md tells how to load it)")
+    say(f"pruned model: {folder}  (its README.md shows how to load it)")
 
 
 def _check_free(path: Path) -> None:
-    """Raise :class:`InputError` for an output that is there or whose folder is not."""
+    """Raise :class:`InputError` for an output that exists or whose folder does not exist."""
     try:
-        there = path.exists() or path.is_symlink()
-    except (OSError, ValueError) as error:  # a name that is too long, or no name
+        exists = path.exists() or path.is_symlink()
+    except (OSError, ValueError) as error:  # a name that is too long or invalid
         why = getattr(error, "strerror", None) or error
         raise InputError(f"cannot write --output {str(path)[:40]}...: {why}") from error
-    if there:
+    if exists:
         raise InputError(f"output {path} exists: give another --output")
     if not path.parent.is_dir():
         raise InputError(f"cannot write {path}: there is no folder {path.parent}")
 
 
 def _removed(text: str) -> dict[int, list[int]]:
-    """``"3:1,4;7:0"`` as ``{3: [1, 4], 7: [0]}``."""
+    """Parse ``"3:1,4;7:0"`` to ``{3: [1, 4], 7: [0]}``."""
     removed: dict[int, list[int]] = {}
     for part in filter(None, re.sub(r"\s", "", text).split(";")):
         if not re.fullmatch(r"\d{1,9}:\d{1,9}(,\d{1,9})*", part):
@@ -176,7 +177,7 @@ def _check_fingerprint(flags: Namespace, saved: dict[str, Any], model: Any) -> N
 
     expected = saved.get("fingerprint")
     if expected is not None and re.fullmatch("[0-9a-f]{16}", expected):
-        say(f"{flags.chromosome} is of an earlier version, whose fingerprint is not compared")
+        say(f"{flags.chromosome} is of an earlier version: its fingerprint is not compared")
     elif expected is not None and expected != (found := fingerprint(model)):
         raise InputError(
             f"{flags.chromosome} is for another model, {saved.get('model')} ({expected}), and "
@@ -235,7 +236,7 @@ def _export(flags: Namespace) -> None:
         difference = write_onnx(model, flags.output, flags.model, written)
         files = [path for path in flags.output.rglob("*") if path.is_file()]
         if not any(flags.output.glob("*tokenizer*")) and not any(flags.output.glob("*processor*")):
-            say(f"({flags.model} has no tokenizer to copy: take that which it was trained with)")
+            say(f"({flags.model} has no tokenizer to copy: use the one that it was trained with)")
         checked = f", outputs differ from torch's by {difference:.1e} of the largest"
     else:
         from sos_deap.export.gguf import write_gguf
@@ -246,4 +247,4 @@ def _export(flags: Namespace) -> None:
     say(f"{flags.output}: {size:,} bytes, weights in {written}{checked}")
     if written != stored:
         weights = sum(parameter.nbytes for parameter in model.parameters())
-        say(f"(in {flags.model} they are {weights:,} bytes in {stored})")
+        say(f"({flags.model} has {weights:,} bytes of weights in {stored})")

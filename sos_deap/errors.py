@@ -1,4 +1,4 @@
-"""The one error a user can mend: what was given, what was expected, what to do."""
+"""Errors for the user: what was given, what was expected, what to do."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ class InputError(ValueError):
 
 
 class WorkerLostError(RuntimeError):
-    """A process that was to compute something is gone; the command line exits with status 1."""
+    """A worker process ended unexpectedly; the command line exits with status 1."""
 
 
 def one_line(text: str) -> str:
-    """A text without line breaks and what else would move a terminal's cursor."""
+    """Replace line breaks and other characters that move a terminal's cursor by spaces."""
     return "".join(character if character.isprintable() else " " for character in text)
 
 
 def say(text: str) -> None:
-    """Print lines in which no name or text from a file can move a terminal's cursor."""
+    """Print lines; characters that move a terminal's cursor become spaces."""
     print("\n".join(map(one_line, text.split("\n"))), flush=True)
 
 
 def check_utf8(arguments: Iterable[str]) -> None:
-    """Raise :class:`InputError` for one that is no UTF-8, which no file could name afterwards."""
+    """Raise :class:`InputError` for an argument that is not UTF-8, which no file could record."""
     for argument in arguments:
         try:
             argument.encode()
@@ -36,17 +36,17 @@ def check_utf8(arguments: Iterable[str]) -> None:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error of a library says, on one line."""
+    """Return the first line of an exception's message, or its type if there is none."""
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(" :")
 
 
 def unknown(kind: str, given: str, known: Iterable[str]) -> InputError:
-    """The error for a name that is in no table, with the nearest name that is.
+    """Return the error for an unknown name, with the nearest known name as a suggestion.
 
-    :param kind: what the name stands for, such as ``"algorithm"``.
+    :param kind: kind of the name, such as ``"algorithm"``.
     :param given: the name as the user wrote it.
-    :param known: the names that exist.
-    :returns: the error, for the caller to raise.
+    :param known: the known names.
+    :returns: the error, which the caller raises.
     """
     names = sorted(known)
     near = difflib.get_close_matches(given, names, n=1, cutoff=0.5)

@@ -1,4 +1,4 @@
-"""Functions of the user's own, named as ``module:function``: metrics, operators, algorithms."""
+"""User functions named as ``module:function``: metrics, operators and algorithms."""
 
 from __future__ import annotations
 
@@ -14,20 +14,21 @@ from sos_deap.errors import InputError, first_line, one_line, unknown
 
 
 def user_function(name: str) -> Callable[..., Any]:
-    """The function that a user names as ``module:function``; the module may lie in this folder.
+    """Import a user function.
 
-    :raises InputError: if there is no such module or function, or the module fails.
+    :param name: ``"module:function"``; the module may be in the current folder.
+    :raises InputError: if the module or function does not exist, or the import fails.
     """
     module_name, _, function_name = name.partition(":")
     if "" not in sys.path and "." not in sys.path:
-        sys.path.insert(0, "")  # as `python -m` has it, and the installed program has not
+        sys.path.insert(0, "")  # `python -m` adds it, the installed program does not
     try:
         module = import_module(module_name)
     except KeyboardInterrupt:
         raise
-    except BaseException as error:  # a user's module may raise anything, SystemExit too
-        said = first_line(error) if isinstance(error, Exception) else _described(error)
-        raise InputError(f"cannot import {module_name} of {name}: {said}") from error
+    except BaseException as error:  # user modules may raise anything, also SystemExit
+        reason = first_line(error) if isinstance(error, Exception) else _described(error)
+        raise InputError(f"cannot import {module_name} of {name}: {reason}") from error
     function = getattr(module, function_name, None)
     if not callable(function):
         names = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
@@ -38,24 +39,24 @@ def user_function(name: str) -> Callable[..., Any]:
 
 @contextmanager
 def errors_of(what: str) -> Iterator[None]:
-    """Make one line of any exception of a user's function.
+    """Turn any exception of a user function into an :class:`InputError` of one line.
 
-    :param what: the function, such as ``"the metric f"``.
-    :raises InputError: in place of anything but ``KeyboardInterrupt``.
+    :param what: description of the function for the message, such as ``"the metric f"``.
+    :raises InputError: in place of any exception but ``KeyboardInterrupt``.
     """
     try:
         yield
     except KeyboardInterrupt:
         raise
-    except BaseException as error:  # SystemExit, too: it would end the program as if all was well
-        # The first frame is the caller's, the last may be of a library.
+    except BaseException as error:  # also SystemExit, which would exit with status 0
+        # The first frame is of the caller, the second of the user function.
         own = traceback.extract_tb(error.__traceback__)[2:3]
         place = "".join(f" ({Path(frame.filename).name}, line {frame.lineno})" for frame in own)
         raise InputError(f"{what} raised {_described(error)}{place}") from error
 
 
 def _described(error: BaseException) -> str:
-    """Type and message of an error, on one line."""
+    """Return type and message of an exception on one line."""
     kind = type(error).__name__
     try:
         text = one_line(first_line(error))[:300]

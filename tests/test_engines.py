@@ -502,7 +502,7 @@ def test_json_lines_are_alone(flags: list[str], capfd: Any) -> None:
     assert events == ["run", "generation", "generation", "result"]
     assert main([*flags, *few, "--crossover=metrics_of_mine:cxEnds"]) == 2
     printed = capfd.readouterr()
-    assert "error: a function of the user's called sys.exit(0)\n" in printed.err
+    assert "error: a user function called sys.exit(0)\n" in printed.err
     print("and now again here")
     assert capfd.readouterr().out == "and now again here\n"
 

@@ -424,6 +424,15 @@ def test_more_generations_are_another_limit_and_no_other_run(
     assert json.loads((folder / "config.json").read_text())["generations"] == 9
 
 
+def test_a_run_of_an_earlier_version_is_not_resumed(tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / "config.json").write_text('{"seed": 0, "density": "heads"}')
+    (tmp_path / "journal.jsonl").write_text('{"settings": {"density": "heads"}}\n')
+    assert main([f"--resume={tmp_path}"]) == 2
+    [error] = capsys.readouterr().err.splitlines()
+    assert "is of an earlier version, whose flag --density is now --sparsity_of" in error
+    assert error.endswith("start a new run without --resume")
+
+
 def test_what_cannot_go_on(small: list[str], tmp_path: Path, capsys: Any) -> None:
     folder = tmp_path / "run"
     assert main([*small, f"--output_dir={folder}"]) == 0

@@ -92,9 +92,7 @@ def test_stock_deap_runs_a_strategy_to_the_bit_as_the_driver(
 
 
 def test_a_space_without_priors_says_so() -> None:
-    with pytest.raises(
-        InputError, match="wanda is unknown, the space has no priors: give"
-    ):
+    with pytest.raises(InputError, match="wanda is unknown, the space has no priors: give"):
         evolve(toolbox_for(space=Space((4, 4), removed=2)), "coarse-to-fine")
 
 

@@ -389,10 +389,10 @@ def test_bad_input_is_one_line(
         ("mine: !!int ''", "cannot be read"),
         ("mine: !!timestamp x", "cannot be read"),
         ("mine: !!python/name:os.system", "cannot be read"),
-        ("[" * 100_000, "lists and mappings are in each other over 20 times"),
+        ("[" * 100_000, "lists and mappings are nested more than 20 levels deep"),
         ("mine: " + "x" * 100_000, "100,006 characters are too many"),
-        ("1: {algorithm: swap}", "the name 1 is no text: write it in quotes"),
-        ("mine: {seed: 1}\nmine: {seed: 2}", "'mine' is there twice: write it once"),
+        ("1: {algorithm: swap}", "the name 1 is not a text: write it in quotes"),
+        ("mine: {seed: 1}\nmine: {seed: 2}", "'mine' is given twice: write it once"),
         ("mine: {task: accuracy}", "the variants have several tasks"),
     ],
 )
