@@ -447,7 +447,7 @@ def test_a_tokenizer_larger_than_the_model(tokenizer: Any, tmp_path: Path) -> No
 def test_other_models_are_refused(tokenizer: Any, tmp_path: Path) -> None:
     path = tmp_path / "model.gguf"
     gpt2 = GPT2LMHeadModel(GPT2Config(n_layer=1, n_head=2, n_embd=8, vocab_size=2048))
-    with pytest.raises(InputError, match="a gpt2 model cannot be written as GGUF: only llama"):
+    with pytest.raises(InputError, match="a gpt2 model cannot be written as GGUF: give a llama"):
         write_gguf(gpt2, tokenizer, path)
     config = small_llama().config
     with pytest.raises(InputError, match="give a LlamaForCausalLM"):
