@@ -78,7 +78,7 @@ def test_masked_single_sliced_and_reloaded_agree(
 
 
 @pytest.mark.parametrize("family", MASKED_ONLY)
-def test_what_cannot_be_sliced_is_masked_and_zeroed_and_says_why(
+def test_unsliceable_families_are_masked_and_zeroed_and_slicing_is_an_error(
     family: str, tmp_path: Path
 ) -> None:
     model = build(family)
@@ -128,7 +128,7 @@ def check_task_head(model: Any, folder: Path) -> None:
         assert torch.equal(output(load(folder / str(number)), batch), output(pruned, batch))
 
 
-def test_a_decoder_of_the_bert_line_with_cross_attention() -> None:
+def test_a_bert_decoder_with_cross_attention() -> None:
     settings = {"is_decoder": True, "add_cross_attention": True}
     model = build("bert", auto=AutoModelForCausalLM, **settings)
     batch = inputs(model) | {"encoder_hidden_states": torch.randn(2, 5, WIDTH)}
@@ -201,7 +201,7 @@ def test_half_precision(
     pruned = prune(model, genes)
     with masked(model, [genes]):
         expected = output(model, batch)
-    # Sums in another order round otherwise: a few units in the last place, over three layers.
+    # Sums in another order are rounded differently, by a few units in the last place.
     scale = 30 * torch.finfo(dtype).eps * expected.abs().max()
     assert (output(pruned, batch) - expected).abs().max() <= scale
     pruned.save_pretrained(tmp_path / "pruned")
@@ -211,7 +211,7 @@ def test_half_precision(
 
 
 @pytest.mark.parametrize(("family", "kv_heads"), SLICED)
-def test_pruning_takes_parameters_and_leaves_the_model(family: str, kv_heads: int | None) -> None:
+def test_pruning_removes_parameters_of_the_copy_only(family: str, kv_heads: int | None) -> None:
     model = build(family, kv_heads)
     before, config = copy.deepcopy(model.state_dict()), model.config.to_dict()
     heads = head_map(model)
@@ -221,7 +221,7 @@ def test_pruning_takes_parameters_and_leaves_the_model(family: str, kv_heads: in
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
     own = {p.data_ptr() for p in model.parameters()}
     assert not own & {p.data_ptr() for p in pruned.parameters() if p.numel()}
-    # By hand: a query head costs its rows of q and columns of o, a key/value head its rows of k, v.
+    # By hand: a query head has rows of q and columns of o, a key/value head rows of k and v.
     expected = 0
     for layer, lost in zip(heads.layers, heads.head_genes(genes), strict=True):
         group = layer.heads // layer.kv_heads
@@ -250,7 +250,7 @@ def test_tied_embeddings_stay_tied(tmp_path: Path) -> None:
     assert reloaded.get_output_embeddings().weight is reloaded.get_input_embeddings().weight
 
 
-def test_a_key_value_head_goes_with_its_last_query_head() -> None:
+def test_a_key_value_head_is_removed_with_its_last_query_head() -> None:
     pruned: Any = prune(build("llama", 2), [1, 0, 0, 0] + [0, 0, 1, 1] + [1, 1, 1, 0])
     attention: Any = [block.self_attn for block in pruned.model.layers]
     widths = [(a.q_proj.out_features // 8, a.k_proj.out_features // 8) for a in attention]
@@ -340,7 +340,7 @@ def test_an_architecture_without_a_row_is_masked_and_zeroed_but_not_sliced() -> 
         {"alibi": True},
     ],
 )
-def test_falcons_that_only_masking_serves(settings: dict[str, Any]) -> None:
+def test_falcon_variants_that_can_only_be_masked(settings: dict[str, Any]) -> None:
     model = build("falcon", **settings)
     heads, batch, genes = head_map(model), inputs(model), [1, 0, 0, 1] * LAYERS
     assert heads.heads_per_layer == (HEADS,) * LAYERS
@@ -385,7 +385,7 @@ def test_bad_chromosomes(genes: list[int], message: str) -> None:
 
 
 @pytest.mark.parametrize("family", ["bart", "gpt2", "llama"])
-def test_the_model_is_left_as_found_after_an_exception(family: str) -> None:
+def test_the_model_is_restored_after_an_exception(family: str) -> None:
     model = build(family)
     batch, genes = inputs(model), [0] * len(head_map(model))
     three = {name: value[[0, 1, 0]] for name, value in batch.items()}
@@ -397,7 +397,7 @@ def test_the_model_is_left_as_found_after_an_exception(family: str) -> None:
 
 
 @pytest.mark.parametrize("family", ["bert", "gpt2", "llama"])
-def test_copies_made_inside_the_context_outlive_it_without_the_mask(family: str) -> None:
+def test_copies_made_inside_the_context_have_no_mask(family: str) -> None:
     model = build(family)
     batch, genes = inputs(model), [1, 0, 1, 1] + [0, 1, 1, 0] * (LAYERS - 1)
     dense = output(model, batch)
@@ -409,10 +409,10 @@ def test_copies_made_inside_the_context_outlive_it_without_the_mask(family: str)
     assert all(torch.equal(output(one, batch), dense) for one in [*copies, model])
 
 
-def test_a_mask_serves_once() -> None:
+def test_a_mask_can_be_entered_once() -> None:
     model = build("llama")
     context = masked(model, [[1, 0, 1, 1] * LAYERS])
-    with context, pytest.raises(InputError, match=r"can be entered once: call masked\(\) again"), context:
+    with context, pytest.raises(InputError, match=r"once: call masked\(\) again"), context:
         pass
     with pytest.raises(InputError, match="can be entered once"), context:
         pass
@@ -481,7 +481,7 @@ def test_norms_of_each_head(kv_heads: int | None, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("family", ["bert", "qwen3"])
-def test_sizes_that_follow_the_heads_and_are_in_no_row_are_refused(
+def test_tensors_that_depend_on_the_heads_and_are_in_no_row_are_refused(
     family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     attention: Any = type(build(family).get_submodule(head_map(build(family)).layers[0].attention))

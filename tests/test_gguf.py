@@ -1,4 +1,4 @@
-"""GGUF files, run by llama.cpp itself: the tokens and numbers transformers has, and refusals."""
+"""GGUF files run by llama.cpp give the tokens and logits of transformers; refused models."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ TEXTS = [
     "",
 ]
 
-# In a process of its own: what llama.cpp does not expect, it answers with abort(). It keeps keys
-# and values in float32, and its attention is the plain one, for numbers to compare to 1e-4.
+# In a separate process, since llama.cpp calls abort() on unexpected input. Keys and values are in
+# float32 and flash attention is off, so that values agree to 1e-4.
 SERVE = """
 import json, os, sys, urllib.request
 import xllamacpp as x
@@ -84,7 +84,7 @@ os._exit(0)
 def llama_cpp(
     path: Path, size: int, texts: Sequence[str] = (), prompts: Sequence[list[int]] = ()
 ) -> tuple[list[list[int]], list[list[int]], list[dict[str, float]]]:
-    """The tokens of texts; the greedy continuation and next token's logprobs of prompts."""
+    """The tokens of texts, and the greedy continuations and next-token logprobs of prompts."""
     job = json.dumps([str(path), size, STEPS, texts, prompts])
     done = subprocess.run(
         [sys.executable, "-c", SERVE],
@@ -121,7 +121,7 @@ def check_numbers(model: Any, path: Path, prompts: list[list[int]], tolerance: f
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
-    """Torch's threads cost more than they gain in models this small."""
+    """One thread: for such small models more threads are slower."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -139,7 +139,7 @@ def tiny() -> Any:
 
 
 def some_heads(layers: int, heads: int, empty: set[int]) -> list[int]:
-    """Genes that keep 1 to all heads of each layer, but none of some."""
+    """Genes that keep no head of some layers, and at least one of the others."""
     draw, genes = random.Random(4), list[int]()
     for layer in range(layers):
         kept = 0 if layer in empty else draw.randint(1, heads)
@@ -243,7 +243,7 @@ def documents() -> list[str]:
 
 
 def byte_level(steps: Any, *, ignore_merges: bool = False) -> Any:
-    """A tokenizer with a vocabulary of its own."""
+    """A tokenizer with its own vocabulary."""
     inner: Any = Tokenizer(models.BPE(ignore_merges=ignore_merges))
     inner.pre_tokenizer = steps
     inner.train_from_iterator(
@@ -318,7 +318,7 @@ def without_space_in_front() -> Any:
 
 
 def llama_for(tokenizer: Any) -> Any:
-    """With a few rows more than the tokenizer has tokens, as some models have."""
+    """A model with a few more rows than the tokenizer has tokens, as some models have."""
     config = LlamaConfig(
         vocab_size=len(tokenizer) + 5,
         hidden_size=16,

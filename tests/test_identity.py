@@ -1,4 +1,4 @@
-"""Two models with one fingerprint compute the same: every value and every setting counts."""
+"""Every weight and every setting changes the fingerprint of a model."""
 
 from __future__ import annotations
 

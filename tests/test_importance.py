@@ -1,4 +1,4 @@
-"""Importances of heads against computations by hand, on models whose heads all matter."""
+"""Importances of heads against computations by hand, on models in which every head matters."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def text(vocabulary: int = 2048) -> Perplexity:
 
 
 def contexts(model: Any, ids: Tensor) -> list[Tensor]:
-    """What each output projection is given, (tokens, heads * head_dim), one layer after another."""
+    """The inputs of each output projection, (tokens, heads * head_dim), layer by layer."""
     seen: list[Tensor] = []
     hooks = [
         model.get_submodule(layer.output).register_forward_pre_hook(
@@ -90,7 +90,7 @@ def test_forward_only_importances_by_hand(name: str, family: str) -> None:
 
 
 class Reading:
-    """Text for any model: whatever it takes, an example at a time."""
+    """Calibration text for any model, one example at a time."""
 
     name = "reading"
 
@@ -105,8 +105,8 @@ class Reading:
 
 
 @pytest.mark.parametrize("family", ["bert", "falcon", "gpt2", "gpt_neox", "opt", "t5", "vit"])
-def test_what_a_head_adds_is_what_masking_takes_away(family: str) -> None:
-    """On projections of every layout: the output projection with a head, less that without it."""
+def test_what_a_head_adds_is_what_masking_removes(family: str) -> None:
+    """For projections of every layout: the output with a head minus the output without it."""
     model = build(family)
     heads, batch = head_map(model), inputs(model)
     found = importance("output", model, heads, Reading(batch))
@@ -145,7 +145,7 @@ def test_taylor_in_inference_mode_and_without_cross_attention() -> None:
 
 
 def loss_with_masks(model: Any, task: SequenceTask, factors: dict[tuple[int, int], float]) -> float:
-    """The mean loss with some heads' outputs scaled: their columns of the output projection are."""
+    """The mean loss with the output projection's columns of some heads scaled."""
     columns = {}
     for (number, head), factor in factors.items():
         projection = model.get_submodule(head_map(model).layers[number].output)
@@ -248,7 +248,7 @@ def test_priors_of_the_space_are_the_importances(evaluator: Evaluator) -> None:
 
 
 def test_padding_does_not_count() -> None:
-    """Examples of different lengths, against one at a time, without any padding."""
+    """Examples of different lengths in a batch against one at a time without padding."""
     model = build("bert")
     ids = torch.randint(1, VOCABULARY, (2, 9))
     mask = torch.ones_like(ids)
@@ -265,7 +265,7 @@ def test_padding_does_not_count() -> None:
 
 
 class _Both:
-    """Two tasks of an example each, in turn."""
+    """Two tasks with one example each, alternating."""
 
     name = "both"
 

@@ -1,4 +1,4 @@
-"""What is measured, against counts by hand."""
+"""Measurements against counts by hand."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_counts_are_those_made_by_hand() -> None:
         scores = 2 * 2 * rows * 8 * HEAD_DIM * query  # q.k and weights.v, over all pairs
         logits = 2 * 3 * WIDTH * VOCABULARY  # of the last position alone
         assert figures["prefill_flops"] == 2 * rows * projections + scores + logits
-        # Keys and values of float32; a layer without heads keeps one number per token of each.
+        # Keys and values in float32; a layer without heads stores one number per token for each.
         empty = 0 if name == "dense" else 1
         assert figures["kv_bytes_per_token"] == 2 * 4 * (kv * HEAD_DIM + empty)
         weights = 4 * models[name].num_parameters()
@@ -95,7 +95,7 @@ def test_every_size_and_length_gets_a_row_and_the_table_shows_it() -> None:
     assert "saved   bound" in both and "0.0%" in both
 
 
-def test_rounds_end_with_the_time_but_not_before_three() -> None:
+def test_rounds_end_after_the_time_but_not_before_three() -> None:
     row = measure({"model": build("llama")}, lengths=[4], new_tokens=0, rounds=50, seconds=0)[0]
     assert row["rounds"] == 3
     assert row["models"]["model"]["decode_seconds"] is None

@@ -1,4 +1,4 @@
-"""The ONNX graph, run here by onnxruntime, gives what the masked model gives."""
+"""The ONNX graph in onnxruntime gives the outputs of the masked model."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def run(opened: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
 
 
 def batches(opened: Any) -> list[dict[str, torch.Tensor]]:
-    """Inputs by what the graph asks for: none has the shape of another; two have padding."""
+    """Inputs by the graph's input names: each of another shape, two of them padded."""
     names = [entry.name for entry in opened.get_inputs()]
     if names == ["pixel_values"]:
         return [{"pixel_values": torch.randn(rows, 3, 16, 16)} for rows in (1, 2, 5)]

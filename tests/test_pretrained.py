@@ -143,7 +143,7 @@ def test_a_missing_tokenizer_is_named(model_folder: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("family", ["bert", "gpt2", "roberta", "t5"])
-def test_a_tokenizer_that_transformers_makes_up_is_none(family: str, tmp_path: Path) -> None:
+def test_a_tokenizer_without_files_is_refused(family: str, tmp_path: Path) -> None:
     build(family).save_pretrained(tmp_path / "model")
     assert len(AutoTokenizer.from_pretrained(tmp_path / "model")) < 105  # special tokens
     with pytest.raises(InputError, match="there is no tokenizer in .*model: put the files"):

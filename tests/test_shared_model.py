@@ -1,4 +1,4 @@
-"""One model that is shared: by threads, by copies, and over changes of its weights."""
+"""One model used by several threads and copies of an evaluator, and changes of its weights."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.test_evaluator import by_hand, chromosomes, token_ids
 
 @pytest.fixture
 def named(model_folder: Path, text_file: Path) -> Evaluator:
-    """Made of names, so that it can be pickled; 4 sequences in 2 batches."""
+    """An evaluator made from names, so that it can be pickled; 4 sequences in 2 batches."""
     return Evaluator.from_pretrained(
         str(model_folder),
         dataset=str(text_file),
@@ -58,7 +58,7 @@ def test_threads_as_an_engine_compute_what_one_does(named: Evaluator) -> None:
     assert named.accounting.layers_computed <= named.accounting.layers == 24 * 3
 
 
-def test_masks_of_another_thread_are_waited_for(evaluator: Evaluator) -> None:
+def test_an_evaluation_waits_for_the_masks_of_another_thread(evaluator: Evaluator) -> None:
     ids, genes = token_ids(evaluator), [0, 1] * (GENES // 2)
     with ThreadPoolExecutor(1) as pool:
         with masked(evaluator.model, [genes]):
@@ -73,7 +73,7 @@ def step(model: Any) -> None:
 
 
 @pytest.mark.parametrize("change", [step, lambda model: model.bfloat16()])
-def test_a_changed_model_is_evaluated_anew(
+def test_a_changed_model_is_evaluated_again(
     evaluator: Evaluator, tmp_path: Path, change: Any
 ) -> None:
     genes = [[1] * GENES, [1] * 10 + [0] * 2, [1] * 9 + [0] * 3]
@@ -93,7 +93,7 @@ def test_a_changed_model_is_evaluated_anew(
     unchanged.close_store()
 
 
-def test_a_change_that_nobody_can_see_is_forgotten_when_asked(evaluator: Evaluator) -> None:
+def test_an_undetectable_change_takes_effect_after_clear(evaluator: Evaluator) -> None:
     genes = [[1] * 10 + [0] * 2, [1] * 9 + [0] * 3]
     evaluator.metrics(genes[:1])
     for parameter in evaluator.model.parameters():
@@ -159,7 +159,7 @@ def test_a_toolbox_registered_again_has_nothing_of_the_first(evaluator: Evaluato
 
 
 def drawing(model: Any) -> float:
-    """As a metric that samples its rows would, with each of the generators."""
+    """A metric that draws random numbers from each generator."""
     return random.random() + float(numpy.random.random()) + float(torch.rand(()))
 
 
@@ -210,8 +210,8 @@ def test_an_evaluation_ends_between_two_batches(evaluator: Evaluator) -> None:
     assert slices.metrics(chromosomes(4)) == pytest.approx(expected, rel=1e-5)
 
 
-def test_by_itself_an_evaluator_keeps_to_the_maximum_sparsity(evaluator: Evaluator) -> None:
-    """Else the paper's fitness is best for the model without heads."""
+def test_an_evaluator_without_a_toolbox_keeps_to_the_maximum_sparsity(evaluator: Evaluator) -> None:
+    """Without a maximum, the paper's fitness is best for the model without heads."""
     nothing, most = [0] * GENES, [1] * 9 + [0] * 3
     assert evaluator(nothing) < evaluator(most)
     assert evaluator(nothing, max_sparsity=1) > evaluator(most)

@@ -1,4 +1,4 @@
-"""Shared prefixes and left-out heads against masking and slicing."""
+"""Shared prefixes and narrowed layers against masking and slicing."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def run(model: Any, several: list[list[int]], ids: torch.Tensor, states: States)
 
 
 @pytest.mark.parametrize(("family", "kv_heads"), CHAINS)
-def test_it_is_what_masking_gives(family: str, kv_heads: int | None) -> None:
+def test_sharing_gives_the_result_of_masking(family: str, kv_heads: int | None) -> None:
     model = build(family, kv_heads, **_SETTINGS.get(family, {}))
     ids = torch.randint(1, VOCABULARY, (2, 9))
     several = related(len(head_map(model)))
@@ -60,7 +60,7 @@ def test_it_is_what_masking_gives(family: str, kv_heads: int | None) -> None:
     assert model.config._attn_implementation == implementation
 
 
-def test_a_sub_model_does_not_depend_on_its_company_to_the_last_bit() -> None:
+def test_a_sub_model_does_not_depend_on_the_others_bit_for_bit() -> None:
     model, ids = build("llama", 2), torch.randint(1, VOCABULARY, (2, 9))
     several = related(12)
     alone = torch.cat([run(model, [genes], ids, States(0)) for genes in several])
@@ -120,8 +120,8 @@ def test_padding_and_a_classifier() -> None:
             assert_close(logits, output(prune(model, genes), batch))
 
 
-def test_what_is_as_long_as_the_batch_by_chance_is_not_cut() -> None:
-    """DeBERTa hands its layers a table of 2 x position_buckets rows, here as many as the batch."""
+def test_a_tensor_as_long_as_the_batch_by_chance_is_not_cut() -> None:
+    """DeBERTa passes its layers a table of 2 * position_buckets rows, here as many as the batch."""
     model = build("deberta-v2", relative_attention=True, pos_att_type=["c2p", "p2c"])
     several = related(len(head_map(model)))[:8]
     table = model.deberta if hasattr(model, "deberta") else model
@@ -146,7 +146,7 @@ def test_bad_batches_and_errors_leave_the_model_as_it_was() -> None:
     assert blocks_of(bart, head_map(bart)) is None
 
 
-def test_models_it_does_not_fit_are_noticed() -> None:
+def test_models_that_cannot_be_shared_are_detected() -> None:
     for family, fits in (("llama", True), ("t5", False), ("bart", False), ("bloom", False)):
         model = build(family)
         batch = inputs(model)

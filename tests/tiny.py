@@ -1,4 +1,4 @@
-"""Tiny random models of every architecture in the table, and what to feed them."""
+"""Tiny random models of every architecture in the table, and inputs for them."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from transformers import (
 LAYERS, HEADS, WIDTH, VOCABULARY = 3, 4, 32, 61
 HEAD_DIM = WIDTH // HEADS
 
-# Sizes by every name they go by. Nothing here names an architecture or the parts of one: a new row
-# of FAMILIES is tested by its name alone.
+# Sizes by the names that configs use. No architecture is named here, so that a new row of FAMILIES
+# is tested without a change of this file.
 _SIZES = {
     **dict.fromkeys(("hidden_size", "word_embed_proj_dim"), WIDTH),
     **dict.fromkeys(("intermediate_size", "n_inner", "ffn_dim", "d_ff"), 48),
@@ -64,7 +64,7 @@ def build(family: str, kv_heads: int | None = None, auto: Any = None, **settings
 def _default(config: Any) -> Any:
     if config.is_encoder_decoder:
         return AutoModelForSeq2SeqLM
-    # The BERT line has causal classes too, for its decoder variant only.
+    # Architectures such as BERT also have causal classes, for their decoder variant only.
     encoder = type(config) in MODEL_FOR_MASKED_LM_MAPPING and not getattr(
         config, "is_decoder", False
     )
@@ -73,7 +73,7 @@ def _default(config: Any) -> Any:
 
 
 def inputs(model: Any) -> dict[str, torch.Tensor]:
-    """Two random examples: token ids, with the decoder's where there is one, or pixels."""
+    """Two random examples: token ids, with decoder token ids for an encoder-decoder; or pixels."""
     if model.main_input_name == "pixel_values":
         return {"pixel_values": torch.randn(2, 3, 16, 16)}
     ids = torch.randint(1, VOCABULARY, (2, 9))
@@ -92,7 +92,7 @@ def output(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
 
 
 def chromosomes(genes: int, count: int) -> list[list[int]]:
-    """Random chromosomes after the corner cases: all, none, one head, an empty end of either."""
+    """Corner cases (all heads, none, one, an empty first or last layer), and random chromosomes."""
     rng = random.Random(3)
     corners = [
         [1] * genes,

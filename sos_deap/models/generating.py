@@ -36,7 +36,7 @@ def padding_token(model: Any, tokenizer: Any = None) -> int:
     """Return the id of the padding token: the first candidate that the model has an embedding of.
 
     The candidates are the padding token of the model, that of the tokenizer, the end token of the
-    model, that of the tokenizer, and 0. Padding is masked, so every token serves.
+    model, that of the tokenizer, and 0. Padding is masked, so any token is suitable.
 
     :param model: the model.
     :param tokenizer: its tokenizer; default: none.

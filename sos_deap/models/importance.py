@@ -165,7 +165,7 @@ IMPORTANCES: dict[str, Importance] = {
 
 
 def checked_importance(name: str, text: Text) -> Importance:
-    """Return the importance of a name, if the calibration text serves it.
+    """Return a row of :data:`IMPORTANCES` after a check of the calibration text.
 
     :param name: a key of :data:`IMPORTANCES`.
     :param text: the calibration text.
@@ -191,8 +191,8 @@ def importance(name: str, model: nn.Module, head_map: HeadMap, text: Text) -> li
     :param text: the calibration text.
     :returns: one value per gene, in the order of the head map. Values of different importances
         cannot be compared.
-    :raises InputError: for an unknown name, for text that does not serve the importance, and for
-        values that are not finite.
+    :raises InputError: for an unknown name, for text without the loss or the activations that the
+        importance needs, and for values that are not finite.
     """
     per_head = checked_importance(name, text).of(model, head_map, text)
     genes = [

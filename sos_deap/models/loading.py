@@ -69,7 +69,7 @@ def load_pretrained(
     :param dtype: a key of :data:`~sos_deap.models.devices.DTYPES`; ``"auto"`` is the result of
         :func:`~sos_deap.models.devices.cpu_dtype` on a CPU and the stored dtype elsewhere.
     :raises InputError: for an unknown model, architecture, device or dtype, for a model that is
-        quantised or already pruned, and for one that does not serve the purpose.
+        quantised or already pruned, and for one that is unsuitable for the purpose.
     """
     place = checked_device(device)
     chosen = checked_dtype(dtype) or (cpu_dtype() if place.type == "cpu" else None)
