@@ -274,7 +274,7 @@ def test_a_folder_is_its_own_files(tmp_path: Path) -> None:
         read_parts(str(data))
     (data / "valid.jsonl").unlink()
     os.mkfifo(data / "valid.jsonl")
-    with pytest.raises(InputError, match=r"holds valid\.jsonl, which is no file"):
+    with pytest.raises(InputError, match=r"holds valid\.jsonl, which is not a file"):
         read_parts(str(data))
     with pytest.raises(InputError, match="is neither a file nor a folder"):
         read_parts(str(data / "valid.jsonl"))

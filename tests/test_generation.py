@@ -18,7 +18,7 @@ from sos_deap import Evaluator, InputError, head_map, prune
 from sos_deap.models.sources import BUILTIN
 from sos_deap.tasks.data.encoded import encode
 from sos_deap.tasks.generation import Summarization
-from sos_deap.tasks.texts import TextMetrics, fitted
+from sos_deap.tasks.texts import TextMetrics, fit_prompt
 from tests.tiny import build
 
 TEXTS = ["return a list of values", "raise an error", "the module has a class with a value in it"]
@@ -130,15 +130,15 @@ def test_bertscore_precision_by_hand(tokenizer: Any) -> None:
 
 def test_a_prompt_keeps_its_end_however_long_the_text(tokenizer: Any) -> None:
     prompt = "Read: {text}\nTL;DR:"
-    short = fitted("a list", tokenizer, prompt, 60)
+    short = fit_prompt("a list", tokenizer, prompt, 60)
     assert short == "Read: a list\nTL;DR:"
     text = " ".join(f"value {i}" for i in range(200))
-    cut = fitted(text, tokenizer, prompt, 60)
+    cut = fit_prompt(text, tokenizer, prompt, 60)
     assert cut.startswith("Read: value 0 value 1 ") and cut.endswith("\nTL;DR:")
     assert 50 <= len(tokenizer(cut)["input_ids"]) <= 60
     assert cut.removeprefix("Read: ").removesuffix("\nTL;DR:") in text
-    with pytest.raises(InputError, match=r"no text fits into 12 tokens beside the prompt"):
-        fitted(text, tokenizer, prompt, 12)
+    with pytest.raises(InputError, match=r"no text fits into 12 tokens with the prompt"):
+        fit_prompt(text, tokenizer, prompt, 12)
 
 
 def test_the_beginning_of_a_text_is_kept_whatever_the_tokenizer(tokenizer: Any) -> None:
@@ -146,12 +146,12 @@ def test_the_beginning_of_a_text_is_kept_whatever_the_tokenizer(tokenizer: Any) 
     text, prompt = "the value of é " * 30, "Read: {text}\nTL;DR:"
     left = copy.deepcopy(tokenizer)
     left.truncation_side = "left"
-    assert fitted(text, left, prompt, 60) == fitted(text, tokenizer, prompt, 60)
+    assert fit_prompt(text, left, prompt, 60) == fit_prompt(text, tokenizer, prompt, 60)
     bytewise = ByT5Tokenizer()
-    cut = fitted(text, bytewise, prompt, 60)
+    cut = fit_prompt(text, bytewise, prompt, 60)
     room = 60 - 4 - len(b"Read: \nTL;DR:") - 1  # the end token is one too
     assert cut == f"Read: {text.encode()[:room].decode(errors='ignore')}\nTL;DR:"
-    assert fitted("é", bytewise, prompt, 60) == "Read: é\nTL;DR:"
+    assert fit_prompt("é", bytewise, prompt, 60) == "Read: é\nTL;DR:"
 
 
 def test_a_missing_package_is_named(monkeypatch: Any) -> None:

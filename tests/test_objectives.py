@@ -74,7 +74,7 @@ def test_extremes_are_finite() -> None:
     ("name", "weight", "message"),
     [
         ("papr", None, "unknown objective 'papr': did you mean 'paper'"),
-        ("paper", 2.0, "tradeoff_weight is for the objective tradeoff, and this one is paper"),
+        ("paper", 2.0, "tradeoff_weight is only for the objective tradeoff, and this one is paper"),
         ("tradeoff", -1.0, "tradeoff_weight is -1.0"),
         ("tradeoff", math.nan, "tradeoff_weight is nan"),
     ],

@@ -14,11 +14,11 @@ from sos_deap.models.sources import BUILTIN
 from sos_deap.tasks.data.draw import Draw
 from sos_deap.tasks.data.reading import Part
 from sos_deap.tasks.data.sequences import (
-    Ends,
     Sequences,
-    around,
+    SpecialTokens,
     cut_sequences,
     running_text,
+    special_tokens,
     start_of_sequences,
 )
 
@@ -31,11 +31,11 @@ def cut(
     samples: int | None = None,
     seed: int = 0,
     skip: int = 0,
-    ends: Ends | None = None,
+    special: SpecialTokens | None = None,
 ) -> Sequences:
     part = Part("x", {"text": documents}, {}, separator)
     draw = Draw("calibration", part, samples, seed, skip)
-    return cut_sequences(draw, documents, tokenizer, seqlen, ends)
+    return cut_sequences(draw, documents, tokenizer, seqlen, special)
 
 
 @pytest.fixture
@@ -80,10 +80,10 @@ def test_encoders_get_whole_sequences(tokenizer: Any) -> None:
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
         single="<|end|> $A <|end|>", special_tokens=[("<|end|>", 0)]
     )
-    assert around(tokenizer) == Ends([0], [0])
+    assert special_tokens(tokenizer) == SpecialTokens([0], [0])
     text = "Raise an error if the value is negative."
     inner = tokenizer(text, add_special_tokens=False)["input_ids"]
-    sequences = cut(tokenizer, [text], "", 5, ends=around(tokenizer))
+    sequences = cut(tokenizer, [text], "", 5, special=special_tokens(tokenizer))
     rows = [[0, *inner[i : i + 3], 0] for i in range(0, len(inner) // 3 * 3, 3)]
     assert sequences.input_ids.tolist() == rows
 
@@ -108,10 +108,10 @@ def test_where_a_start_token_stands(
         single=f"{puts}$A", special_tokens=[("<|end|>", 0)]
     )
     tokenizer.bos_token = bos
-    ends = start_of_sequences(tokenizer, how)
-    assert (list(ends.before), list(ends.after)) == (before, [])
+    special = start_of_sequences(tokenizer, how)
+    assert (list(special.before), list(special.after)) == (before, [])
     text = "Raise an error if the value is negative."
-    sequences = cut(tokenizer, [text], "", 5, ends=ends)
+    sequences = cut(tokenizer, [text], "", 5, special=special)
     assert sequences.describe()["start_token"] == described
     assert sequences.context == max(1, len(before))
     ids = tokenizer(text, add_special_tokens=not before)["input_ids"]
@@ -144,7 +144,7 @@ def part(**columns: list[Any]) -> Part:
 def test_what_is_held_out_is_not_calibrated_on() -> None:
     long, other = "a paragraph " * 10, "another one " * 10
     seen, unseen = part(text=["= Title =", long, other]), part(text=["= Title =", long])
-    calibration = running_text(Draw("calibration", seen, None, 0, unseen=unseen), None)
+    calibration = running_text(Draw("calibration", seen, None, 0, excluded=unseen), None)
     assert calibration == ["= Title =", other]  # a heading is no example
     assert running_text(Draw("held-out", unseen, None, 0), None) == ["= Title =", long]
     seen, unseen = part(text=["a", "b", "c", "b"]), part(text=["b", "d"])
@@ -152,7 +152,7 @@ def test_what_is_held_out_is_not_calibrated_on() -> None:
     def texts(part: Part) -> list[Any]:
         return list(part.columns["text"])
 
-    rows = Draw("calibration", seen, 9, seed=0, unseen=unseen).rows(texts)
+    rows = Draw("calibration", seen, 9, seed=0, excluded=unseen).rows(texts)
     assert sorted(rows) == [0, 2] and Draw("held-out", unseen, None, 0).rows(texts) == [0, 1]
-    with pytest.raises(InputError, match="every calibration example is held out too"):
-        Draw("calibration", unseen, 9, 0, unseen=unseen).rows(texts)
+    with pytest.raises(InputError, match="every calibration example is also a held-out example"):
+        Draw("calibration", unseen, 9, 0, excluded=unseen).rows(texts)

@@ -1,1 +1,1 @@
-"""Data, metrics and objectives. Never imports DEAP."""
+"""Data sets, metrics and objectives; never imports DEAP."""

@@ -1,4 +1,4 @@
-"""Sequence classification: one label a text (or pair of texts), or several."""
+"""Sequence classification: one label per text (or pair of texts), or several."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sos_deap.models.loading import Pretrained
 from sos_deap.tasks.data.columns import strings, texts_to_classify
-from sos_deap.tasks.data.draw import Draw, Make
+from sos_deap.tasks.data.draw import Draw, TaskMaker
 from sos_deap.tasks.data.encoded import Encoded, encode
 from sos_deap.tasks.data.labels import multiple_labels, single_labels
 from sos_deap.tasks.data.reading import Part
@@ -20,11 +20,11 @@ from sos_deap.tasks.task import Task, checked_metric
 
 
 class LabelledTask:
-    """What the tasks on labelled examples share.
+    """Base class of the tasks on labelled examples.
 
-    :param examples: the texts.
-    :param labels: in the order in which the texts were given to be encoded.
-    :param device: where they go.
+    :param examples: the tokenized texts.
+    :param labels: labels, (examples, ...), in the original order of the texts.
+    :param device: device of the model.
     """
 
     greater_is_better = True
@@ -37,50 +37,59 @@ class LabelledTask:
     ) -> None:
         self.examples = examples.to(device)
         self.labels = labels[examples.order].to(device)
-        self.tokens = int(examples.lengths.sum())  # not padding
+        self.tokens = int(examples.lengths.sum())  # without padding
         self.seqlen = int(examples.lengths[0])
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def describe(self) -> dict[str, Any]:
-        """The examples, and a hash of their labels."""
+        """Return the source, size and hash of the examples, and a hash of their labels."""
         return {**self.examples.describe(), "label_hash": token_hash([self.labels])}
 
     def logits(self, model: Any, examples: slice, sub_models: int) -> Tensor:
-        """(sub-models, examples, labels), in float32."""
+        """Return the logits of some examples, (sub_models, examples, labels), in float32."""
         logits: Tensor = model(**self.examples.batch(examples, sub_models)).logits
         return logits.float().view(sub_models, -1, logits.shape[-1])
 
 
 class Accuracy(LabelledTask):
-    """The share of examples whose likeliest class is the label; ``labels`` is (examples,)."""
+    """Accuracy: the share of examples whose likeliest class is the label.
+
+    :param examples: the tokenized texts.
+    :param labels: class indices, (examples,), in the original order of the texts.
+    :param device: device of the model.
+    """
 
     name = "accuracy"
 
     def score(self, model: Any, examples: slice, sub_models: int) -> Tensor:
-        """Sums (right, all), (sub-models, 2); not a number where a logit is none."""
+        """Return sums (correct, all), (sub_models, 2); NaN if a logit is not finite."""
         logits = self.logits(model, examples, sub_models)
-        right = (logits.argmax(-1) == self.labels[examples]).double()
-        right = nan_if_nonfinite(right, logits).sum(1)
-        return torch.stack((right, torch.full_like(right, logits.shape[1])), dim=1)
+        correct = (logits.argmax(-1) == self.labels[examples]).double()
+        correct = nan_if_nonfinite(correct, logits).sum(1)
+        return torch.stack((correct, torch.full_like(correct, logits.shape[1])), dim=1)
 
     def metrics(self, sums: list[float]) -> dict[str, float]:
-        """The accuracy."""
+        """Return the accuracy, from 0 to 1."""
         return {self.name: sums[0] / sums[1]}
 
 
 class MultiLabel(LabelledTask):
-    """F1 over all decisions and per label, exact match, and Jaccard index per example.
+    """Multi-label classification: micro and macro F1, subset accuracy and Jaccard index.
 
-    :param labels: (examples, labels) of 0 and 1.
-    :param threshold: a label is given where its probability, the logit's sigmoid, is above this.
-    :param metric: the one that counts, a name in :attr:`METRICS`.
+    :param examples: the tokenized texts.
+    :param labels: (examples, labels) of 0 and 1, in the original order of the texts.
+    :param device: device of the model.
+    :param threshold: a label is predicted if its probability, the sigmoid of its logit, is above
+        this; from 0 to 1.
+    :param metric: the metric for the fitness, a name in :attr:`METRICS`; default: the first.
     """
 
-    #: ``micro_f1`` pools all decisions, ``macro_f1`` is the mean over the labels (0 for a label
-    #: that is neither given nor right), ``subset_accuracy`` counts examples with no label wrong,
-    #: ``jaccard`` is the mean over examples of labels shared / labels in either (1 if in neither).
+    #: ``micro_f1`` pools all decisions; ``macro_f1`` is the mean over the labels (0 for a label
+    #: without true positives); ``subset_accuracy`` is the share of examples with all labels
+    #: correct; ``jaccard`` is the mean over examples of intersection / union of predicted and true
+    #: labels (1 if both are empty).
     METRICS = ("micro_f1", "macro_f1", "subset_accuracy", "jaccard")
 
     def __init__(
@@ -96,53 +105,60 @@ class MultiLabel(LabelledTask):
         self.threshold = threshold
 
     def describe(self) -> dict[str, Any]:
-        """The examples, and the threshold."""
+        """Return the source, size and hashes of the examples, and the threshold."""
         return {**super().describe(), "label_threshold": self.threshold}
 
     def score(self, model: Any, examples: slice, sub_models: int) -> Tensor:
-        """Per label the right ones, the wrong ones and the missed ones; then exact, Jaccard, all.
+        """Return sums, (sub_models, 3 * labels + 3); NaN if a logit is not finite.
 
-        (sub-models, 3 * labels + 3); not a number where a logit is none.
+        They are: true positives, false positives and false negatives per label; examples with all
+        labels correct; Jaccard indices; examples.
         """
         logits = self.logits(model, examples, sub_models)
-        given, right = logits.sigmoid() > self.threshold, self.labels[examples] > 0
-        shared, either = (given & right).sum(-1), (given | right).sum(-1)
+        predicted, true = logits.sigmoid() > self.threshold, self.labels[examples] > 0
+        shared, either = (predicted & true).sum(-1), (predicted | true).sum(-1)
         exact = nan_if_nonfinite((shared == either).double(), logits).sum(1)
         jaccard = torch.where(either > 0, shared / either.clamp(min=1), 1.0).double().sum(1)
-        per_label = [x.double().sum(1) for x in (given & right, given & ~right, ~given & right)]
+        decisions = (predicted & true, predicted & ~true, ~predicted & true)
+        per_label = [x.double().sum(1) for x in decisions]
         rest = torch.stack((exact, jaccard, torch.full_like(exact, logits.shape[1])), dim=1)
-        # A sub-model that broke down has no metric at all.
+        # Adds NaN to all sums if a logit is not finite.
         return torch.cat((*per_label, rest), dim=1) + 0 * exact[:, None]
 
     def metrics(self, sums: list[float]) -> dict[str, float]:
-        """All of :attr:`METRICS`."""
+        """Return all of :attr:`METRICS`, each from 0 to 1."""
         *per_label, exact, jaccard, count = sums
         labels = len(per_label) // 3
-        right, wrong, missed = (per_label[i * labels : (i + 1) * labels] for i in range(3))
+        positives, wrong, missed = (per_label[i * labels : (i + 1) * labels] for i in range(3))
         return {
-            "micro_f1": _f1(sum(right), sum(wrong), sum(missed)),
-            "macro_f1": sum(map(_f1, right, wrong, missed)) / labels,
+            "micro_f1": _f1(sum(positives), sum(wrong), sum(missed)),
+            "macro_f1": sum(map(_f1, positives, wrong, missed)) / labels,
             "subset_accuracy": exact / count,
             "jaccard": jaccard / count,
         }
 
 
-def _f1(right: float, wrong: float, missed: float) -> float:
-    return 2 * right / (2 * right + wrong + missed) if right else 0.0 * right
+def _f1(positives: float, wrong: float, missed: float) -> float:
+    """Return F1 from true positives, false positives and false negatives; 0 without positives."""
+    return 2 * positives / (2 * positives + wrong + missed) if positives else 0.0 * positives
 
 
 def nan_if_nonfinite(values: Tensor, logits: Tensor) -> Tensor:
-    """The values, but not a number where logits are none: an argmax would make up an answer."""
+    """Replace values by NaN if logits are not finite, where an argmax would be arbitrary.
+
+    :param values: (sub_models, examples), float64.
+    :param logits: (sub_models, examples, labels).
+    """
     return torch.where(logits.isfinite().all(-1), values, torch.nan)
 
 
-def make_accuracy(loaded: Pretrained, settings: TaskSettings) -> Make:
-    """The task on data with one label a row."""
+def make_accuracy(loaded: Pretrained, settings: TaskSettings) -> TaskMaker:
+    """Return what makes the task ``accuracy``, on data with one label per row."""
     return _make(Accuracy, single_labels, loaded, settings)
 
 
-def make_multilabel(loaded: Pretrained, settings: TaskSettings) -> Make:
-    """The task on data with several labels a row."""
+def make_multilabel(loaded: Pretrained, settings: TaskSettings) -> TaskMaker:
+    """Return what makes the task ``multilabel``, on data with several labels per row."""
 
     def make(examples: Encoded, labels: Tensor, device: torch.device) -> Task:
         return MultiLabel(examples, labels, device, settings.label_threshold, settings.metric)
@@ -155,7 +171,14 @@ def _make(
     read_labels: Callable[[Part, str | None, Any], Tensor],
     loaded: Pretrained,
     settings: TaskSettings,
-) -> Make:
+) -> TaskMaker:
+    """Return what makes a task on labelled examples.
+
+    :param make: takes tokenized texts, labels and a device.
+    :param read_labels: takes a part, the name of the label column and the model's configuration.
+    :param loaded: model and tokenizer.
+    :param settings: settings of the task.
+    """
     model, tokenizer = loaded.model, loaded.tokenizer
     most = longest(loaded, settings.seqlen)
 

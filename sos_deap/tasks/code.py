@@ -1,14 +1,14 @@
-"""What a function computes, as a hash: its code, and the values that the code reads.
+"""A hash of a function's code and of the values that the code reads.
 
-Equal in every process in which nothing has changed. It covers
+The hash is the same in every process as long as none of these changes. It covers
 
-- the source of the function's module and of all modules that it imports, unless these are
-  installed, which are known by their names;
-- defaults, closures, attributes, a partial's arguments, an object's fields;
+- the source of the function's module and of all modules that it imports; of installed modules only
+  the names;
+- defaults, closures, attributes, arguments of a ``partial``, and fields of objects;
 - global names that the code uses, with plain values, functions, and objects of classes that are
   not installed.
 
-It does not cover what the code reads otherwise, such as files and the environment.
+It does not cover other inputs of the code, such as files and the environment.
 """
 
 from __future__ import annotations
@@ -34,27 +34,27 @@ _PLAIN = (*_ATOMS, int, list, tuple, dict, set, frozenset, torch.Tensor, numpy.n
 
 
 class Incomparable(Exception):  # noqa: N818
-    """A value has no state that could be compared, as a lock has none."""
+    """Raised for a value without comparable state, such as a lock; its message is the type."""
 
 
 def code_hash(function: Any) -> str:
-    """The hash of what can be called.
+    """Return the hash of a callable, 16 hexadecimal digits.
 
-    :raises Incomparable: with the type of a value that has no hash.
+    :raises Incomparable: if a value that the code reads has no hash.
     """
     return _Digests().of(function).hex()[:16]
 
 
 class _Digests:
-    """Digests of values, each made of the digests of its parts."""
+    """SHA-256 digests of values, each computed from the digests of its parts."""
 
     def __init__(self) -> None:
-        self._known: dict[int, bytes] = {}
-        self._open: list[int] = []  # values whose parts are looked at
-        self._alive: list[Any] = []  # as long as their ids are in use
+        self._digests: dict[int, bytes] = {}  # by id
+        self._open: list[int] = []  # ids of the values whose parts are being digested
+        self._alive: list[Any] = []  # references that keep the ids valid
 
     def of(self, value: Any) -> bytes:
-        """The digest of a value."""
+        """Return the digest of a value."""
         kind, key = type(value).__name__, id(value)
         if type(value) is int:
             return _digest(kind, hex(value))
@@ -62,21 +62,21 @@ class _Digests:
             return _digest(kind, value if type(value) is bytes else repr(value))
         if key in self._open:
             return _digest("cycle", str(len(self._open) - self._open.index(key)))
-        if key not in self._known:
+        if key not in self._digests:
             self._alive.append(value)
             self._open.append(key)
             try:
-                self._known[key] = _digest(kind, *map(self.of, self._parts(value)))
+                self._digests[key] = _digest(kind, *map(self.of, self._parts(value)))
             except Incomparable:
                 raise
-            except Exception as error:  # not even Python could copy it
+            except Exception as error:  # Python cannot copy the value either
                 raise Incomparable(kind) from error
             finally:
                 self._open.pop()
-        return self._known[key]
+        return self._digests[key]
 
     def _parts(self, value: Any) -> Iterator[Any]:
-        """What a value is made of, simpler values."""
+        """Yield the parts of a value, which are simpler values."""
         match value:
             case FunctionType():
                 yield from self._function(value)
@@ -87,9 +87,9 @@ class _Digests:
             case CodeType():
                 yield from (value.co_code, value.co_names, value.co_consts)
             case torch.Tensor():
-                whole = value.detach().cpu().contiguous()
+                data = value.detach().cpu().contiguous()
                 yield from (str(value.dtype), tuple(value.shape))
-                yield whole.reshape(-1).view(torch.uint8).numpy().tobytes()
+                yield data.reshape(-1).view(torch.uint8).numpy().tobytes()
             case numpy.ndarray() if not value.dtype.hasobject:
                 yield from (value.dtype.str, value.shape, value.tobytes())
             case set() | frozenset():
@@ -102,7 +102,7 @@ class _Digests:
                 yield from self._object(value)
 
     def _object(self, value: Any) -> Iterator[Any]:
-        """What Python copies an object by: its class, arguments and state; or a name."""
+        """Yield what Python copies an object by: its class, arguments and state, or a name."""
         state = value.__reduce_ex__(4)
         yield getattr(value, "__wrapped__", None)
         if isinstance(state, str):
@@ -111,6 +111,7 @@ class _Digests:
             yield from (list(part) if isinstance(part, Iterator) else part for part in state)
 
     def _function(self, function: FunctionType) -> Iterator[Any]:
+        """Yield the name, state and code of a function, and the globals that it uses."""
         module = function.__module__ or ""
         yield from (module, function.__qualname__, vars(function))
         yield from (function.__defaults__, function.__kwdefaults__)
@@ -119,20 +120,21 @@ class _Digests:
             return
         sources, code = _sources(module), function.__code__
         yield sources
-        # Elsewhere, as in a notebook, and where several have one name, the code tells which it is.
+        # Without a source file, or if several functions share a name, the code identifies it.
         yield code.co_firstlineno if sources and "<" not in function.__qualname__ else code
         for name, value in _globals(function):
             with suppress(Incomparable):  # such as a cache
                 yield from (name, self.of(value))
 
     def _class(self, kind: type) -> Iterator[Any]:
+        """Yield the name of a class, and of a user's class the source, bases and attributes."""
         yield from (kind.__module__, kind.__qualname__)
         if not _is_own(kind.__module__):
             return
         yield from (_sources(kind.__module__), kind.__bases__)
         for name, value in sorted(vars(kind).items()):
             given = value.fget if isinstance(value, property) else value
-            given = getattr(given, "__func__", given)  # of a class method or a static one
+            given = getattr(given, "__func__", given)  # of a class method or static method
             if isinstance(given, FunctionType) or (
                 isinstance(given, _PLAIN) and not name.startswith("__")
             ):
@@ -140,7 +142,7 @@ class _Digests:
 
 
 def _globals(function: FunctionType) -> Iterator[tuple[str, Any]]:
-    """Names that a function's code may use, in its module and the user's others, with values."""
+    """Yield names and values that a function may use, in its module and the user's others."""
     names = _names(function.__code__)
     scopes = [function.__globals__]
     for name in sorted(names & scopes[0].keys()):
@@ -166,18 +168,18 @@ def _digest(kind: str, *parts: str | bytes) -> bytes:
 def _content(cell: Any) -> Any:
     try:
         return cell.cell_contents
-    except ValueError:  # empty: to be set later
+    except ValueError:  # the cell is empty
         return None
 
 
 def _names(code: CodeType) -> set[str]:
-    """Names that code uses, also in functions in it."""
+    """Return the names that code uses, inner functions included."""
     inner = (const for const in code.co_consts if isinstance(const, CodeType))
     return set(code.co_names).union(*map(_names, inner))
 
 
 def _is_own(module: str) -> bool:
-    """Whether a module is the user's: neither installed nor of this package."""
+    """Whether a module is the user's: not installed, built in or part of this package."""
     if module.partition(".")[0] in {"sos_deap", "builtins"} or module in sys.builtin_module_names:
         return False
     file = _file(module)
@@ -196,7 +198,7 @@ def _standard_library() -> list[Path]:
 
 
 def _file(module: str) -> Path | None:
-    """The file of a module, which need not be imported."""
+    """Return the file of a module without importing it, or ``None``."""
     known = sys.modules.get(module)
     if known is not None:
         file = getattr(known, "__file__", None)
@@ -216,7 +218,7 @@ def _file(module: str) -> Path | None:
 
 
 def _sources(module: str) -> list[Any]:
-    """Name and source of a module of the user's, and of all such that it imports."""
+    """Return pairs of name and source: of a user's module and the user's modules it imports."""
     found: dict[str, bytes] = {}
     left = [module]
     while left:
@@ -234,7 +236,7 @@ def _sources(module: str) -> list[Any]:
 
 @lru_cache
 def _imports(source: bytes, package: str) -> list[str]:
-    """Names of modules that a source may import; some are of what is in them."""
+    """Return names that a source imports: of modules, packages, and of objects in modules."""
     try:
         nodes = list(ast.walk(ast.parse(source)))
     except (SyntaxError, ValueError):  # not Python
@@ -246,6 +248,6 @@ def _imports(source: bytes, package: str) -> list[str]:
         elif isinstance(node, ast.ImportFrom) and (package or not node.level):
             base = resolve_name("." * node.level + (node.module or ""), package)
             names += [base, *(f"{base}.{alias.name}" for alias in node.names)]
-    # What is imported runs the packages that it is in, too.
+    # An import also runs the packages that contain the module.
     packages = [list(accumulate(name.split("."), "{}.{}".format)) for name in names]
     return sorted(set(chain.from_iterable(packages)))

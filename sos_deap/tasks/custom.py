@@ -1,4 +1,4 @@
-"""A metric of the user's own: any function of a model."""
+"""A user's metric: any function from a model to a number."""
 
 from __future__ import annotations
 
@@ -17,23 +17,24 @@ from torch import Tensor
 from sos_deap.errors import InputError, first_line, one_line
 from sos_deap.models.loading import Pretrained
 from sos_deap.tasks.code import Incomparable, code_hash
-from sos_deap.tasks.data.draw import Draw, Make
+from sos_deap.tasks.data.draw import Draw, TaskMaker
 from sos_deap.tasks.data.reading import Part
 from sos_deap.tasks.settings import TaskSettings
 from sos_deap.user_function import errors_of
 
 
 class CallableTask:
-    """A function from a model to a number; each sub-model is given to it alone.
+    """A task whose metric is a user's function, called for one sub-model at a time.
 
-    :param function: called with the model, which computes as the sub-model does. A greater number
-        is better, unless the function has an attribute ``greater_is_better`` that is false.
-    :param split: where its data is from, for the report.
-    :param arguments: what else it is called with: a tokenizer and the rows of a data set, if any.
+    :param function: takes the model, which computes as the sub-model does, and ``arguments``;
+        returns a number. Higher is better, unless the function has an attribute
+        ``greater_is_better`` that is false.
+    :param split: source of the function's data, for the report.
+    :param arguments: further arguments: nothing, or a tokenizer and the rows of a data set.
     """
 
     seqlen = 1
-    tokens = 0  # how many it reads is its own business
+    tokens = 0  # unknown
     one_pass = False
     reference_tokens = 0
     shares_passes = False
@@ -47,14 +48,14 @@ class CallableTask:
         self.name: str = getattr(function, "__name__", type(function).__name__)
         self.greater_is_better = bool(getattr(function, "greater_is_better", True))
         self._function, self._split, self._arguments = function, split, arguments
-        # Now, as what the function reads may change when it is called.
+        # Computed now, since a call may change the values that the function reads.
         self._code_hash = _code_hash(self.name, function)
 
     def __len__(self) -> int:
         return 1
 
     def describe(self) -> dict[str, Any]:
-        """Where its data is from, how many rows it has, and hashes of them and of its code."""
+        """Return the source, number and hash of the rows, and a hash of the function's code."""
         described: dict[str, Any] = {"split": self._split}
         if self._arguments:
             rows = self._arguments[-1]
@@ -62,9 +63,9 @@ class CallableTask:
         return {**described, "code_hash": self._code_hash}
 
     def score(self, model: Any, examples: slice, sub_models: int) -> Tensor:
-        """What the function returns, (1, 1).
+        """Return the function's value for one sub-model, (1, 1).
 
-        :raises InputError: if that is not a number, or the function raises anything.
+        :raises InputError: if the value is not a number, or the function raises an exception.
         """
         with errors_of(f"the metric {self.name}"):
             value = self._function(model, *self._arguments)
@@ -79,17 +80,18 @@ class CallableTask:
         return torch.tensor([[number]], dtype=torch.float64)
 
     def metrics(self, sums: list[float]) -> dict[str, float]:
-        """The number."""
+        """Return the value by the function's name."""
         return {self.name: sums[0]}
 
 
 def _code_hash(name: str, function: Callable[..., Any]) -> str:
+    """Return the hash of a function's code; a random one, with a warning, if it has none."""
     try:
         return code_hash(function)
     except Incomparable as error:
         warnings.warn(
-            f"the metric {name} holds a {error}, which cannot be compared with another one: no "
-            "other process can use what is computed, nor resume; leave it out in __getstate__",
+            f"the metric {name} holds a {error}, which cannot be compared between processes: its "
+            "evaluations cannot be reused or resumed; leave it out in __getstate__",
             stacklevel=4,
         )
         return secrets.token_hex(8)
@@ -103,10 +105,13 @@ def make_custom(
     function: Callable[[Any, Any, list[dict[str, Any]]], Any],
     loaded: Pretrained,
     settings: TaskSettings,
-) -> Make:
-    """A task of a function of model, tokenizer and rows.
+) -> TaskMaker:
+    """Return what makes a task of a user's function on the rows of a data set.
 
-    :raises InputError: if the function does not take these three.
+    :param function: takes a model, its tokenizer and a list of rows (dictionaries by column).
+    :param loaded: model and tokenizer.
+    :param settings: settings of the task; not used.
+    :raises InputError: if the function does not take three arguments.
     """
     try:
         inspect.signature(function).bind(loaded.model, loaded.tokenizer, [])

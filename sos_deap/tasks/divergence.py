@@ -1,4 +1,4 @@
-"""The divergence of sub-models from the dense model."""
+"""The task ``kl``: the divergence of sub-models from the dense model."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from sos_deap.tasks.task import checked_metric
 class KL(SequenceTask):
     """KL divergence of a sub-model's next-token distribution from the dense model's, in nats.
 
-    The dense model's distribution is computed once and kept as its ``top_k`` likeliest tokens and
-    one probability for all the others together. Summed over that partition, the divergence is at
-    most the one over the vocabulary, and equal to it where ``top_k`` is the vocabulary's size.
+    The dense model's distribution is computed once and stored as its ``top_k`` likeliest tokens and
+    one probability for all others together. The divergence over this partition is at most the
+    divergence over the vocabulary, and equal to it if ``top_k`` is the size of the vocabulary.
 
-    :param sequences: the text.
-    :param model: the dense model; the task lies on its device.
-    :param top_k: tokens kept at each position.
+    :param sequences: the token sequences.
+    :param model: the dense model; the task uses its device.
+    :param top_k: number of tokens stored per position.
     :param metric: ``"kl"``; ``"perplexity"``, which the same forward passes give; or
         ``"distillation"``, the mean of the divergence and the negative log-likelihood, in nats: the
         loss of a student that learns from a teacher and from text in equal parts (Hinton, Vinyals
-        and Dean, 2015). The divergence says with little noise what was lost, the likelihood of text
-        what that matters where the dense model itself is wrong.
+        and Dean, 2015). The divergence measures with little noise what was lost; the likelihood
+        measures how much that matters where the dense model itself is wrong.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class KL(SequenceTask):
         self.name = checked_metric(metric, ("kl", "perplexity", "distillation"))
         self.top_k = min(top_k, model.config.get_text_config().vocab_size)
         with torch.inference_mode():
-            # A pass over 4,096 tokens or one sequence, whichever is more.
+            # Passes of 4,096 tokens, but of at least one sequence.
             together = self._input_ids.split(max(1, 4096 // self.seqlen))
             rows = [self._teacher(model, ids) for ids in together]
         tokens, logs = zip(*rows, strict=True)
@@ -47,7 +47,7 @@ class KL(SequenceTask):
         self._logs = torch.cat(logs)  # (sequences, seqlen, top_k + 1), log-probabilities
 
     def describe(self) -> dict[str, Any]:
-        """The sequences, and how much of the dense model's distribution is kept."""
+        """Return the sequences, and the mean probability that the stored tokens cover."""
         kept = self._logs[..., :-1].exp().sum(-1).mean()
         return {
             **super().describe(),
@@ -56,7 +56,10 @@ class KL(SequenceTask):
         }
 
     def score(self, model: Any, examples: slice, sub_models: int) -> Tensor:
-        """Sums (divergence in nats, positions, negative log-likelihood, scored tokens)."""
+        """Return sums, (sub_models, 4).
+
+        They are: divergence in nats, positions, negative log-likelihood in nats, scored tokens.
+        """
         ids = self._input_ids[examples].repeat(sub_models, 1)
         next_tokens = self._targets[examples].repeat(sub_models, 1)
         teacher_tokens, teacher_logs = self._tokens[examples], self._logs[examples]
@@ -73,12 +76,13 @@ class KL(SequenceTask):
         return torch.cat((counted, stack_with_count(nats, self.scored(examples))), dim=1)
 
     def metrics(self, sums: list[float]) -> dict[str, float]:
-        """The mean divergence per position, the perplexity, and the distillation loss."""
+        """Return the mean divergence per position, the perplexity, and the distillation loss."""
         divergence, positions, nats, tokens = sums
         kl, loss = divergence / positions, nats / tokens
         return {"kl": kl, "perplexity": exp(loss), "distillation": (kl + loss) / 2}
 
     def _teacher(self, model: Any, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the dense model's likeliest tokens, and the log-probabilities of the partition."""
         parts = list(self._teacher_slices(model, ids))
         tokens, logs = zip(*parts, strict=True)
         return torch.cat(tokens, dim=1), torch.cat(logs, dim=1)
@@ -90,8 +94,13 @@ class KL(SequenceTask):
 
 
 def _log_partition(logits: Tensor, tokens: Tensor) -> Tensor:
-    """Log-probabilities of some tokens and, last, of all the others together, in float32."""
+    """Return log-probabilities of some tokens and of all others together, in float32.
+
+    :param logits: (rows, positions, vocabulary).
+    :param tokens: token ids, (rows, positions, top_k).
+    :returns: (rows, positions, top_k + 1); the last is that of the others.
+    """
     logs = logits.float().log_softmax(-1).gather(-1, tokens)
-    # 1 - sum loses digits where little is left: below 1e-6 the rest counts as that.
+    # Below 1e-6 the difference 1 - sum has no exact digits, so 1e-6 is the least.
     rest = (1 - logs.exp().sum(-1, keepdim=True)).clamp(min=1e-6)
     return torch.cat((logs, rest.log()), dim=-1)

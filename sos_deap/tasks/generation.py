@@ -1,4 +1,4 @@
-"""Summarization: sub-models write, and what they write is compared with a reference."""
+"""Summarization: sub-models generate summaries, which are compared with references."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from torch import Tensor
 from sos_deap.models.generating import generate, token_settings
 from sos_deap.models.loading import Pretrained, load_encoder
 from sos_deap.tasks.data.columns import SOURCES, SUMMARIES, one, strings
-from sos_deap.tasks.data.draw import Draw, Make
+from sos_deap.tasks.data.draw import Draw, TaskMaker
 from sos_deap.tasks.data.encoded import Encoded, encode
 from sos_deap.tasks.data.reading import Part
 from sos_deap.tasks.data.sequences import longest
 from sos_deap.tasks.settings import TaskSettings
 from sos_deap.tasks.task import checked_metric
-from sos_deap.tasks.texts import TextMetrics, fitted
+from sos_deap.tasks.texts import TextMetrics, fit_prompt
 
 
 class Summarization:
     """Metrics of generated summaries against references.
 
-    All sub-models of a pass write at once: the batch is theirs in blocks, prompt and every new
-    token alike. A sub-model whose texts have ended waits for the others.
+    All sub-models of a pass generate at the same time, each in its block of the batch; the pass
+    ends when all summaries have ended.
 
-    :param prompts: what the model reads; padded on the left for a model without an encoder.
-    :param references: in the order in which the prompts were given to be encoded.
-    :param tokenizer: to read what was written.
-    :param text_metrics: what is computed of it.
-    :param device: where the prompts go.
+    :param prompts: tokenized prompts; padded on the left for a model without an encoder.
+    :param references: reference summaries, in the original order of the prompts.
+    :param tokenizer: tokenizer of the model, to decode the summaries.
+    :param text_metrics: the metrics to compute.
+    :param device: device of the model.
     :param max_new_tokens: most tokens of a summary.
-    :param num_beams: beams of the search; 1 is greedy.
-    :param metric: the one that counts, a name in ``text_metrics.names``.
+    :param num_beams: number of beams of beam search; 1 is greedy search.
+    :param metric: the metric for the fitness, a name in ``text_metrics.names``; default: the first.
     """
 
     greater_is_better = True
@@ -65,7 +65,7 @@ class Summarization:
         return len(self.references)
 
     def describe(self) -> dict[str, Any]:
-        """The prompts, and how summaries are written."""
+        """Return the source, size and hashes of the examples, and the settings of generation."""
         references = hashlib.sha256("\0".join(self.references).encode()).hexdigest()[:16]
         return {
             **self.prompts.describe(),
@@ -76,7 +76,7 @@ class Summarization:
         }
 
     def score(self, model: Any, examples: slice, sub_models: int) -> Tensor:
-        """Sums of the text metrics, (sub-models, k)."""
+        """Return the sums of the text metrics, (sub_models, k)."""
         texts = self.summaries(model, examples, sub_models)
         references = self.references[examples]
         count = len(references)
@@ -85,41 +85,41 @@ class Summarization:
         return torch.tensor(rows, dtype=torch.float64)
 
     def metrics(self, sums: list[float]) -> dict[str, float]:
-        """All the text metrics."""
+        """Return all text metrics by name."""
         return self._text_metrics.metrics(sums)
 
     def summaries(self, model: Any, examples: slice, sub_models: int = 1) -> list[str]:
-        """The summaries of some examples, a block for each sub-model."""
+        """Return the generated summaries of some examples, sub-model after sub-model."""
         batch = self.prompts.batch(examples, sub_models)
         settings = greedy(model, self._tokenizer, self._new_tokens, self._num_beams)
-        written = generate(model, settings, **batch)
+        generated = generate(model, settings, **batch)
         if not model.config.is_encoder_decoder:
-            written = written[:, batch["input_ids"].shape[1] :]
-        texts: list[str] = self._tokenizer.batch_decode(written, skip_special_tokens=True)
+            generated = generated[:, batch["input_ids"].shape[1] :]
+        texts: list[str] = self._tokenizer.batch_decode(generated, skip_special_tokens=True)
         return [text.strip() for text in texts]
 
 
 def greedy(model: Any, tokenizer: Any, new_tokens: int, num_beams: int = 1) -> Any:
-    """Generation settings without chance, with the model's special tokens.
+    """Return settings of deterministic generation, with the model's special tokens.
 
-    :param model: that is to write.
-    :param tokenizer: whose padding fills texts that have ended, where the model has none.
-    :param new_tokens: most tokens to write.
-    :param num_beams: beams of the search; 1 is greedy.
+    :param model: the model.
+    :param tokenizer: its tokenizer, for the padding token if the model has none.
+    :param new_tokens: most tokens to generate.
+    :param num_beams: number of beams of beam search; 1 is greedy search.
     """
     settings = token_settings(model, tokenizer)
     settings.update(do_sample=False, num_beams=num_beams, max_new_tokens=new_tokens)
     return settings
 
 
-def make_summarization(loaded: Pretrained, settings: TaskSettings) -> Make:
-    """The task on texts and their summaries."""
+def make_summarization(loaded: Pretrained, settings: TaskSettings) -> TaskMaker:
+    """Return what makes the task ``summarization``, on texts and their summaries."""
     model, tokenizer = loaded.model, loaded.tokenizer
     encoder = load_encoder(settings.bertscore_model) if settings.bertscore_model else None
     text_metrics = TextMetrics(encoder)
-    writes_on = not model.config.is_encoder_decoder  # the summary follows the text in one sequence
-    prompt = settings.prompt or ("{text}\nTL;DR:" if writes_on else "{text}")
-    room = longest(loaded, settings.seqlen) - (settings.max_new_tokens if writes_on else 0)
+    causal = not model.config.is_encoder_decoder  # prompt and summary are one sequence
+    prompt = settings.prompt or ("{text}\nTL;DR:" if causal else "{text}")
+    most = longest(loaded, settings.seqlen) - (settings.max_new_tokens if causal else 0)
 
     def texts(part: Part) -> list[str]:
         return strings(part, one(part, settings.text_column, SOURCES, "text"))
@@ -130,9 +130,9 @@ def make_summarization(loaded: Pretrained, settings: TaskSettings) -> Make:
         articles = texts(part)
         summaries = strings(part, one(part, settings.summary_column, SUMMARIES, "summary"))
         rows = draw.rows(texts)
-        prompts = [(fitted(articles[i], tokenizer, prompt, room),) for i in rows]
+        prompts = [(fit_prompt(articles[i], tokenizer, prompt, most),) for i in rows]
         return Summarization(
-            encode(part.split, prompts, tokenizer, room, model.config.pad_token_id, left=writes_on),
+            encode(part.split, prompts, tokenizer, most, model.config.pad_token_id, left=causal),
             [summaries[i] for i in rows],
             tokenizer,
             text_metrics,

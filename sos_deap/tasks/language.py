@@ -1,4 +1,4 @@
-"""Language modelling: perplexity and pseudo-perplexity, and how its tasks are made."""
+"""Language modelling: perplexity and pseudo-perplexity, and how the tasks on text are made."""
 
 from __future__ import annotations
 
@@ -10,19 +10,25 @@ from torch import Tensor
 
 from sos_deap.errors import InputError
 from sos_deap.models.loading import Pretrained
-from sos_deap.tasks.data.draw import Draw, Make
+from sos_deap.tasks.data.draw import Draw, TaskMaker
 from sos_deap.tasks.data.self_text import sampled_sequences
 from sos_deap.tasks.data.sequences import (
     Sequences,
-    around,
     checked_seqlen,
     cut_sequences,
     longest,
     running_text,
+    special_tokens,
     start_of_sequences,
 )
 from sos_deap.tasks.divergence import KL
-from sos_deap.tasks.likelihood import SequenceTask, exp, nats_of, nats_on, stack_with_count
+from sos_deap.tasks.likelihood import (
+    SequenceTask,
+    exp,
+    nats_of,
+    nats_of_sequences,
+    stack_with_count,
+)
 from sos_deap.tasks.logits import logits_at
 from sos_deap.tasks.settings import TaskSettings
 
@@ -30,35 +36,37 @@ from sos_deap.tasks.settings import TaskSettings
 class Perplexity(SequenceTask):
     """Perplexity of a causal language model: exp of the mean negative log-likelihood per token.
 
-    The first token of a sequence, or its start tokens, are context and are not scored, as in the
-    field's convention.
+    The first token of a sequence, or its start tokens, are context and are not scored, as usual.
+
+    :param sequences: the token sequences.
+    :param device: device of the model.
     """
 
     name = "perplexity"
 
-    def __init__(self, sequences: Sequences, device: torch.device | str = "cpu") -> None:
-        super().__init__(sequences, device)
-
     def score(self, model: Any, examples: slice, sub_models: int) -> Tensor:
-        """Sums (negative log-likelihood in nats, scored tokens), (sub-models, 2)."""
-        nats = nats_on(model, self._input_ids[examples], self._targets[examples], sub_models)
+        """Return sums (negative log-likelihood in nats, scored tokens), (sub_models, 2)."""
+        nats = nats_of_sequences(
+            model, self._input_ids[examples], self._targets[examples], sub_models
+        )
         return stack_with_count(nats, self.scored(examples))
 
     def metrics(self, sums: list[float]) -> dict[str, float]:
-        """Perplexity; infinite where it exceeds what a float holds."""
+        """Return the perplexity; infinity where it overflows."""
         return {self.name: exp(sums[0] / sums[1])}
 
 
 class PseudoPerplexity(SequenceTask):
     """Pseudo-perplexity of a masked language model (Salazar et al., 2020, arXiv:1910.14659).
 
-    Every token of a sequence but the special ones around it is masked alone and predicted from all
-    the others; the metric is exp of the mean negative log-likelihood. An example is a sequence with
-    one of its tokens masked, so a sequence costs as many forward passes as it has tokens.
+    Every token of a sequence, except the special tokens at its ends, is masked alone and predicted
+    from all others; the metric is exp of the mean negative log-likelihood. An example is a sequence
+    with one token masked, so a sequence costs as many forward passes as it has tokens.
 
-    :param sequences: each with the special tokens around it.
-    :param mask_token: the number of the mask token.
-    :param around: how many special tokens stand before and after the text of each sequence.
+    :param sequences: the token sequences, with special tokens at their ends.
+    :param mask_token: id of the mask token.
+    :param special: numbers of special tokens before and after the text of each sequence.
+    :param device: device of the model.
     """
 
     name = "pseudo_perplexity"
@@ -67,12 +75,12 @@ class PseudoPerplexity(SequenceTask):
         self,
         sequences: Sequences,
         mask_token: int,
-        around: tuple[int, int],
+        special: tuple[int, int],
         device: torch.device | str = "cpu",
     ) -> None:
         super().__init__(sequences, device)
         self._mask_token = mask_token
-        before, after = around
+        before, after = special
         rows, columns = torch.meshgrid(
             torch.arange(len(self._input_ids)),
             torch.arange(before, self.seqlen - after),
@@ -84,7 +92,7 @@ class PseudoPerplexity(SequenceTask):
         return self._examples.shape[1]
 
     def score(self, model: Any, examples: slice, sub_models: int) -> Tensor:
-        """Sums (negative log-likelihood in nats, scored tokens), (sub-models, 2)."""
+        """Return sums (negative log-likelihood in nats, scored tokens), (sub_models, 2)."""
         rows, positions = self._examples[:, examples]
         ids = self._input_ids[rows]
         targets = ids.gather(1, positions[:, None])
@@ -94,30 +102,38 @@ class PseudoPerplexity(SequenceTask):
         return stack_with_count(nats, len(rows))
 
     def loss(self, model: Any, examples: slice) -> Tensor:
-        """The mean negative log-likelihood of a masked token, in nats."""
+        """Return the mean negative log-likelihood of a masked token, in nats (a scalar)."""
         sums = self.score(model, examples, 1)[0]
         return sums[0] / sums[1]
 
     def metrics(self, sums: list[float]) -> dict[str, float]:
-        """Pseudo-perplexity; infinite where it exceeds what a float holds."""
+        """Return the pseudo-perplexity; infinity where it overflows."""
         return {self.name: exp(sums[0] / sums[1])}
 
 
-def make_perplexity(loaded: Pretrained, settings: TaskSettings) -> Make:
-    """Perplexity, or pseudo-perplexity of an encoder."""
+def make_perplexity(loaded: Pretrained, settings: TaskSettings) -> TaskMaker:
+    """Return what makes the task ``perplexity``: pseudo-perplexity for an encoder.
+
+    :raises InputError: for an encoder whose tokenizer has no mask token.
+    """
     sequences, device = _sequences(loaded, settings), loaded.model.device
     if not loaded.is_encoder:
         return lambda draw: Perplexity(sequences(draw), device)
-    ends = around(loaded.tokenizer)
+    special = special_tokens(loaded.tokenizer)
     mask = loaded.tokenizer.mask_token_id
     if mask is None:
-        raise InputError("pseudo-perplexity needs a mask token, and the tokenizer has none")
-    counts = len(ends.before), len(ends.after)
+        raise InputError(
+            "pseudo-perplexity needs a mask token, and the tokenizer has none: give another model"
+        )
+    counts = len(special.before), len(special.after)
     return lambda draw: PseudoPerplexity(sequences(draw), mask, counts, device)
 
 
-def make_kl(loaded: Pretrained, settings: TaskSettings) -> Make:
-    """The divergence from the dense model."""
+def make_kl(loaded: Pretrained, settings: TaskSettings) -> TaskMaker:
+    """Return what makes the task ``kl``.
+
+    :raises InputError: for an encoder.
+    """
     if loaded.is_encoder:
         raise InputError(
             f"kl compares next-token distributions, and a {loaded.model.config.model_type} encoder "
@@ -128,33 +144,36 @@ def make_kl(loaded: Pretrained, settings: TaskSettings) -> Make:
 
 
 def _sequences(loaded: Pretrained, settings: TaskSettings) -> Callable[[Draw], Sequences]:
-    """Makes sequences of a part's text, or of the model's own."""
+    """Return what makes sequences from a draw: of a part's text, or generated by the model."""
     how, tokenizer = settings.start_token, loaded.tokenizer
     if loaded.is_encoder:
         if how != "auto":
             raise InputError(
                 f"start_token is {how}: each sequence of an encoder has the special tokens "
-                "of its tokenizer around it; give auto"
+                "of its tokenizer at its ends; give auto"
             )
-        length, ends = longest(loaded, settings.seqlen), around(tokenizer)
+        length, special = longest(loaded, settings.seqlen), special_tokens(tokenizer)
     else:
         length = checked_seqlen(settings.seqlen, loaded.model)
-        ends = start_of_sequences(tokenizer, how)
+        special = start_of_sequences(tokenizer, how)
 
     def sequences(draw: Draw) -> Sequences:
         if draw.part is None:
-            return _own_text(loaded, length, settings, draw)
+            return _generated_text(loaded, length, settings, draw)
         documents = running_text(draw, settings.text_column)
-        return cut_sequences(draw, documents, tokenizer, length, ends)
+        return cut_sequences(draw, documents, tokenizer, length, special)
 
     return sequences
 
 
-def _own_text(loaded: Pretrained, seqlen: int, settings: TaskSettings, draw: Draw) -> Sequences:
+def _generated_text(
+    loaded: Pretrained, seqlen: int, settings: TaskSettings, draw: Draw
+) -> Sequences:
+    """Return sequences that the model generates, for the data set ``builtin:self``."""
     if loaded.is_encoder:
-        raise InputError("builtin:self needs a model that writes: give an encoder a data set")
-    assert settings.samples is not None  # filled in for the task
-    # Each sequence is a text of its own, so that `none` puts a start token before each, too.
+        raise InputError("builtin:self needs a model that writes text: give an encoder a data set")
+    assert settings.samples is not None  # set by make_tasks
+    # Each sequence is a separate text, so `none` also gives each a start token.
     how = settings.start_token
     bos = loaded.model.config.get_text_config().bos_token_id
     return sampled_sequences(

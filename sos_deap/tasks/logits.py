@@ -1,4 +1,4 @@
-"""Logits for a part of the positions at a time, so that tokens x vocabulary never exist at once."""
+"""Logits for some positions at a time, so that memory never holds tokens x vocabulary."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torch import Tensor
 
 from sos_deap.models.narrow import replaced
 
-#: Most logits at a time, by type of device: on a CPU 8 MiB of them in float32, which stay in its
-#: cache; elsewhere 128 MiB, since each slice costs the start of some kernels.
+#: Most logits at a time, by type of device: 8 MiB in float32 on a CPU, which fit its cache; 128 MiB
+#: on an accelerator, since each slice costs several kernel launches.
 MOST_LOGITS = {"cpu": 2**21}
 MOST_LOGITS_ACCELERATOR = 2**25
 
@@ -20,16 +20,16 @@ MOST_LOGITS_ACCELERATOR = 2**25
 def logits_in_slices(
     model: Any, input_ids: Tensor, most: int | None = None
 ) -> Iterator[tuple[slice, Tensor]]:
-    """A causal language model's logits for all positions, in turn.
+    """Yield a causal language model's logits, slice of positions by slice.
 
-    The layers run once over the whole input. What follows them (the head, and soft-capping or
-    scaling where a model has it) runs in the model's own code, on a slice of the hidden states.
+    The layers run once over the whole input. The language-model head (with soft-capping or scaling,
+    if any) then runs in the model's own code on slices of the hidden states.
 
     :param model: the model.
-    :param input_ids: (rows, tokens).
-    :param most: most logits at a time, over all rows; one position's are computed in any case.
-        ``None`` for :data:`MOST_LOGITS`.
-    :returns: slices of positions, each with its logits, (rows, positions, vocabulary).
+    :param input_ids: token ids, (rows, tokens).
+    :param most: most logits per slice, over all rows, at least those of one position; default:
+        :data:`MOST_LOGITS` of the device.
+    :returns: pairs of a slice of positions and its logits, (rows, positions, vocabulary).
     """
     rows, tokens = input_ids.shape
     if most is None:
@@ -42,38 +42,43 @@ def logits_in_slices(
     states = body(input_ids=input_ids, use_cache=False)
     for start in range(0, tokens, step):
         part = slice(start, min(start + step, tokens))
-        with _answering(body, states, states.last_hidden_state[:, part]):
+        with _body_returning(body, states, states.last_hidden_state[:, part]):
             logits = model(input_ids[:, part], use_cache=False).logits
         yield part, logits
 
 
 def logits_at(model: Any, input_ids: Tensor, positions: Tensor) -> Tensor:
-    """A masked language model's logits at one position of each row.
+    """Return a masked language model's logits at one position of each row.
 
     :param model: the model.
-    :param input_ids: (rows, tokens).
-    :param positions: (rows,).
-    :returns: (rows, vocabulary).
+    :param input_ids: token ids, (rows, tokens).
+    :param positions: position in each row, (rows,).
+    :returns: logits, (rows, vocabulary).
     """
     body = model.base_model
     states = body(input_ids=input_ids)
     rows = torch.arange(len(input_ids), device=input_ids.device)
-    with _answering(body, states, states.last_hidden_state[rows, positions][:, None]):
+    with _body_returning(body, states, states.last_hidden_state[rows, positions][:, None]):
         logits: Tensor = model(input_ids[:, :1]).logits
     return logits[:, 0]
 
 
 @contextmanager
-def _answering(body: torch.nn.Module, states: Any, part: Tensor) -> Iterator[None]:
-    """Let a model's layers answer with a part of hidden states that they computed before."""
-    answered = False
+def _body_returning(body: torch.nn.Module, states: Any, part: Tensor) -> Iterator[None]:
+    """Replace the forward pass of a model's layers by part of a result computed before.
+
+    :param body: the layers.
+    :param states: their output.
+    :param part: the hidden states to return, (rows, positions, width).
+    """
+    called = False
 
     def forward(*args: Any, **kwargs: Any) -> Any:
-        nonlocal answered
-        answered = True
+        nonlocal called
+        called = True
         return type(states)(**{**states, "last_hidden_state": part})
 
     with replaced(body, forward=forward):
         yield
-    if not answered:
+    if not called:
         raise RuntimeError(f"{type(body).__name__} is not what the language model runs")

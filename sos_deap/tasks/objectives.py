@@ -1,8 +1,8 @@
-"""From a metric and a sparsity to a fitness: pure functions, by name.
+"""Objectives: pure functions from a metric and a sparsity to fitness values.
 
-An objective takes a *score*, which is the metric if a greater one is better and its negative if not
-(a perplexity of 12 is a score of -12), and the sparsity, the share removed. It returns fitness
-values, of which greater ones are better.
+An objective takes a *score* and the sparsity (share removed, from 0 to 1), and returns fitness
+values, of which higher ones are better. The score is the metric if higher is better, else its
+negative: a perplexity of 12 is a score of -12.
 """
 
 from __future__ import annotations
@@ -17,27 +17,28 @@ Objective = Callable[[float, float], tuple[float, ...]]
 
 
 def paper(score: float, sparsity: float) -> tuple[float]:
-    """``-perplexity * (1 - s)`` (Equation 1), and for scores that grow, ``score / (1 - s)``.
+    """Return ``-perplexity * (1 - s)`` (Equation 1), or ``score / (1 - s)`` for positive scores.
 
-    The paper says that for metrics such as accuracy "the equation is not negated"; taken literally
-    that punishes sparsity (see :func:`paper_literal`), so there the density divides.
+    For metrics such as accuracy, the paper says that "the equation is not negated". Taken literally
+    (see :func:`paper_literal`) that penalises sparsity, so positive scores are divided by the
+    density ``1 - s``.
     """
     density = _density(sparsity)
     return (score * density if score <= 0 else score / density,)
 
 
 def paper_literal(score: float, sparsity: float) -> tuple[float]:
-    """Equation 1 to the letter: ``score * (1 - s)``, also where that punishes sparsity."""
+    """Return ``score * (1 - s)``, Equation 1 to the letter; penalises sparsity if positive."""
     return (score * (1.0 - sparsity),)
 
 
 def metric(score: float, sparsity: float) -> tuple[float]:
-    """The score alone, for searches at a fixed sparsity."""
+    """Return the score, for searches at a fixed sparsity."""
     return (score,)
 
 
 def kl(score: float, sparsity: float) -> tuple[float]:
-    """``-exp(KL) * (1 - s)``: Equation 1 for a divergence, which is 0 where nothing is lost.
+    """Return ``-exp(KL) * (1 - s)``: Equation 1 for a divergence.
 
     A divergence of D nats means that on the dense model's own text the perplexity is ``exp(D)``
     times the dense one (cross-entropy = entropy + KL), so this is Equation 1 over that factor.
@@ -47,20 +48,20 @@ def kl(score: float, sparsity: float) -> tuple[float]:
 
 
 def tradeoff(score: float, sparsity: float, weight: float = 1.0) -> tuple[float]:
-    """``score + weight * s``: a weight of w pays w units of the metric for removing everything."""
+    """Return ``score + weight * s``: removing all is worth ``weight`` units of the metric."""
     return (score + weight * sparsity,)
 
 
 def pareto(score: float, sparsity: float) -> tuple[float, float]:
-    """``(score, s)``, two values to maximise: for searches such as NSGA-II (Deb et al., 2002)."""
+    """Return ``(score, s)``, both maximised, for searches such as NSGA-II (Deb et al., 2002)."""
     return score, sparsity
 
 
 def _density(sparsity: float) -> float:
-    return max(1.0 - sparsity, 1e-9)  # finite for a model without heads too
+    return max(1.0 - sparsity, 1e-9)  # above 0, so that a quotient is finite at sparsity 1
 
 
-#: Objectives by the name the user gives.
+#: Objectives by name, the values of ``--objective``.
 OBJECTIVES: dict[str, Objective] = {
     "kl": kl,
     "metric": metric,
@@ -72,18 +73,21 @@ OBJECTIVES: dict[str, Objective] = {
 
 
 def checked_objective(name: str, tradeoff_weight: float | None = None) -> Objective:
-    """The objective of that name.
+    """Return an objective by name.
 
     :param name: a key of :data:`OBJECTIVES`.
-    :param tradeoff_weight: for ``"tradeoff"``; ``None`` for 1.
-    :raises InputError: for an unknown name, or a weight that is none or for another objective.
+    :param tradeoff_weight: weight of ``"tradeoff"``, 0 or more; default: 1.
+    :raises InputError: for an unknown name, an invalid weight, or a weight for another objective.
     """
     if name not in OBJECTIVES:
         raise unknown("objective", name, OBJECTIVES)
     if tradeoff_weight is None:
         return OBJECTIVES[name]
     if name != "tradeoff":
-        raise InputError(f"tradeoff_weight is for the objective tradeoff, and this one is {name}")
+        raise InputError(
+            f"tradeoff_weight is only for the objective tradeoff, and this one is {name}: "
+            "leave it out"
+        )
     if not 0 <= tradeoff_weight < math.inf:
         raise InputError(f"tradeoff_weight is {tradeoff_weight}: give 0 or more")
     return partial(tradeoff, weight=tradeoff_weight)

@@ -1,78 +1,101 @@
-"""What the evaluator needs of a task: a metric over examples, for many sub-models at once."""
+"""The interface of a task: a metric over examples, for several sub-models at once."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from sos_deap.errors import unknown
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 class Task(Protocol):
-    """A metric over examples.
+    """A metric over a fixed list of examples.
 
-    A task scores some of its examples for several sub-models at once, as sums that add up over
-    examples, and turns the sums of all examples into metrics.
+    The evaluator calls :meth:`score` on ranges of examples, adds up the sums of each sub-model, and
+    calls :meth:`metrics` with the sums over all examples. The sums must therefore be additive: a
+    mean is the two sums of values and of counts.
     """
 
     @property
     def name(self) -> str:
-        """The metric that counts, one of those in :meth:`metrics`."""
+        """Name of the metric that the fitness is computed from; a key of :meth:`metrics`."""
 
     @property
     def greater_is_better(self) -> bool:
-        """Whether a larger value of that metric is a better one."""
+        """Whether a higher value of the metric is better."""
 
     @property
     def seqlen(self) -> int:
-        """Most tokens in an example."""
+        """Number of tokens in the longest example, those that the model generates included."""
 
     @property
     def tokens(self) -> int:
-        """Tokens in all examples together, padding left out."""
+        """Number of tokens that a sub-model reads in all examples together, without padding."""
 
     @property
     def reference_tokens(self) -> int:
-        """Tokens that the dense model had to read for the task to be made; 0 for most."""
+        """Number of tokens that the dense model read when the task was made; 0 for most tasks."""
 
     @property
     def one_pass(self) -> bool:
-        """Whether the model reads each example once, from its embeddings to its output."""
+        """Whether :meth:`score` runs the model once per example, from embeddings to output.
+
+        False for tasks that generate text or call the model any number of times. The evaluator then
+        counts no operations, and shares no layers between sub-models.
+        """
 
     @property
     def shares_passes(self) -> bool:
-        """Whether one forward pass can score several sub-models."""
+        """Whether :meth:`score` accepts ``sub_models`` above 1: several in one forward pass."""
 
     def __len__(self) -> int:
-        """Number of examples."""
+        """Return the number of examples."""
 
     def describe(self) -> dict[str, Any]:
-        """Where the examples are from and how many, for the report."""
+        """Return the source, number and hash of the examples, for the report.
+
+        The values are plain JSON. Evaluations are reused only between tasks whose descriptions are
+        equal.
+        """
 
     def score(self, model: Any, examples: slice, sub_models: int) -> Tensor:
-        """Sums for the given examples, (sub-models, k), float64.
+        """Return the sums over some examples, (sub_models, k), float64.
 
-        The model reads a batch of ``sub_models`` times the examples, block after block.
+        :param model: the model; each block of rows of a batch runs through another sub-model.
+        :param examples: a range of examples, from 0 to ``len(self)``.
+        :param sub_models: number of sub-models; the batch must be the examples, repeated as this
+            number of consecutive blocks.
+        :returns: for each sub-model k sums; NaN if the metric is undefined, such as for logits that
+            are not finite.
         """
 
     def metrics(self, sums: list[float]) -> dict[str, float]:
-        """The metrics by name, from one sub-model's sums over all examples."""
+        """Return the metrics by name.
+
+        :param sums: the k sums of one sub-model over all examples.
+        """
 
 
 def checked_metric(metric: str | None, known: tuple[str, ...]) -> str:
-    """The metric of that name, or the first; raises :class:`InputError` for another name."""
+    """Return the name of a metric after checking it.
+
+    :param metric: name given by the user; ``None`` for the first of ``known``.
+    :param known: names of the task's metrics.
+    :raises InputError: for another name.
+    """
     if metric is not None and metric not in known:
         raise unknown("metric of this task", metric, known)
     return metric or known[0]
 
 
 class Tasks(NamedTuple):
-    """The same task on examples for different purposes, which share none.
+    """A task on disjoint sets of examples.
 
-    :param calibration: what a search sees.
-    :param heldout: what its result is reported on.
-    :param validation: what chooses the winner among its finalists, if there is any.
+    :param calibration: examples for the search.
+    :param heldout: examples for the report.
+    :param validation: examples that choose the winner among the finalists; ``None`` for no choice.
     """
 
     calibration: Task

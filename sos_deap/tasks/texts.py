@@ -1,4 +1,4 @@
-"""Generated text against a reference: ROUGE, BLEU and BERTScore, each by the field's package."""
+"""Metrics of generated text: ROUGE, BLEU and BERTScore, from the usual packages."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ import torch
 
 from sos_deap.errors import InputError
 
-#: ROUGE variants (Lin, 2004) and what is reported of each.
+#: ROUGE variants (Lin, 2004), and the names of their reported values.
 _ROUGE = ("rouge1", "rouge2", "rougeL")
 ROUGE = tuple(f"{kind}_{what}" for kind in reversed(_ROUGE) for what in ("f1", "precision"))
 _BLEU_SUMS = 10  # matches and n-grams for n = 1 to 4, length, length of the reference
 
 
 class TextMetrics:
-    """Metrics of texts against one reference each, as sums that add up over texts.
+    """Metrics of texts with one reference each, as sums that are additive over texts.
 
-    ROUGE is the mean over texts, with stemming; BLEU is that of the corpus (sacreBLEU's default
+    ROUGE is the mean over texts, with stemming; BLEU is corpus BLEU (sacreBLEU's default
     tokenization); BERTScore precision (Zhang et al., 2020) is the mean over texts, from the
     encoder's last layer, without baseline rescaling.
 
-    :param encoder: model and tokenizer for BERTScore, if it is wanted.
+    :param encoder: model and tokenizer for BERTScore; default: no BERTScore.
     :raises InputError: if a package is not installed.
     """
 
@@ -38,29 +38,32 @@ class TextMetrics:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The metrics, the one that counts by default first."""
+        """Names of the metrics, the default for the fitness first."""
         return (*(["bertscore_precision"] if self._encoder else []), *ROUGE, "bleu")
 
     def describe(self) -> dict[str, Any]:
-        """The encoder behind BERTScore, if there is one."""
+        """Return the name of BERTScore's encoder, if there is one."""
         return {"bertscore_model": self._encoder[0].name_or_path} if self._encoder else {}
 
     def sums(self, texts: Sequence[str], references: Sequence[str]) -> list[float]:
-        """What :meth:`metrics` needs, added up over some texts."""
+        """Return the sums over some texts that :meth:`metrics` takes.
+
+        :param texts: generated texts.
+        :param references: a reference for each text.
+        """
         rows = [self._row(text, ref) for text, ref in zip(texts, references, strict=True)]
         bert = [self._bert_precision(texts, references)] if self._encoder else []
         return [*map(sum, zip(*rows, strict=True)), *bert, float(len(rows))]
 
     def metrics(self, sums: Sequence[float]) -> dict[str, float]:
-        """The metrics by name, ROUGE and BERTScore from 0 to 1, BLEU from 0 to 100."""
+        """Return the metrics by name: ROUGE and BERTScore from 0 to 1, BLEU from 0 to 100."""
         count = sums[-1]
         means = {name: value / count for name, value in zip(ROUGE, sums, strict=False)}
         matches_and_totals = [int(value) for value in sums[len(ROUGE) : len(ROUGE) + _BLEU_SUMS]]
         matches, totals, lengths = (
             matches_and_totals[i:j] for i, j in ((0, 4), (4, 8), (8, _BLEU_SUMS))
         )
-        # Smoothed as sacreBLEU smooths a corpus: else a model is worth nothing until four words of
-        # it in a row are right.
+        # Smoothed, as sacreBLEU's corpus BLEU is: otherwise BLEU is 0 without a matching 4-gram.
         bleu = self._bleu.compute_bleu(matches, totals, *lengths, smooth_method="exp")
         means["bleu"] = bleu.score
         if self._encoder:
@@ -77,13 +80,13 @@ class TextMetrics:
     def _bert_precision(self, texts: Sequence[str], references: Sequence[str]) -> float:
         assert self._encoder is not None
         model, tokenizer = self._encoder
-        said = [i for i, text in enumerate(texts) if text.strip()]  # nothing said scores nothing
-        if not said:
+        nonempty = [i for i, text in enumerate(texts) if text.strip()]  # empty texts score 0
+        if not nonempty:
             return 0.0
 
         def tokens(strings: Sequence[str]) -> Any:
             encoded = tokenizer(
-                [strings[i] for i in said],
+                [strings[i] for i in nonempty],
                 padding=True,
                 truncation=True,
                 max_length=min(tokenizer.model_max_length, 512),
@@ -107,33 +110,36 @@ def _extra(module: str) -> Any:
         ) from error
 
 
-def fitted(text: str, tokenizer: Any, prompt: str, longest: int) -> str:
-    """A prompt with as much of a text as fits.
+def fit_prompt(text: str, tokenizer: Any, prompt: str, longest: int) -> str:
+    """Return a prompt with as much of a text as fits.
 
-    :param prompt: with ``{text}`` in the place of the text.
-    :param longest: most tokens of the whole.
+    :param text: the text.
+    :param tokenizer: tokenizer of the model.
+    :param prompt: the prompt, with ``{text}`` as placeholder.
+    :param longest: most tokens of the prompt with the text.
+    :raises InputError: if no token of a text fits.
     """
-    around = len(tokenizer(prompt.replace("{text}", ""))["input_ids"])
-    room = longest - around - 4  # where text and prompt meet, tokens may fall otherwise
-    if room < 1:
+    used = len(tokenizer(prompt.replace("{text}", ""))["input_ids"])
+    most = longest - used - 4  # at the seams between text and prompt, tokens may differ
+    if most < 1:
         raise InputError(
-            f"no text fits into {longest} tokens beside the prompt, which takes {around}: "
+            f"no text fits into {longest} tokens with the prompt, which takes {used}: "
             "give a larger --seqlen or a smaller --max_new_tokens"
         )
-    return prompt.replace("{text}", text[: _end(text, tokenizer, room)])
+    return prompt.replace("{text}", text[: _end(text, tokenizer, most)])
 
 
-def _end(text: str, tokenizer: Any, room: int) -> int:
-    """Where the beginning of a text ends that takes at most so many tokens."""
+def _end(text: str, tokenizer: Any, most: int) -> int:
+    """Return the number of characters of the longest prefix of at most ``most`` tokens."""
     if tokenizer.is_fast:
         encoded = tokenizer(
             text, add_special_tokens=False, return_offsets_mapping=True, verbose=False
         )
-        ends = encoded["offset_mapping"][:room]
+        ends = encoded["offset_mapping"][:most]
         return int(ends[-1][1]) if ends else 0
 
-    # Tokenizers written in Python do not know which characters a token stands for.
+    # Tokenizers written in Python have no mapping from tokens to characters.
     def tokens(end: int) -> int:
         return len(tokenizer(text[:end], add_special_tokens=False, verbose=False)["input_ids"])
 
-    return bisect_right(range(1, len(text) + 1), room, key=tokens)
+    return bisect_right(range(1, len(text) + 1), most, key=tokens)

@@ -1,1 +1,1 @@
-"""Data sets: read, split, and made into examples."""
+"""Reading and splitting data sets, and making examples of them."""

@@ -1,4 +1,4 @@
-"""Which column of a data set is which: found by the usual names, or named by the user."""
+"""The columns of a data set, found by their usual names or named by the user."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from sos_deap.errors import InputError, unknown
 from sos_deap.tasks.data.reading import Part
 
-#: Usual names, the likeliest first. A text to classify is one column or a pair of them.
+#: Usual names, the likeliest first. A text to classify is one column or a pair of columns.
 PAIRS = (
     ("sentence1", "sentence2"),
     ("premise", "hypothesis"),
@@ -25,9 +25,12 @@ SUMMARIES = ("highlights", "summary", "summaries", "abstract", "target")
 
 
 def named(part: Part, given: str | None, what: str) -> list[str]:
-    """The columns a user named, with commas between them, or none.
+    """Return the columns that the user named.
 
-    :raises InputError: for a column that is not there.
+    :param part: the data.
+    :param given: names with commas between them, or ``None`` for no column.
+    :param what: kind of column, for the message: ``"text"``, ``"label"`` or ``"summary"``.
+    :raises InputError: for a column that the data lacks.
     """
     names = [name.strip() for name in given.split(",")] if given else []
     for name in names:
@@ -37,9 +40,13 @@ def named(part: Part, given: str | None, what: str) -> list[str]:
 
 
 def one(part: Part, given: str | None, names: Sequence[str], what: str) -> str:
-    """The column a user named, or the first of some usual names.
+    """Return the column that the user named, or the first of some usual names.
 
-    :raises InputError: if there is none.
+    :param part: the data.
+    :param given: name given by the user, or ``None``.
+    :param names: usual names, the likeliest first.
+    :param what: kind of column, for the message: ``"text"``, ``"label"`` or ``"summary"``.
+    :raises InputError: if the data has no such column, or the user named several.
     """
     chosen = named(part, given, what)
     if len(chosen) > 1:
@@ -56,13 +63,16 @@ def one(part: Part, given: str | None, names: Sequence[str], what: str) -> str:
 
 
 def only_text(part: Part, given: str | None) -> str:
-    """The column of running text: the one named, a usual one, or the only one there is."""
+    """Return the column of running text: the one named, a usual one, or the only column."""
     only = list(part.columns) if len(part.columns) == 1 else []
     return one(part, given, [*TEXTS, *only], "text")
 
 
 def texts_to_classify(part: Part, given: str | None) -> list[str]:
-    """One column of texts, or two of pairs."""
+    """Return one column of texts, or two of pairs of texts.
+
+    :raises InputError: if there is none, or the user named more than two.
+    """
     names = named(part, given, "text")
     if len(names) > 2:
         raise InputError(f"text_column names {len(names)} columns: give one, or two for pairs")
@@ -73,7 +83,7 @@ def texts_to_classify(part: Part, given: str | None) -> list[str]:
 
 
 def strings(part: Part, column: str) -> list[str]:
-    """The texts of a column.
+    """Return the texts of a column.
 
     :raises InputError: if a value is not text.
     """

@@ -1,4 +1,4 @@
-"""Which examples of a data set a task is made of, so that no two parts share one."""
+"""Drawing the examples of a task from a data set, so that no two tasks share one."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from sos_deap.tasks.task import Task
 
 @dataclass(frozen=True)
 class Draw:
-    """Examples of one part of a data set.
+    """A draw of examples from one part of a data set.
 
     :param purpose: ``"calibration"``, ``"validation"`` or ``"held-out"``.
-    :param part: where they are from; ``None`` where the model writes them.
-    :param samples: how many to draw at random without repetition, or all there are if fewer;
-        ``None`` for all, in order.
-    :param seed: for the draw; Python's and numpy's generators are not touched.
-    :param skip: how many of those drawn first are another task's.
-    :param unseen: a part whose examples are left out.
+    :param part: the data; ``None`` if the model itself generates them.
+    :param samples: number of examples, drawn at random without replacement (all if there are
+        fewer); ``None`` for all, in order.
+    :param seed: seed of the draw; the global random generators are not used.
+    :param skip: number of examples at the start of the draw that belong to another task.
+    :param excluded: a part whose examples are left out.
     """
 
     purpose: str
@@ -31,12 +31,12 @@ class Draw:
     samples: int | None
     seed: int
     skip: int = 0
-    unseen: Part | None = None
+    excluded: Part | None = None
 
     def numbers(self, count: int) -> list[int]:
-        """Which of ``count`` examples to take.
+        """Return the indices of the examples to take, of ``count`` examples.
 
-        :raises InputError: if another task takes them all.
+        :raises InputError: if another task takes all of them.
         """
         if self.samples is None:
             return list(range(count))
@@ -50,19 +50,21 @@ class Draw:
         return chosen
 
     def rows(self, texts_of: Callable[[Part], Sequence[Any]]) -> list[int]:
-        """Which rows of the part to take, none of those that are equal to an unseen one.
+        """Return the indices of the rows to take; rows equal to an excluded one are left out.
 
-        :param texts_of: from a part to what must not be equal, one for each row.
-        :raises InputError: if that leaves none.
+        :param texts_of: returns the value of each row of a part by which rows are compared.
+        :raises InputError: if no row is left.
         """
         assert self.part is not None
         texts = texts_of(self.part)
-        unseen = set(texts_of(self.unseen)) if self.unseen else set()
-        rest = [row for row, text in enumerate(texts) if text not in unseen]
+        excluded = set(texts_of(self.excluded)) if self.excluded else set()
+        rest = [row for row, text in enumerate(texts) if text not in excluded]
         if not rest:
-            raise InputError(f"every {self.purpose} example is held out too: give other splits")
+            raise InputError(
+                f"every {self.purpose} example is also a held-out example: give other splits"
+            )
         return [rest[i] for i in self.numbers(len(rest))]
 
 
-#: Makes a task of examples.
-Make = Callable[[Draw], Task]
+#: Makes a task from a draw of examples.
+TaskMaker = Callable[[Draw], Task]

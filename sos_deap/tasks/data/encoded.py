@@ -15,12 +15,12 @@ from sos_deap.tasks.data.sequences import token_hash
 
 @dataclass(frozen=True)
 class Encoded:
-    """Tokenized examples, the longest first, so that what does not fit in memory is seen at once.
+    """Tokenized examples, the longest first, so that a batch too large for memory fails early.
 
-    :param split: where they are from, for the report.
-    :param inputs: what the model takes, each (examples, longest), padded.
-    :param order: which example of those given stands in each row.
-    :param left: whether padding stands before the tokens.
+    :param split: source of the examples, for the report.
+    :param inputs: model inputs by name, (examples, longest) each, padded.
+    :param order: for each row, the index of its example in the original order.
+    :param left: whether the padding is on the left of the tokens.
     """
 
     split: str
@@ -30,11 +30,11 @@ class Encoded:
 
     @property
     def lengths(self) -> Tensor:
-        """Tokens of each example, (examples,)."""
+        """Number of tokens of each example without padding, (examples,)."""
         return self.inputs["attention_mask"].sum(1)
 
     def describe(self) -> dict[str, Any]:
-        """All that makes a metric on these examples comparable."""
+        """Return the source, size and hash of the examples, which identify a metric on them."""
         return {
             "split": self.split,
             "examples": len(self.order),
@@ -44,12 +44,15 @@ class Encoded:
         }
 
     def to(self, device: torch.device | str) -> Encoded:
-        """The same on a device."""
+        """Return the examples on a device."""
         inputs = {name: tensor.to(device) for name, tensor in self.inputs.items()}
         return Encoded(self.split, inputs, self.order, self.left)
 
     def batch(self, examples: slice, sub_models: int) -> dict[str, Tensor]:
-        """The inputs of some examples, as narrow as they are, a block of rows per sub-model."""
+        """Return the inputs of some examples, repeated for each sub-model.
+
+        :returns: inputs by name, (sub_models * examples, longest of these examples).
+        """
         longest = int(self.lengths[examples][0])
         columns = slice(-longest, None) if self.left else slice(longest)
         return {
@@ -67,14 +70,16 @@ def encode(
     *,
     left: bool = False,
 ) -> Encoded:
-    """Tokenize texts, or pairs of texts, cut to a length and padded.
+    """Tokenize texts, or pairs of texts, truncated and padded.
 
-    :param split: where they are from, for the report.
-    :param texts: each a text, or a pair, in a tuple.
-    :param longest: most tokens of an example, special ones included.
-    :param pad_token: the number of the padding token; masked, so that any will do for most models.
-    :param left: pad before the tokens, for text to be continued.
-    :raises InputError: for a text without a token, which no model reads.
+    :param split: source of the texts, for the report.
+    :param texts: tuples of one text or two.
+    :param tokenizer: tokenizer of the model.
+    :param longest: most tokens of an example, special tokens included.
+    :param pad_token: id of the padding token; ``None`` for 0, which suits most models, since the
+        padding is masked.
+    :param left: whether to pad on the left, as for generation.
+    :raises InputError: for a text without tokens, which no model reads.
     """
     columns = [list(column) for column in zip(*texts, strict=True)]
     encoded = tokenizer(

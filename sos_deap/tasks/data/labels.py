@@ -1,4 +1,4 @@
-"""Labels from wherever people keep them, as the numbers of the model's classes."""
+"""Labels in the usual formats, as indices of the model's classes."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ from sos_deap.tasks.data.reading import Part
 
 
 def single_labels(part: Part, given: str | None, config: Any) -> Tensor:
-    """The class numbers of a part's rows, (rows,).
+    """Return the class index of each row, (rows,).
 
-    :param given: the label column's name, if the user gave one.
-    :param config: the model's, for its classes.
-    :raises InputError: for labels that are not among the model's classes.
+    :param part: the data.
+    :param given: name of the label column; default: one of the usual names.
+    :param config: configuration of the model, for its classes.
+    :raises InputError: for a label that is not one of the model's classes.
     """
     column = one(part, given, LABELS, "label")
     values, classes = list(part.columns[column]), part.label_names.get(column)
     numbers = _numbers(config)
     if classes is not None and {name.casefold() for name in classes} == set(numbers):
-        # The same classes, maybe in another order; -1 is no class.
+        # The same classes, possibly in another order; -1 stands for no class.
         in_range = range(len(classes))
         values = [classes[v] if type(v) is int and v in in_range else v for v in values]
     rows = enumerate(values)
@@ -32,7 +33,7 @@ def single_labels(part: Part, given: str | None, config: Any) -> Tensor:
 
 
 def _numbers(config: Any) -> dict[str, int]:
-    """The numbers of the model's classes, by their names without regard to case."""
+    """Return the indices of the model's classes by their names in lower case."""
     names = getattr(config, "id2label", None) or {}
     by_name = (config.label2id or {}).items() if not names else ((n, i) for i, n in names.items())
     return {str(name).strip().casefold(): int(number) for name, number in by_name}
@@ -41,7 +42,7 @@ def _numbers(config: Any) -> dict[str, int]:
 def _class(
     part: Part, column: str, row: int, value: Any, config: Any, numbers: dict[str, int]
 ) -> int:
-    """The number of a class given by name, or by number, which may be written as text."""
+    """Return the index of a class given by its name or its index, which may be text."""
     number = numbers.get(_name(value))
     if number is None:
         number = _number(value, truth=config.num_labels == 2)
@@ -57,14 +58,18 @@ def _class(
 
 
 def _name(value: Any) -> str:
-    """A label as a class would be named: 1.0 as ``1``."""
+    """Return a label as a class name in lower case; 1.0 becomes ``1``."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return str(value).strip().casefold()
 
 
 def _number(value: Any, *, truth: bool) -> int | None:
-    """A number, also one written as text; with ``truth`` true and false are 1 and 0, too."""
+    """Return a label as a whole number, or ``None``.
+
+    :param value: a number, or its text.
+    :param truth: whether true and false are 1 and 0.
+    """
     name = _name(value)
     if name in ("true", "false"):
         return int(name == "true") if truth else None
@@ -76,14 +81,16 @@ def _number(value: Any, *, truth: bool) -> int | None:
 
 
 def multiple_labels(part: Part, given: str | None, config: Any) -> Tensor:
-    """The labels of a part's rows, (rows, labels) of 0 and 1.
+    """Return the labels of each row, (rows, labels) of 0 and 1.
 
-    They stand in one column of lists (names, numbers, or a 0 or 1 for each label), or in one 0/1
-    column for each label.
+    The data has one column of lists (of names, of indices, or of a 0 or 1 for each label), or one
+    0/1 column for each label.
 
-    :param given: the columns' names, if the user gave them, with commas.
-    :param config: the model's, for its labels.
-    :raises InputError: for labels that are not the model's.
+    :param part: the data.
+    :param given: names of the columns with commas between them; default: the usual names, the
+        names of the model's labels, or all 0/1 columns.
+    :param config: configuration of the model, for its labels.
+    :raises InputError: for a label that is not one of the model's.
     """
     columns = named(part, given, "label") or _label_columns(part, _numbers(config))
     if len(columns) == 1:
@@ -103,7 +110,7 @@ def _is_flag(value: Any) -> bool:
 
 
 def _label_columns(part: Part, numbers: dict[str, int]) -> list[str]:
-    """The usual column of lists, those of the labels' names, or all columns of 0 and 1."""
+    """Return the usual column of lists, the columns named like labels, or all 0/1 columns."""
     for name in LABELS:
         if name in part.columns and isinstance(part.columns[name][0], list | tuple):
             return [name]
@@ -115,7 +122,7 @@ def _label_columns(part: Part, numbers: dict[str, int]) -> list[str]:
 
 
 def _from_columns(part: Part, columns: list[str], config: Any) -> list[Sequence[Any]]:
-    """Rows of 0/1 from one column for each label, in the order of the model's labels."""
+    """Return rows of 0/1 from one column per label, in the order of the model's labels."""
     numbers = _numbers(config)
     if {_name(name) for name in columns} == set(numbers):
         columns = sorted(columns, key=lambda name: numbers[_name(name)])
@@ -128,7 +135,7 @@ def _from_columns(part: Part, columns: list[str], config: Any) -> list[Sequence[
 
 
 def _from_lists(part: Part, column: str, config: Any) -> list[Sequence[Any]]:
-    """Rows of 0/1 from a column of lists."""
+    """Return rows of 0/1 from a column of lists."""
     rows = list(part.columns[column])
     if stray := [row for row in rows if not isinstance(row, list | tuple)]:
         raise InputError(

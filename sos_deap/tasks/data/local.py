@@ -1,7 +1,7 @@
-"""Local data sets: the files of a name or folder, and their columns.
+"""Local data sets: files and folders, read as columns.
 
-Files are read here, not by ``datasets.load_dataset``: that takes names for patterns, follows what a
-folder's README.md names, and keeps copies by the files' times.
+``datasets.load_dataset`` is not used: it treats names as patterns, follows files named in a
+folder's README.md, and caches copies by modification time.
 """
 
 from __future__ import annotations
@@ -16,7 +16,12 @@ from sos_deap.errors import InputError, first_line, unknown
 
 
 class Table(NamedTuple):
-    """The suffix of some files, their columns by name, and the class names of the columns."""
+    """The content of one or more files.
+
+    :param suffix: suffix of the files.
+    :param columns: values by column name.
+    :param label_names: class names by column name.
+    """
 
     suffix: str
     columns: Mapping[str, Sequence[Any]]
@@ -28,12 +33,12 @@ def _text(path: Path, rows: int | None) -> Table:
 
 
 def _csv(path: Path, rows: int | None) -> Table:
-    # By default pandas takes a text of "null" or "NA" for a missing one.
+    # By default pandas reads the texts "null" and "NA" as missing values.
     return _pandas(path, rows, keep_default_na=False)
 
 
 def _tsv(path: Path, rows: int | None) -> Table:
-    # As GLUE writes it, where a quotation mark is one.
+    # As in GLUE's files, quotation marks are not special (quoting=3, csv.QUOTE_NONE).
     return _pandas(path, rows, keep_default_na=False, sep="\t", quoting=3)
 
 
@@ -51,11 +56,11 @@ def _json(path: Path, rows: int | None) -> Table:
     text = path.read_text(encoding="utf-8-sig")
     try:
         found = json.loads(text)
-    except ValueError:  # an object a line
+    except ValueError:  # JSON lines
         found = [json.loads(line) for line in text.splitlines() if line.strip()]
     found = [found] if isinstance(found, dict) else found
     if not isinstance(found, list) or not all(isinstance(row, dict) for row in found):
-        raise ValueError("expected an object a line, or a list of objects")
+        raise ValueError("expected an object per line, or a list of objects")
     names = {name: None for row in found for name in row}
     return Table(path.suffix, {name: [row.get(name) for row in found[:rows]] for name in names}, {})
 
@@ -68,13 +73,13 @@ def _parquet(path: Path, rows: int | None) -> Table:
     with path.open("rb") as file:
         read = pyarrow.parquet.ParquetFile(file).read()
     found = Dataset(read if rows is None else read.slice(0, rows))
-    # Images and sounds whose bytes are not in the file but elsewhere, or on the network.
-    away = [
+    # Images and sounds whose bytes are not in the file but in others or on the network.
+    external = [
         name
         for name, feature in found.features.items()
         if require_decoding(feature) and not _is_embedded(found.data.column(name))
     ]
-    found = found.remove_columns(away)
+    found = found.remove_columns(external)
     columns = {name: found[name] for name in found.column_names}
     return Table(path.suffix, columns, class_names(found.features))
 
@@ -84,7 +89,10 @@ def _is_embedded(column: Any) -> bool:
 
 
 def class_names(features: Mapping[str, Any]) -> dict[str, Sequence[str]]:
-    """The class names of the columns of a ``datasets`` table that have any."""
+    """Return the class names by column, for the label columns of a ``datasets`` table.
+
+    :param features: features of the table by column.
+    """
     found = {}
     for name, feature in features.items():
         names = getattr(feature, "names", None) or getattr(
@@ -95,7 +103,7 @@ def class_names(features: Mapping[str, Any]) -> dict[str, Sequence[str]]:
     return found
 
 
-#: How to read a file of each type, by suffix: from its path and the most rows to read.
+#: Readers by suffix; each takes a path and the most rows to read (``None``: all).
 FILES: dict[str, Callable[[Path, int | None], Table]] = {
     ".csv": _csv,
     ".json": _json,
@@ -105,7 +113,7 @@ FILES: dict[str, Callable[[Path, int | None], Table]] = {
     ".txt": _text,
 }
 
-#: The words in the name of a file or folder that name its split.
+#: Splits by the words that name them in the name of a file or folder.
 _SPLITS = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("validation", "valid", "dev", "val"), "validation"),
@@ -114,10 +122,10 @@ _SPLITS = {
 
 
 def local_path(dataset: str) -> Path | None:
-    """The file or folder that a data set's name means, or ``None`` for a name on the Hub.
+    """Return the file or folder of a data set, or ``None`` for a name on the Hub.
 
-    :param dataset: a path, or that of a folder, a colon and the name of a folder in it.
-    :raises InputError: if there is no such file or folder.
+    :param dataset: ``path`` or ``folder:subfolder``.
+    :raises InputError: if the file or folder does not exist.
     """
     path = Path(dataset).expanduser()
     if path.exists():
@@ -135,11 +143,11 @@ def local_path(dataset: str) -> Path | None:
 
 
 def local_tables(path: Path, rows: int | None = None) -> dict[str, Table]:
-    """The tables of a file or folder by the names of their splits.
+    """Return the tables of a file or folder by split.
 
     :param path: a file, or a folder of files of one type.
-    :param rows: most rows to read of each split.
-    :raises InputError: for files that are missing, empty or damaged, or not in the folder.
+    :param rows: most rows to read of each split; ``None`` for all.
+    :raises InputError: for files that are missing, empty or damaged, or links out of the folder.
     """
     if path.is_dir():
         files = _by_split(path, _files_in(path))
@@ -156,22 +164,27 @@ def local_tables(path: Path, rows: int | None = None) -> dict[str, Table]:
 
 
 def _is_hidden(name: str) -> bool:
-    return name.startswith((".", "__"))  # such as the ._train.csv and __MACOSX of macOS
+    return name.startswith((".", "__"))  # such as ._train.csv and __MACOSX of macOS
 
 
 def _files_in(folder: Path) -> list[Path]:
-    """The data files of a folder and its sub-folders, all of one type, as relative paths."""
+    """Return the data files of a folder and its sub-folders as relative paths.
+
+    :raises InputError: if there are none, or of several types, or links out of the folder.
+    """
     found, root = [], folder.resolve()
     for path in sorted(folder.rglob("*")):
         inner = path.relative_to(folder)
         if path.suffix.lower() not in FILES or any(map(_is_hidden, inner.parts)) or path.is_dir():
             continue
         if not path.is_file():
-            raise InputError(f"data set folder {folder} holds {inner}, which is no file: remove it")
+            raise InputError(
+                f"data set folder {folder} holds {inner}, which is not a file: remove it"
+            )
         if not path.resolve().is_relative_to(root):
             raise InputError(
-                f"data set folder {folder} holds {inner}, a link to a file outside of it: put the "
-                "file there itself"
+                f"data set folder {folder} holds {inner}, a link to a file outside of it: copy the "
+                "file into the folder"
             )
         found.append(inner)
     kinds = sorted({path.suffix.lower() for path in found})
@@ -185,9 +198,9 @@ def _files_in(folder: Path) -> list[Path]:
 
 
 def _by_split(folder: Path, files: Sequence[Path]) -> dict[str, list[Path]]:
-    """The files of each split; all are of one where no name says more.
+    """Return the files by split; without any split in the names, all files are ``train``.
 
-    :raises InputError: if sub-folders have splits of their own, so that each is a data set.
+    :raises InputError: if several sub-folders have splits, so that each is a data set.
     """
     named = [(split, file) for file in files if (split := _split_of(file)) is not None]
     tops = {file.parts[0] for _, file in named if len(file.parts) > 1}
@@ -204,7 +217,7 @@ def _by_split(folder: Path, files: Sequence[Path]) -> dict[str, list[Path]]:
 
 
 def _split_of(path: Path) -> str | None:
-    """The split that a relative path names, with its folders or its own name."""
+    """Return the split that a relative path names in its folders or its file name, if any."""
     if sharded := re.fullmatch(r"(\w[\w.]*)-\d{5}-of-\d{5}.*", path.name):
         return sharded[1]
     parts = (*path.parts[:-1], path.name)
@@ -229,7 +242,7 @@ def _read(path: Path, rows: int | None) -> Table:
 
 
 def _joined(tables: Sequence[Table], rows: int | None) -> Table:
-    """The tables of a split's files after each other; what one lacks is ``None`` there."""
+    """Return the concatenated tables of a split; columns that a table lacks are ``None`` there."""
     if len(tables) == 1:
         return tables[0]
     names = {name: None for table in tables for name in table.columns}

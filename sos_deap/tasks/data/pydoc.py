@@ -1,9 +1,9 @@
-"""English text that is on every machine: the documentation that comes with Python itself.
+"""English text that every machine has: Python's own documentation.
 
-``builtin:pydoc`` is the reference manual's topics (``pydoc_data.topics``) and the docstrings of the
-standard library, read from source with ``ast`` (no module of it is run for that). A document is one
-topic or one module; a hash of its name decides its split, so a document keeps its split from one
-Python version to the next.
+``builtin:pydoc`` consists of the reference manual's topics (``pydoc_data.topics``) and the
+docstrings of the standard library, read from source with ``ast`` without running it. A document is
+one topic or one module; a hash of its name decides its split, so a document keeps its split from
+one Python version to the next.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from pathlib import Path
 
 from sos_deap.errors import InputError
 
-# The order in which near-duplicates are resolved: a text that stands in two splits stays in the
-# first. It also lets a search read a fifth of the library, since only train needs all three.
+# The order in which near-duplicates are resolved: a text in two splits stays in the first. The
+# order also lets a search read a fifth of the library, since only train needs all three.
 SPLITS = ("test", "calibration", "train")
 _BUCKETS = {0: "test", 1: "calibration"}  # of ten; the other eight are train
 _SKIPPED = {"test", "tests", "idlelib", "lib2to3", "site-packages", "dist-packages", "_vendor"}
@@ -32,26 +32,34 @@ _MIN_CHARACTERS = 20_000
 
 @dataclass(frozen=True)
 class Document:
-    """One topic or module: its name and its texts, which are docstrings or the topic's one text."""
+    """One topic or module.
+
+    :param name: its name; that of a topic begins with ``topic``.
+    :param texts: the docstrings of the module, or the one text of the topic.
+    """
 
     name: str
     texts: tuple[str, ...]
 
     @property
     def text(self) -> str:
-        """The texts, a blank line between them."""
+        """The texts with a blank line between them."""
         return "\n\n".join(self.texts)
 
 
 class NearDuplicates:
-    """Remembers the word 8-grams it has seen and turns down a text that brings too few new ones."""
+    """Detects near-duplicates by the word n-grams of the texts seen before.
+
+    :param words: length n of the n-grams.
+    :param most_seen: largest share of a new text's n-grams that may have been seen.
+    """
 
     def __init__(self, words: int = 8, most_seen: float = 0.3) -> None:
         self.words, self.most_seen = words, most_seen
         self._seen: set[tuple[str, ...]] = set()
 
     def is_new(self, text: str) -> bool:
-        """True, and the text is remembered, if at most ``most_seen`` of its 8-grams are known."""
+        """Whether a text is no near-duplicate; if so, its n-grams count as seen afterwards."""
         words = re.findall(r"[a-z0-9]+", text.lower())
         n = min(self.words, len(words))
         grams = {tuple(words[i : i + n]) for i in range(len(words) - n + 1)} if n else set()
@@ -62,19 +70,20 @@ class NearDuplicates:
 
 
 def split_of(name: str) -> str:
-    """The split of a document: one in ten ``"test"``, one ``"calibration"``, else ``"train"``."""
+    """Return the split of a document: one in ten ``test``, one ``calibration``, else ``train``."""
     bucket = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest()) % 10
     return _BUCKETS.get(bucket, "train")
 
 
 @cache
 def pydoc_documents(split: str) -> tuple[Document, ...]:
-    """The documents of one split of ``builtin:pydoc``, sorted by name.
+    """Return the documents of one split of ``builtin:pydoc``, sorted by name.
+
+    Texts that are near-duplicates of earlier ones, in this split or in one before it in
+    :data:`SPLITS`, are left out.
 
     :param split: ``"train"``, ``"calibration"`` or ``"test"``.
-    :returns: the documents; a docstring that nearly repeats an earlier one, or one of a split
-        before this one in :data:`SPLITS`, is left out.
-    :raises InputError: if this Python carries too little documentation.
+    :raises InputError: if this Python installation has too little documentation.
     """
     filter_ = NearDuplicates()
     for earlier in SPLITS[: SPLITS.index(split)]:
@@ -86,8 +95,8 @@ def pydoc_documents(split: str) -> tuple[Document, ...]:
     if characters < _MIN_CHARACTERS:
         raise InputError(
             f"builtin:pydoc found {characters} characters of documentation for its {split} split, "
-            f"expected at least {_MIN_CHARACTERS}: this Python came without its sources or "
-            "pydoc_data; pass a text file with --dataset"
+            f"expected at least {_MIN_CHARACTERS}: this Python lacks its sources or pydoc_data; "
+            "give a text file with --dataset"
         )
     return documents
 
@@ -95,7 +104,7 @@ def pydoc_documents(split: str) -> tuple[Document, ...]:
 def deduplicated(
     raw: Iterable[tuple[str, list[str]]], filter_: NearDuplicates
 ) -> Iterator[Document]:
-    """Documents from ``(name, texts)`` pairs, without the texts the filter turns down."""
+    """Yield documents from pairs (name, texts), without the texts that the filter rejects."""
     for name, texts in raw:
         kept = tuple(text for text in texts if filter_.is_new(text))
         if kept:
@@ -103,7 +112,7 @@ def deduplicated(
 
 
 def modules(root: Path, package: str = "") -> Iterator[tuple[str, Path]]:
-    """The modules below a folder as ``(dotted name, source file)``, sorted, tests left out."""
+    """Yield the modules below a folder as (dotted name, source file), sorted, without tests."""
     for folder, folders, files in os.walk(root):
         folders[:] = sorted(d for d in folders if d not in _SKIPPED and d.isidentifier())
         for file in sorted(f for f in files if f.endswith(".py")):
@@ -113,9 +122,9 @@ def modules(root: Path, package: str = "") -> Iterator[tuple[str, Path]]:
 
 
 def docstrings(path: Path) -> list[str]:
-    """The docstrings of a source file in order; none where it cannot be parsed."""
+    """Return the docstrings of a source file in order; none if it cannot be parsed."""
     try:
-        with warnings.catch_warnings():  # other people's invalid escapes are not our warnings
+        with warnings.catch_warnings():  # of invalid escapes in the sources
             warnings.simplefilter("ignore")
             tree = ast.parse(path.read_bytes())
     except (SyntaxError, ValueError, OSError):

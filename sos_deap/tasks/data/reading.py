@@ -1,6 +1,6 @@
-"""Data sets as two parts that share no example: calibration, which the search sees, and held-out.
+"""Reading a data set as two disjoint parts: calibration, for the search, and held-out.
 
-They come from the Hub, through the datasets library, from local files or folders, or are built in.
+Data sets are on the Hub (read by the ``datasets`` library), local files or folders, or built in.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from sos_deap.tasks.settings import TaskSettings
 class Part:
     """One part of a data set.
 
-    :param split: where it is from, for the report.
-    :param columns: the values of each column, by its name.
-    :param label_names: the names of the classes, where the data set gives them for a column.
-    :param separator: what stands between texts that are joined; ``None`` for the tokenizer's
-        end-of-text token.
+    :param split: source of the data, for the report.
+    :param columns: values by column name.
+    :param label_names: class names by column name, for the columns that have any.
+    :param separator: text between texts that are joined; ``None`` for the tokenizer's end-of-text
+        token.
     """
 
     split: str
@@ -37,7 +37,7 @@ class Part:
 
     @property
     def is_empty(self) -> bool:
-        """Whether there is no row, or one of blank text."""
+        """Whether the part has no row, or a single row of blank text."""
         first = [values[0] for values in self.columns.values()] if len(self) == 1 else []
         return not len(self) or all(isinstance(v, str) and not v.strip() for v in first or [None])
 
@@ -46,17 +46,17 @@ def read_parts(dataset: str, settings: TaskSettings | None = None) -> tuple[Part
     """Read a data set.
 
     :param dataset: ``builtin:pydoc``; a file or folder of one of the types in
-        :data:`sos_deap.tasks.data.local.FILES`, with a sub-folder after a colon; or a Hub name,
-        with the configuration after a colon (``Salesforce/wikitext:wikitext-2-raw-v1``).
-    :param settings: the names of the splits, and how many rows to stream.
-    :returns: the calibration and the held-out part. Where there is one split for both, it is cut in
-        the middle.
+        :data:`sos_deap.tasks.data.local.FILES`, optionally with a sub-folder after a colon; or a
+        Hub name, optionally with the configuration after a colon
+        (``Salesforce/wikitext:wikitext-2-raw-v1``).
+    :param settings: names of the splits, and the number of rows to stream.
+    :returns: the calibration and the held-out part; the two halves if both are the same split.
     :raises InputError: for a data set or split that is missing, empty or damaged.
     """
     settings = settings or TaskSettings()
     try:
         dataset.encode()
-    except UnicodeEncodeError as error:  # or the report could not be written in the end
+    except UnicodeEncodeError as error:  # the report could not be written later
         raise InputError(f"the data set's name {dataset!r} is not UTF-8: rename it") from error
     if dataset.startswith("builtin:"):
         if dataset not in BUILTIN:
@@ -91,21 +91,25 @@ def _pydoc() -> tuple[Part, Part]:
     return calibration, heldout
 
 
-#: Data sets that need no file, by the name the user gives.
+#: Built-in data sets by name.
 BUILTIN: dict[str, Callable[[], tuple[Part, Part]]] = {"builtin:pydoc": _pydoc}
 
-#: The name of text that is sampled from the model itself (``self_text.py``).
+#: Name of the data set that the model itself generates (``self_text.py``).
 SELF = "builtin:self"
 
-#: Names of splits to look for, the best first. The held-out part is chosen so that the two differ.
+#: Usual names of splits, the best first. Both parts use the same split only if it is the only one.
 CALIBRATION = ("train", "training", "validation", "valid", "dev")
 HELDOUT = ("test", "validation", "validation_matched", "valid", "dev")
 
 
 def _usual(splits: Mapping[str, Part], names: Sequence[str], avoid: str | None) -> str:
-    """The first split of a usual name, but one; else that one, or the only split there is."""
+    """Return the first split of a usual name.
+
+    :param names: usual names, the best first.
+    :param avoid: split of the other part, taken only if no other is found.
+    """
     found = (name for name in names if name in splits and name != avoid)
-    # Some benchmarks publish their test split with its labels hidden, as -1 all over.
+    # Some benchmarks hide the labels of their test split: all are -1.
     return next((n for n in found if not _labels_hidden(splits[n])), avoid or next(iter(splits)))
 
 
@@ -137,14 +141,14 @@ def _halves(dataset: str, part: Part) -> tuple[Part, Part]:
 
 
 def _cut(text: str) -> tuple[str, str]:
-    """Two halves, cut between paragraphs where there are any: no sentence is in both."""
+    """Return two halves of a text, cut between paragraphs if possible, else between characters."""
     middle = len(text) // 2
     gap = next((i for mark in ("\n\n", "\n") if (i := text.find(mark, middle)) >= 0), middle)
     return text[:gap], text[gap:].lstrip("\n")
 
 
 def _splits(dataset: str, settings: TaskSettings) -> dict[str, Part]:
-    """The parts of a data set by the names of its splits."""
+    """Return the parts of a data set by split."""
     path = local_path(dataset)
     if path is None:
         return {
@@ -153,9 +157,9 @@ def _splits(dataset: str, settings: TaskSettings) -> dict[str, Part]:
         }
     found = {}
     for name, (kind, columns, names) in local_tables(path, settings.stream_rows).items():
-        # A file is no split; its name says more.
+        # A single file has no split: the report shows its name.
         split = path.name if path.is_file() else f"{path.absolute().name} {name}"
-        # Documents are joined as they are, rows with a blank line between them.
+        # Text files are joined as they are, rows with a blank line between them.
         found[name] = Part(split, columns, names, "" if kind == ".txt" else "\n\n")
     return found
 
@@ -166,8 +170,8 @@ def _remote_part(split: str, rows: Any) -> Part:
 
 
 def _loaded(dataset: str, stream_rows: int | None) -> dict[str, Any]:
-    """The splits of a data set on the Hub as datasets has them, or the first rows of each."""
-    from datasets import Dataset, load_dataset  # half a second that builtin:pydoc does not need
+    """Load the splits of a data set on the Hub, or the first ``stream_rows`` rows of each."""
+    from datasets import Dataset, load_dataset  # takes half a second; not for builtin:pydoc
 
     name, _, configuration = dataset.partition(":")
     try:
@@ -181,14 +185,14 @@ def _loaded(dataset: str, stream_rows: int | None) -> dict[str, Any]:
                 name: Dataset.from_list(list(rows.take(stream_rows)), features=rows.features)
                 for name, rows in splits.items()
             }
-    except Exception as error:  # it raises its own kinds, the Hub client's and the file readers'
+    except Exception as error:  # of datasets, of the Hub client or of a file reader
         why = first_line(error.__cause__ or error)
         raise InputError(f"cannot load the data set {dataset}: {why}") from error
 
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """Without the library's progress bars and its own report of errors, which are told once."""
+    """Disable the progress bars and error logs of ``datasets``: errors are reported once."""
     import datasets
     from datasets.utils import logging
 

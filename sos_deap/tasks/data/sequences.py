@@ -1,4 +1,4 @@
-"""Running text as token sequences of one length."""
+"""Running text as token sequences of equal length."""
 
 from __future__ import annotations
 
@@ -17,18 +17,19 @@ from sos_deap.tasks.data.columns import only_text, strings
 from sos_deap.tasks.data.draw import Draw
 from sos_deap.tasks.data.reading import Part
 
-#: Rows of running text shorter than this (headings, blank lines) may stand in both parts.
+#: Rows of running text below this number of characters, such as headings, may be in both parts.
 _SHORT = 100
 
 
 @dataclass(frozen=True)
 class Sequences:
-    """Token sequences of one length, cut from a text without overlap.
+    """Token sequences of equal length, cut from a text without overlap.
 
-    :param split: where they are from, for the report.
-    :param input_ids: token numbers, (sequences, seqlen).
-    :param start_token: which start token stands where, for the report, if that was chosen.
-    :param context: tokens at the head of each sequence that are read and not scored.
+    :param split: source of the text, for the report.
+    :param input_ids: token ids, (sequences, seqlen).
+    :param start_token: which start token was added and where, for the report; ``None`` if the
+        task has no such choice.
+    :param context: number of tokens at the head of each sequence that are read but not scored.
     """
 
     split: str
@@ -37,7 +38,7 @@ class Sequences:
     context: int = 1
 
     def describe(self) -> dict[str, Any]:
-        """All that makes a perplexity on these tokens comparable."""
+        """Return the source, size and hash of the tokens, which identify a perplexity on them."""
         count, seqlen = self.input_ids.shape
         start = {} if self.start_token is None else {"start_token": self.start_token}
         return {
@@ -51,15 +52,20 @@ class Sequences:
 
 
 def token_hash(tensors: Iterable[Tensor]) -> str:
-    """A short hash of token numbers or labels."""
+    """Return a hash of token ids or labels, 16 hexadecimal digits."""
     found = hashlib.sha256()
     for tensor in tensors:
         found.update(tensor.to("cpu", torch.int32).numpy().tobytes())
     return found.hexdigest()[:16]
 
 
-class Ends(NamedTuple):
-    """Special tokens before and after each sequence, and for the report which ones were chosen."""
+class SpecialTokens(NamedTuple):
+    """Special tokens before and after each sequence.
+
+    :param before: token ids.
+    :param after: token ids.
+    :param start_token: description of the start token for the report, if there is a choice.
+    """
 
     before: Sequence[int] = ()
     after: Sequence[int] = ()
@@ -67,39 +73,48 @@ class Ends(NamedTuple):
 
 
 def running_text(draw: Draw, text_column: str | None) -> list[str]:
-    """The texts of a part, without those that must not be seen."""
+    """Return the texts of a part, without the long texts of the excluded part.
+
+    :param draw: the part, and the part to exclude.
+    :param text_column: name of the column; default: one of the usual names.
+    """
 
     def texts(part: Part) -> list[str]:
         return strings(part, only_text(part, text_column))
 
     assert draw.part is not None
     own = texts(draw.part)
-    unseen = {text for text in texts(draw.unseen) if len(text) >= _SHORT} if draw.unseen else set()
-    return [text for text in own if text not in unseen]
+    others = texts(draw.excluded) if draw.excluded else []
+    excluded = {text for text in others if len(text) >= _SHORT}
+    return [text for text in own if text not in excluded]
 
 
 def cut_sequences(
-    draw: Draw, documents: Sequence[str], tokenizer: Any, seqlen: int, ends: Ends | None = None
+    draw: Draw,
+    documents: Sequence[str],
+    tokenizer: Any,
+    seqlen: int,
+    special: SpecialTokens | None = None,
 ) -> Sequences:
     """Tokenize a text, cut it into sequences, and draw some of them.
 
-    This is the field's convention for language-model perplexity: concatenate, cut, no overlap.
+    The texts are concatenated and cut without overlap, the usual convention for perplexity.
 
-    :param draw: which sequences, of a part that tells where the text is from and what stands
-        between its texts.
+    :param draw: the part that the texts are from, and the sequences to draw.
     :param documents: the texts, in order.
-    :param seqlen: tokens in a sequence, special ones included.
-    :param ends: special tokens of each sequence; without any, the text as a whole has those that
-        the tokenizer puts around a text.
+    :param tokenizer: tokenizer of the model.
+    :param seqlen: tokens in a sequence, special tokens included.
+    :param special: special tokens of each sequence; if none, the concatenated text gets those that
+        the tokenizer adds to a text.
     :raises InputError: if the text has fewer tokens than one sequence.
     """
     assert draw.part is not None
     split, separator = draw.part.split, draw.part.separator
     joined = ((tokenizer.eos_token or "\n\n") if separator is None else separator).join(documents)
-    ends = ends or Ends()
-    inner = seqlen - len(ends.before) - len(ends.after)
-    whole = not (ends.before or ends.after)
-    encoded = tokenizer(joined, verbose=False, add_special_tokens=whole)["input_ids"]
+    special = special or SpecialTokens()
+    inner = seqlen - len(special.before) - len(special.after)
+    per_text = not (special.before or special.after)
+    encoded = tokenizer(joined, verbose=False, add_special_tokens=per_text)["input_ids"]
     ids = torch.tensor(encoded, dtype=torch.long)
     count = len(ids) // inner if inner > 0 else 0
     if not count:
@@ -110,53 +125,54 @@ def cut_sequences(
     windows = ids[: count * inner].view(count, inner)[draw.numbers(count)]
     first, last = (
         torch.tensor(tokens, dtype=torch.long).expand(len(windows), -1)
-        for tokens in (ends.before, ends.after)
+        for tokens in (special.before, special.after)
     )
-    context = max(1, len(ends.before))
-    return Sequences(split, torch.cat((first, windows, last), dim=1), ends.start_token, context)
+    context = max(1, len(special.before))
+    return Sequences(split, torch.cat((first, windows, last), dim=1), special.start_token, context)
 
 
-def around(tokenizer: Any) -> Ends:
-    """The special tokens that a tokenizer puts before and after a text.
+def special_tokens(tokenizer: Any) -> SpecialTokens:
+    """Return the special tokens that a tokenizer adds before and after a text.
 
-    :raises InputError: if it makes no token of a letter or digit.
+    :raises InputError: if the tokenizer makes no token of a letter or digit.
     """
     for text in ("a", "A", "1"):
         ids: list[int] = tokenizer(text)["input_ids"]
-        # Not by its mask of special tokens, which some tokenizers written in Python leave empty.
+        # Not by the mask of special tokens, which some tokenizers written in Python leave empty.
         inner = tokenizer(text, add_special_tokens=False)["input_ids"]
         for start in range(len(ids) - len(inner) + 1) if inner else ():
             if ids[start : (end := start + len(inner))] == inner:
-                return Ends(ids[:start], ids[end:])
-    raise InputError("the tokenizer makes no token of a letter: give a model with one for text")
+                return SpecialTokens(ids[:start], ids[end:])
+    raise InputError("the tokenizer makes no token of a letter: give a model of text")
 
 
-def start_of_sequences(tokenizer: Any, how: str, default: int | None = None) -> Ends:
-    """The tokens at the head of each sequence of a causal language model.
+def start_of_sequences(tokenizer: Any, how: str, default: int | None = None) -> SpecialTokens:
+    """Return the start tokens of each sequence of a causal language model.
 
+    :param tokenizer: tokenizer of the model.
     :param how: a name in :data:`sos_deap.tasks.settings.START_TOKENS`.
-    :param default: token at the head where the tokenizer puts none.
+    :param default: id of the start token if the tokenizer adds none to a text.
     :raises InputError: for ``"each"``, if the tokenizer has no start token.
     """
     if how == "each" and default is None:
         default = tokenizer.bos_token_id
-    before = around(tokenizer).before or ([] if default is None else [default])
+    before = special_tokens(tokenizer).before or ([] if default is None else [default])
     if how == "each" and not before:
         raise InputError(
             "start_token is each, and the tokenizer has no start token: give auto or none"
         )
     name = "".join(map(str, tokenizer.convert_ids_to_tokens(before)))
     if how == "none":
-        return Ends(start_token=f"{name} before the text alone" if before else "none")
-    return Ends(before, start_token=f"{name} in each sequence" if before else "none")
+        return SpecialTokens(start_token=f"{name} before the text alone" if before else "none")
+    return SpecialTokens(before, start_token=f"{name} in each sequence" if before else "none")
 
 
 def checked_seqlen(seqlen: int | None, model: Any) -> int:
-    """The sequence length to use.
+    """Return the sequence length to use, in tokens.
 
-    :param seqlen: the user's, or ``None`` for the model's longest, at most 2,048.
-    :param model: the model; see :func:`most_tokens`.
-    :raises InputError: if it is below 2 or beyond what the model can read.
+    :param seqlen: length given by the user; ``None`` for the model's longest, at most 2,048.
+    :param model: the model.
+    :raises InputError: if the length is below 2, or above the model's longest.
     """
     longest = most_tokens(model)
     if seqlen is None:
@@ -171,6 +187,11 @@ def checked_seqlen(seqlen: int | None, model: Any) -> int:
 
 
 def longest(loaded: Pretrained, seqlen: int | None) -> int:
-    """The same, within what the tokenizer was made for."""
+    """Return the longest example in tokens, within the limits of the model and its tokenizer.
+
+    :param loaded: model and tokenizer.
+    :param seqlen: length given by the user; ``None`` for the longest, at most 2,048.
+    :raises InputError: if the length is below 2, or above the model's longest.
+    """
     limit = min(int(loaded.tokenizer.model_max_length), 2048)
     return min(checked_seqlen(seqlen, loaded.model), limit)
