@@ -1,4 +1,4 @@
-"""Classification: batched sub-models against sliced models read one text at a time."""
+"""Classification by batched sub-models, compared with sliced models on one text at a time."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def test_several_labels_on_sub_models(tokenizer: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", [Accuracy, MultiLabel])
-def test_a_broken_sub_model_makes_up_no_answer(kind: Any, tokenizer: Any) -> None:
+def test_a_broken_sub_model_has_no_metric(kind: Any, tokenizer: Any) -> None:
     model = classifier("bert")
     layer: Any = model.bert.encoder.layer[1].attention
     with torch.no_grad():
@@ -196,7 +196,7 @@ def test_pairs_are_read_as_pairs() -> None:
     assert examples.describe()["tokens"] == len(expected)
 
 
-def test_a_metric_that_is_none() -> None:
+def test_an_unknown_metric() -> None:
     examples = Encoded("x", {"attention_mask": torch.ones(1, 1)}, [0], False)
     with pytest.raises(InputError, match="unknown metric of this task 'micro': did you mean 'mic"):
         MultiLabel(examples, torch.ones(1, VOCABULARY), metric="micro")

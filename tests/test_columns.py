@@ -1,4 +1,4 @@
-"""Columns and labels by convention, by name, and what is refused."""
+"""Columns and labels by usual names, by given names, and errors."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_single_labels(values: list[Any], names: list[str] | None) -> None:
 
 
 @pytest.mark.parametrize("value", [3, -1, 0.5, "bad", None, True])
-def test_labels_beyond_the_model_s(value: Any) -> None:
+def test_labels_outside_the_model_s_classes(value: Any) -> None:
     with pytest.raises(
         InputError, match=r"label .* in row 1 of its column label: .* classes 0 to 2 \("
     ):
@@ -128,7 +128,7 @@ def test_names_of_classes_that_are_numbers() -> None:
 
 
 def test_the_names_are_those_of_the_model_s_outputs() -> None:
-    """A config whose label2id was left as it was made."""
+    """A config with an outdated label2id."""
     config = SimpleNamespace(
         id2label={0: "pos", 1: "neg"}, label2id={"LABEL_0": 0, "LABEL_1": 1}, num_labels=2
     )

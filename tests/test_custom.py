@@ -53,7 +53,7 @@ def test_a_function_says_whether_less_is_better() -> None:
 
 
 @pytest.mark.parametrize("value", ["0.5", None, [1.0], torch.zeros(2), 1j])
-def test_what_is_no_number_is_refused(value: Any) -> None:
+def test_values_that_are_not_numbers_are_refused(value: Any) -> None:
     with pytest.raises(InputError, match="returned .*: expected a number"):
         Evaluator(small_llama(), lambda model: value).metric([1] * GENES)
 
@@ -166,7 +166,7 @@ DIFFERENT: dict[str, Any] = {
 }
 
 
-def test_what_computes_something_else_has_another_hash() -> None:
+def test_different_functions_have_different_hashes() -> None:
     hashes = {name: code_hash(given) for name, given in DIFFERENT.items()}
     assert len(set(hashes.values())) == len(hashes)
     loop = Scaled(1.0)
@@ -184,7 +184,7 @@ def test_a_changed_global_has_another_hash(monkeypatch: pytest.MonkeyPatch) -> N
     assert code_hash(scaled) == before
 
 
-def test_a_store_knows_partials_apart(tmp_path: Path) -> None:
+def test_a_store_distinguishes_partials(tmp_path: Path) -> None:
     for k in (2.0, 3.0, 2.0):
         evaluator = Evaluator(small_llama(), partial(scaled, k=k))
         evaluator.open_store(tmp_path / "store")
@@ -193,7 +193,7 @@ def test_a_store_knows_partials_apart(tmp_path: Path) -> None:
     assert evaluator.accounting.store_hits == 1
 
 
-def test_what_cannot_be_compared_is_shared_with_nobody() -> None:
+def test_functions_without_a_hash_share_no_evaluations() -> None:
     hashes = set()
     for _ in range(2):
         with pytest.warns(UserWarning, match="metric Scaled holds a lock, which cannot be compar"):

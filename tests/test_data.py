@@ -1,4 +1,4 @@
-"""Data sets from every place: local files of every type, folders, splits, streams."""
+"""Reading data sets: local files of every type, folders, splits, streams."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_a_text_file_is_cut_in_the_middle_between_paragraphs(tmp_path: Path) -> 
     assert calibration.split == "first half of two.txt"
 
 
-def test_text_without_paragraphs_is_cut_all_the_same(tmp_path: Path) -> None:
+def test_text_without_paragraphs_is_cut_too(tmp_path: Path) -> None:
     path = tmp_path / "one.txt"
     path.write_text("abcdef")
     calibration, heldout = read_parts(str(path))
@@ -48,7 +48,7 @@ def test_builtin_parts_are_different_splits() -> None:
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> None:
-    """A file of the type that its name says."""
+    """Write rows to a file of the type given by its suffix."""
     data: Any = Dataset.from_list(rows)
     if path.suffix == ".csv":
         data.to_csv(path)
@@ -75,7 +75,7 @@ def test_tables_of_every_type(tmp_path: Path, suffix: str, capfd: Any) -> None:
     assert capfd.readouterr().err == ""  # no progress bars
 
 
-def test_words_that_mean_nothing_to_some_readers_stay_words(tmp_path: Path) -> None:
+def test_words_that_pandas_reads_as_missing_stay_words(tmp_path: Path) -> None:
     rows = [{"text": word, "label": 1} for word in ("null", "NA", "None", "nan")]
     for suffix in (".csv", ".tsv"):
         write(tmp_path / f"rows{suffix}", rows)
@@ -132,7 +132,7 @@ def test_an_empty_split_is_refused_where_it_is_needed(tmp_path: Path, monkeypatc
 
 
 def test_a_split_with_hidden_labels_is_not_held_out(tmp_path: Path) -> None:
-    """As GLUE has it."""
+    """As in GLUE."""
     data = folder(tmp_path / "data", "train", "validation", "test", test=-1)
     assert [part.split for part in read_parts(data)] == ["data train", "data validation"]
 
@@ -160,7 +160,7 @@ def test_splits_the_user_names(
 
 
 def test_a_hub_data_set_with_its_class_names(tmp_path: Path, monkeypatch: Any) -> None:
-    """What load_dataset is asked for, and what becomes of its answer."""
+    """The arguments of load_dataset, and the parts made of its result."""
     asked = []
     features = Features({"sentence": Value("string"), "label": ClassLabel(names=["neg", "pos"])})
     rows = {"sentence": ["bad", "good"], "label": [0, 1]}
@@ -243,7 +243,7 @@ def test_bad_names(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["d[ab].txt", "*.txt", "a::b.txt", "only[x].txt", "http:a.txt"])
-def test_names_are_no_patterns(tmp_path: Path, name: str) -> None:
+def test_names_are_not_patterns(tmp_path: Path, name: str) -> None:
     for other in ("da.txt", "b.txt"):
         (tmp_path / other).write_text("another\n\ntext")
     (tmp_path / name).write_text("one\n\ntwo")
@@ -262,8 +262,8 @@ def test_a_file_is_read_as_it_is_now(tmp_path: Path) -> None:
         assert "ONE" in "".join(text for p in read_parts(str(data)) for text in p.columns["text"])
 
 
-def test_a_folder_is_its_own_files(tmp_path: Path) -> None:
-    """Not those that its README.md names, and none that are hidden."""
+def test_only_files_inside_the_folder_are_read(tmp_path: Path) -> None:
+    """Neither files that its README.md names nor hidden ones."""
     (tmp_path / "diary.jsonl").write_text('{"text": "secret", "label": 0}\n')
     data = Path(folder(tmp_path / "data", "train", "test"))
     (data / "README.md").write_text("---\nconfigs:\n- data_files: ../diary.jsonl\n---\n")
@@ -313,7 +313,7 @@ def test_splits_by_the_names_of_files_and_folders(
     assert sorted(t for table in found.values() for t in table.columns["text"]) == sorted(names)
 
 
-def test_parquet_keeps_class_names_and_asks_no_network(tmp_path: Path) -> None:
+def test_parquet_keeps_class_names_and_uses_no_network(tmp_path: Path) -> None:
     features = Features({"text": Value("string"), "label": ClassLabel(names=["x", "y"])})
     rows = {"text": ["a", "b"], "label": [0, 1]}
     path = str(tmp_path / "rows.parquet")
@@ -327,7 +327,7 @@ def test_parquet_keeps_class_names_and_asks_no_network(tmp_path: Path) -> None:
     assert list(read_parts(path)[0].columns) == ["text", "label"]
 
 
-def test_columns_without_end(tmp_path: Path) -> None:
+def test_a_wide_table(tmp_path: Path) -> None:
     path, names = tmp_path / "wide.csv", ",".join(f"c{i}" for i in range(20_000))
     path.write_text(f"text,{names}\na{',1' * 20_000}\nb{',1' * 20_000}\n")
     start = time.monotonic()

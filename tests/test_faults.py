@@ -1,4 +1,4 @@
-"""Whatever goes wrong around a run, it goes on to the result it would have had."""
+"""Faults around a run (memory, disk, locks, kills) do not change its result."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ small = test_resume.small
 
 @pytest.fixture
 def whole(small: list[str], tmp_path: Path) -> Path:
-    """What nothing disturbed."""
+    """The result of an undisturbed run."""
     assert main([*small, f"--output_dir={tmp_path / 'whole'}"]) == 0
     return tmp_path / "whole"
 
@@ -100,7 +100,7 @@ def test_out_of_memory_then_killed_then_resumed(
 
 @pytest.mark.parametrize("call", range(1, 9))
 def test_memory_that_runs_out_at_first_changes_nothing(call: int) -> None:
-    """The first passes choose how to go on, which must not depend on the weather."""
+    """The first passes choose the batching, which must not depend on a transient fault."""
     from sos_deap.tasks.data.sequences import Sequences
     from sos_deap.tasks.language import Perplexity
 
@@ -125,7 +125,7 @@ def odd(model, tokenizer, rows):
 """
 
 
-def test_metrics_that_are_no_numbers_are_kept_and_never_win(
+def test_non_finite_metrics_are_kept_and_never_win(
     small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dense = float(first_logit(small_llama()))
@@ -161,7 +161,7 @@ def test_metrics_that_are_no_numbers_are_kept_and_never_win(
 
 
 def failed(status: int, capsys: Any, reason: str, folder: Path) -> None:
-    """A run ended as one does that cannot write, and said so."""
+    """Check that a run ended with an error of writing."""
     assert status == 1
     told = capsys.readouterr().err.splitlines()
     [error] = [line for line in told if not line.startswith("store ")]
@@ -223,7 +223,7 @@ def test_a_disk_that_is_full_at_once(small: list[str], tmp_path: Path, capsys: A
 def test_a_model_that_does_not_fit_on_the_disk(
     small: list[str], whole: Path, tmp_path: Path, capsys: Any
 ) -> None:
-    """Libraries in Rust write it, whose errors are not Python's."""
+    """Libraries in Rust write it and raise their own errors."""
     folder = tmp_path / "run"
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     assert (whole / "pruned" / "model.safetensors").stat().st_size > 200_000
@@ -299,7 +299,7 @@ class Locker:
         self.process.communicate(timeout=30)
 
 
-def test_a_store_that_another_process_locks_is_done_without(
+def test_a_run_continues_without_a_store_that_is_locked(
     small: list[str],
     whole: Path,
     tmp_path: Path,
@@ -321,7 +321,7 @@ def test_a_store_that_another_process_locks_is_done_without(
     assert 0 < count < one["search"]["forward_evaluations"]
 
 
-def test_a_store_that_is_locked_at_first_is_told_of_and_the_run_can_go_on(
+def test_a_store_that_is_locked_at_the_start_is_an_error_and_the_run_resumes(
     small: list[str], whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     monkeypatch.setattr("sos_deap.evaluation.store._SECONDS", 0.1)

@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all."""
+"""Atomic writing of files and folders."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ WRITERS = {
 
 @pytest.mark.parametrize("name", WRITERS)
 def test_files_of_others_stay_as_they_are(tmp_path: Path, name: str) -> None:
-    """A file with a name like a temporary one, and what links lead to."""
+    """A file named like a temporary one, and the targets of links."""
     theirs, path = tmp_path / "thesis", tmp_path / "run" / name
     theirs.write_text("mine")
     path.parent.mkdir()
@@ -84,7 +84,7 @@ def test_folders_of_others_stay_as_they_are(tmp_path: Path) -> None:
         pass
 
 
-def test_only_names_of_ours_are_removed(tmp_path: Path) -> None:
+def test_only_temporary_names_are_removed(tmp_path: Path) -> None:
     for name in ("x.part", "x.0123456789abcdef.part.txt", "x.0123.part"):
         (tmp_path / name).touch()
     before = set(tmp_path.iterdir())
@@ -102,7 +102,7 @@ def test_the_longest_names_can_be_written(tmp_path: Path) -> None:
 
 @pytest.fixture
 def events(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
-    """What is synced and renamed, in order."""
+    """Record the syncs and renames, in order."""
     found: list[tuple[str, str]] = []
     sync, rename = os.fsync, os.replace
 

@@ -1,4 +1,4 @@
-"""Summarization: what sub-models write together against sliced models, one text at a time."""
+"""Summarization by batched sub-models, compared with sliced models on one text at a time."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_metrics_are_those_of_the_packages() -> None:
             assert found[f"{kind}_{name}"] == pytest.approx(mean)
 
 
-def test_a_text_that_is_its_reference_and_one_that_says_nothing() -> None:
+def test_a_text_equal_to_its_reference_and_an_empty_one() -> None:
     metrics = TextMetrics()
     same = metrics.metrics(metrics.sums(["a cat sat on the mat"], ["a cat sat on the mat"]))
     assert same == {**dict.fromkeys(metrics.names, 1.0), "bleu": pytest.approx(100)}
@@ -106,7 +106,7 @@ def test_a_text_that_is_its_reference_and_one_that_says_nothing() -> None:
 
 
 def test_bertscore_precision_by_hand(tokenizer: Any) -> None:
-    """Every token of the text with the most similar one of the reference, without the ends."""
+    """Each token is matched with the most similar token of the reference, special ones excluded."""
     encoder = build("bert", auto=AutoModel, vocab_size=2048)
     tokenizer = copy.deepcopy(tokenizer)
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
@@ -142,7 +142,7 @@ def test_a_prompt_keeps_its_end_however_long_the_text(tokenizer: Any) -> None:
 
 
 def test_the_beginning_of_a_text_is_kept_whatever_the_tokenizer(tokenizer: Any) -> None:
-    """One that cuts texts on the left, and one of bytes that knows no offsets."""
+    """A tokenizer that truncates on the left, and one of bytes without offsets."""
     text, prompt = "the value of é " * 30, "Read: {text}\nTL;DR:"
     left = copy.deepcopy(tokenizer)
     left.truncation_side = "left"

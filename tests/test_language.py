@@ -1,4 +1,4 @@
-"""Perplexity, pseudo-perplexity and divergence against computing them token by token."""
+"""Perplexity, pseudo-perplexity and divergence, compared with a computation token by token."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def test_a_coarser_partition_diverges_less() -> None:
     assert found == sorted(found) and found[0] < found[-1]
 
 
-def test_what_the_divergence_tells_of_itself() -> None:
+def test_the_description_of_the_divergence() -> None:
     model = small_llama()
     task = KL(Sequences("random", torch.randint(0, 2048, (2, 10))), model, 10**6, "perplexity")
     assert task.name == "perplexity"
@@ -199,8 +199,8 @@ def test_pseudo_perplexity_masks_one_token_at_a_time() -> None:
         assert evaluator.metrics_of(pruned, task) == {"pseudo_perplexity": pytest.approx(found[0])}
 
 
-def test_text_of_the_model_s_own_is_a_sample_of_its_distribution() -> None:
-    """A model that always says what follows, and one that is undecided between two tokens."""
+def test_generated_text_is_a_sample_of_the_model_s_distribution() -> None:
+    """A model with a certain next token, and one with two equally likely next tokens."""
     model = build("llama", bos_token_id=3)
     with torch.no_grad():
         model.lm_head.weight.zero_()
@@ -223,7 +223,7 @@ def test_text_of_the_model_s_own_is_a_sample_of_its_distribution() -> None:
 @pytest.mark.parametrize(
     ("puts", "bos", "start"), [("<|end|> ", 3, 0), ("", 3, 3), ("<|end|> ", None, 0)]
 )
-def test_text_of_the_model_s_own_begins_with_the_start_token(
+def test_generated_text_begins_with_the_start_token(
     puts: str, bos: int | None, start: int, tmp_path: Path
 ) -> None:
     model = small_llama()

@@ -58,7 +58,7 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def generators() -> tuple[Any, ...]:
-    """All that a search draws from, as it is."""
+    """The states of all random generators that a search uses."""
     numpy_state: Any = np.random.get_state()
     return random.getstate(), numpy_state[1].tobytes(), torch.get_rng_state().numpy().tobytes()
 
@@ -179,7 +179,7 @@ def test_the_page_of_a_search_that_was_interrupted_says_so(
     assert "was stopped" not in (folder / "report.html").read_text()
 
 
-def test_what_a_resumed_search_takes_is_told_by_all_of_its_time(evaluator: Evaluator) -> None:
+def test_the_time_left_of_a_resumed_search_counts_all_its_time(evaluator: Evaluator) -> None:
     """A third of the generations took 100 s, replayed in no time."""
     progress = Progress(evaluator, Limits(generations=6), clock=lambda: 100.0)
     for number in range(3):
@@ -261,7 +261,7 @@ def opened(folder: Path) -> Any:
 
 
 def expected(folder: Path) -> dict[str, Any]:
-    """The same from the logbook."""
+    """The scalars computed from the logbook."""
     log = rows(folder / "logbook.csv")
     columns = {
         "best/perplexity": [float(row["best_metric"]) for row in log],
@@ -293,7 +293,7 @@ def test_tensorboard_reads_the_logbook_and_the_heads(flags: list[str], tmp_path:
     assert shown.shape == drawn.shape and np.abs(shown.astype(int) - drawn).max() <= 1
 
 
-def test_a_run_that_goes_on_begins_its_event_files_anew(flags: list[str], tmp_path: Path) -> None:
+def test_a_resumed_run_rewrites_its_event_files(flags: list[str], tmp_path: Path) -> None:
     folder, later = tmp_path / "run", tmp_path / "later"
     assert main([*flags, f"--output_dir={folder}"]) == 0
     (folder / "result.json").unlink()
@@ -309,7 +309,7 @@ def test_a_run_that_goes_on_begins_its_event_files_anew(flags: list[str], tmp_pa
     assert not (later / "tensorboard").exists()
 
 
-def test_what_tensorboard_lacks_is_told_before_anything_is_written(
+def test_a_missing_tensorboard_is_reported_before_anything_is_written(
     flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     monkeypatch.delitem(sys.modules, "torch.utils.tensorboard", raising=False)

@@ -23,7 +23,7 @@ CAUSAL = [
 
 
 @pytest.mark.parametrize("family", CAUSAL)
-def test_slices_put_together_are_the_whole(family: str) -> None:
+def test_concatenated_slices_equal_all_logits(family: str) -> None:
     model, ids = build(family), torch.randint(1, VOCABULARY, (4, 11))
     forwards = {name: module.forward for name, module in model.named_modules()}
     genes = [[1, 0, 1, 1] * (len(head_map(model)) // 4), [1] * len(head_map(model))]
@@ -36,7 +36,7 @@ def test_slices_put_together_are_the_whole(family: str) -> None:
     assert all(module.forward == forwards[name] for name, module in model.named_modules())
 
 
-def test_a_body_that_the_model_does_not_run_is_noticed() -> None:
+def test_a_body_that_the_model_does_not_run_is_an_error() -> None:
     model = build("llama")
     model.get_decoder = lambda: build("llama").model
     with pytest.raises(RuntimeError, match="LlamaModel is not what the language model runs"):

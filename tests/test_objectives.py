@@ -59,7 +59,7 @@ def test_the_higher_sparsity_wins_at_equal_metric(
         assert OBJECTIVES[name](score, sparser) > OBJECTIVES[name](score, denser)
 
 
-def test_what_the_letter_and_the_metric_do_not_promise() -> None:
+def test_the_literal_and_the_plain_metric_do_not_reward_sparsity() -> None:
     assert paper_literal(0.9, 0.3) < paper_literal(0.9, 0.1)  # sparsity is punished
     assert metric(0.9, 0.3) == metric(0.9, 0.1)
 

@@ -1,4 +1,4 @@
-"""The page of a run, and runs compared."""
+"""The page of a run, and the comparison of runs."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_the_page_shows_all_and_loads_nothing(finished: Path) -> None:
     }
 
 
-def test_the_command_makes_the_same_again(
+def test_the_command_reproduces_the_result(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sos_deap.run._measure", lambda models, seqlen: [])
@@ -177,7 +177,7 @@ assert not {"torch", "transformers"} & set(sys.modules)
     subprocess.run(command, check=True, cwd=Path(__file__).parents[1])
 
 
-def test_a_stranger_s_folder_moves_nothing_outside(
+def test_a_hostile_folder_changes_nothing_outside(
     finished: Path, tmp_path: Path, capsys: Any
 ) -> None:
     """Links to the user's files, names with escapes, and files that are folders."""

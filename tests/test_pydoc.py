@@ -24,7 +24,7 @@ def test_splits_share_no_document_and_no_text() -> None:
 
 
 def test_held_out_text_hardly_occurs_in_calibration() -> None:
-    """Counted on its own here: word 8-grams of the test split that calibration has too."""
+    """Count the word 8-grams of the test split that are also in calibration."""
 
     def grams(split: str) -> set[str]:
         found: set[str] = set()
@@ -45,7 +45,7 @@ def test_sizes() -> None:
 
 
 def test_the_split_of_a_name_never_changes() -> None:
-    """Written down once: a model trained today must not meet its test text as training text."""
+    """Fixed values: a model trained today must not have its test text as training text later."""
     splits = [pydoc.split_of(name) for name in ("turtle", "typing", "json", "topic if")]
     assert splits == ["test", "calibration", "train", "train"]
 

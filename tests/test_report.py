@@ -26,7 +26,7 @@ from tests.conftest import GENES
 
 
 @pytest.mark.parametrize("terminal", [True, False])
-def test_progress_says_where_the_search_is(
+def test_progress_shows_the_state_of_the_search(
     evaluator: Evaluator, terminal: bool, monkeypatch: Any, capsys: Any
 ) -> None:
     monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
@@ -157,7 +157,7 @@ def test_the_winner_of_a_front_is_equation_1_s() -> None:
     assert winner(divergences, "kl").fitness.values == (-0.2, 0.25)
 
 
-def test_the_front_is_what_nothing_beats(evaluator: Evaluator) -> None:
+def test_the_front_is_not_dominated(evaluator: Evaluator) -> None:
     random.seed(5)
     genes = [Chromosome(random_genes(12, n / 12)) for n in range(7) for _ in range(6)]
     evaluator.many(genes)

@@ -1,4 +1,4 @@
-"""What models write side by side, against a loop by hand without a cache."""
+"""Samples, compared with a plain loop without a cache."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def by_hand(model: Any, prompts: torch.Tensor, count: int) -> list[list[int]]:
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "gpt_neox", "opt"])
 @pytest.mark.parametrize("emptied", [False, True])
-def test_models_continue_the_same_beginnings_with_the_same_luck(
+def test_models_continue_the_same_prompts_with_the_same_random_numbers(
     family: str, emptied: bool, tokenizer: Any
 ) -> None:
     dense = writer(family)

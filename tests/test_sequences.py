@@ -1,4 +1,4 @@
-"""Text to token sequences, and which examples are drawn."""
+"""Text to token sequences, and draws of examples."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_samples_are_drawn_by_the_seed_without_repetition(tokenizer: Any) -> Non
         Draw("validation", None, 2, 0, skip=4).numbers(4)
 
 
-def test_encoders_get_whole_sequences(tokenizer: Any) -> None:
+def test_encoders_get_special_tokens_in_every_sequence(tokenizer: Any) -> None:
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
         single="<|end|> $A <|end|>", special_tokens=[("<|end|>", 0)]
     )
@@ -126,7 +126,7 @@ def test_a_start_token_that_the_tokenizer_lacks(tokenizer: Any) -> None:
         start_of_sequences(tokenizer, "each")
 
 
-def test_the_description_tells_data_apart(tokenizer: Any) -> None:
+def test_descriptions_of_different_data_differ(tokenizer: Any) -> None:
     one, two = (cut(tokenizer, [t * 20], "", 4).describe() for t in ("a b", "a c"))
     assert one["tokens"] == one["sequences"] * 4
     assert one["token_hash"] != two["token_hash"]
@@ -141,7 +141,7 @@ def part(**columns: list[Any]) -> Part:
     return Part("x", columns, {})
 
 
-def test_what_is_held_out_is_not_calibrated_on() -> None:
+def test_held_out_examples_are_not_drawn_for_calibration() -> None:
     long, other = "a paragraph " * 10, "another one " * 10
     seen, unseen = part(text=["= Title =", long, other]), part(text=["= Title =", long])
     calibration = running_text(Draw("calibration", seen, None, 0, excluded=unseen), None)
