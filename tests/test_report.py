@@ -19,7 +19,14 @@ from sos_deap.files.atomic import free_folder, make_folder, write_csv, write_jso
 from sos_deap.files.run_folder import claim
 from sos_deap.report.console import Progress
 from sos_deap.report.formats import ENDS, format_value, measurement, search_end
-from sos_deap.report.tables import front, front_hypervolume, front_line, table, winner
+from sos_deap.report.tables import (
+    front,
+    front_hypervolume,
+    front_line,
+    measured_cells,
+    table,
+    winner,
+)
 from sos_deap.search.chromosome import Chromosome, ParetoFitness, random_genes
 from sos_deap.search.limits import Limits
 from tests.conftest import GENES
@@ -213,6 +220,15 @@ def test_measurements_have_three_digits(value: float, shown: str) -> None:
 
 def test_counts_are_whole() -> None:
     assert [format_value(x) for x in (1_234_567, 1234.567, "sos")] == ["1,234,567", "1,230", "sos"]
+
+
+def test_measured_times_have_three_digits_and_bytes_per_token_are_whole() -> None:
+    figures = dict.fromkeys(("decode_seconds", "decode_tokens_per_second"))
+    figures |= {"prefill_seconds": 0.00928614, "kv_bytes_per_token": 13824.0}
+    figures |= {"peak_bytes": 12_092_400, "weight_bytes": 11_147_328}
+    row = {"batch_size": 1, "length": 8, "rounds": 3, "models": {"model": figures}}
+    shown = {label: value for label, value, *_ in measured_cells(row)["rows"]}
+    assert list(shown.values()) == ["9.29", "12.1", "11.1", "13,824"]
 
 
 def test_every_end_of_a_search_is_a_sentence() -> None:

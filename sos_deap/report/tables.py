@@ -243,6 +243,10 @@ def measured_cells(row: Mapping[str, Any]) -> dict[str, Any]:
         if len(names) == 2 and values[0] and key != "decode_tokens_per_second":
             saved = f"{1 - values[1] / values[0]:.1%}"
             bound = f"{row['gains'][names[1]][f'{gain}_bound']:.1%}" if gain else ""
-        rows.append([label, *(format_value(value * scale) for value in values), saved, bound])
+        # A count, though stored as a quotient; all others are measurements.
+        scaled = (
+            round(value) if key == "kv_bytes_per_token" else value * scale for value in values
+        )
+        rows.append([label, *map(format_value, scaled), saved, bound])
     title = f"{row['batch_size']} x {row['length']} tokens, medians of {row['rounds']}"
     return {"title": title, "names": names, "rows": rows}
