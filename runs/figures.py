@@ -1,13 +1,14 @@
-"""The paper's figures 1, 3 and 4 and its study of the mutation rate (IV.A), on builtin:tiny.
+"""Reproduce the paper's figures 1, 3, 4 and its study of the mutation rate (IV.A) on builtin:tiny.
 
-    python -m runs.figures sparsities [--evaluations 1000]      # the searches of figure 1
-    python -m runs.figures speeds                               # times them, on an idle machine
-    python -m runs.figures study [--seeds 3]                    # mutation rates, figures 3 and 4
-    python -m runs.figures                                      # draws results/figures/*.csv
+    python -m runs.figures sparsities [--evaluations 1000]  # searches of figure 1; 20 minutes
+    python -m runs.figures speeds                           # times their results; 3 minutes
+    python -m runs.figures study [--seeds 3]                # data of figures 3 and 4; 10 minutes
+    python -m runs.figures                                  # draws the figures from the CSV files
 
-Figures 3, 4 and the study are of the paper's algorithm with its defaults, repaired so that it goes
-on at the maximum sparsity. Figure 1 gives each search the tokens of 1,000 evaluations of 8
-sequences; other budgets get a file of their own, sparsities_N.csv.
+All steps write to runs/results/figures/: CSV files, and the figures as PNG and SVG. The durations
+are approximate, on 2 CPU cores; run `speeds` on an idle machine. Figures 3, 4 and the study use
+`sos-repaired` with its defaults, which continues at the maximum sparsity. In figure 1, each search
+has the tokens of 1,000 evaluations of 8 sequences; other budgets are written to sparsities_N.csv.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ SPARSITIES = (0.1, 0.2, 0.31, 0.4, 0.5)
 EVALUATION = 8 * 128  # tokens
 BEST = {"algorithm": PRESETS["best"]["algorithm"], "task": "kl", **PRESETS["best"]["kl"]}
 del BEST["max_evaluations"]
-#: Of figure 1, each as it is at its best.
+#: The searches of figure 1 with their best settings.
 SEARCHES: dict[str, dict[str, Any]] = {
     "sweep (preset best)": BEST,
     "EvoPress": {"algorithm": "evopress", "task": "kl", "samples": 128},
@@ -49,10 +50,10 @@ Row = dict[str, Any]
 
 
 def searched(**flags: Any) -> tuple[Any, Any, list[Row]]:
-    """Run a search; returns its evaluator, its best, and every chromosome with its generation."""
+    """Run a search; return its evaluator, its best, and all chromosomes with their generation."""
     plan = plan_of(*parse([f"--{name}={value}" for name, value in flags.items()]))
     evaluator = evaluator_of(plan)
-    ends: list[int] = []  # chromosomes that were computed up to a generation
+    ends: list[int] = []  # number of chromosomes computed up to each generation
     evolution = search(plan, evaluator, lambda *_: ends.append(len(list(evaluator.history()))))
     rows: list[Row] = []
     for i, (genes, metric) in enumerate(evaluator.history()):
@@ -68,14 +69,14 @@ def searched(**flags: Any) -> tuple[Any, Any, list[Row]]:
 
 
 def heldout(evaluator: Any, genes: list[int]) -> float:
-    """Perplexity of a sub-model on held-out text."""
+    """Return the perplexity of a sub-model on held-out text."""
     pruned = prune(evaluator.model, genes)
     perplexity: float = evaluator.metrics_of(pruned, evaluator.heldout)["perplexity"]
     return round(perplexity, 3)
 
 
 def mutation_study(seeds: int) -> Iterator[Row]:
-    """One row for each rate and seed; writes all chromosomes of the first run at 1 %."""
+    """Yield one row per rate and seed; write all chromosomes of the first run at 1 %."""
     for seed in range(seeds):
         for rate in RATES:
             evaluator, best, rows = searched(mutation_rate=rate, seed=seed, heldout_samples=_PART)
@@ -96,7 +97,7 @@ def mutation_study(seeds: int) -> Iterator[Row]:
 
 
 def by_sparsity(evaluations: int) -> Iterator[Row]:
-    """One row for each search and sparsity of figure 1."""
+    """Yield one row per search and sparsity of figure 1."""
     tokens = evaluations * EVALUATION
     for name, flags in SEARCHES.items():
         for sparsity in SPARSITIES:
@@ -114,9 +115,9 @@ def by_sparsity(evaluations: int) -> Iterator[Row]:
 
 
 def speeds() -> Iterator[Row]:
-    """The rows of figure 1 with how many times as fast each sub-model is in a prefill.
+    """Yield the rows of figure 1 with the prefill speed-up of each sub-model.
 
-    All of them are timed in turn, so that what else the machine does meets them alike.
+    All sub-models are timed in turn, so that other load on the machine affects all equally.
     """
     model, rows = load("builtin:tiny"), read(RESULTS / "sparsities_1000.csv")
     models = {"dense": model}
@@ -129,19 +130,19 @@ def speeds() -> Iterator[Row]:
 
 
 def write(path: Path, rows: Iterable[Row]) -> None:
-    """Write a table with the columns of its first row."""
+    """Write a CSV file with the columns of the first row."""
     table = list(rows)
     write_csv(path, list(table[0]), (list(row.values()) for row in table))
 
 
 def read(path: Path) -> list[Row]:
-    """Read a table."""
+    """Read a CSV file."""
     with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 
 def grouped(rows: Iterable[Row], key: str) -> Mapping[str, list[Row]]:
-    """Rows by a column."""
+    """Group rows by the value of a column."""
     groups: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         groups[row[key]].append(row)
@@ -149,8 +150,8 @@ def grouped(rows: Iterable[Row], key: str) -> Mapping[str, list[Row]]:
 
 
 def figure_1() -> Figure:
-    """Perplexity against speed-up."""
-    figure, axis = panel("prefill, times as fast as the dense model", "perplexity, held-out")
+    """Plot perplexity against speed-up."""
+    figure, axis = panel("prefill speed-up over the dense model", "perplexity, held-out")
     for i, (name, rows) in enumerate(grouped(read(RESULTS / "speeds.csv"), "search").items()):
         points = [(float(row["speedup"]), float(row["heldout_perplexity"])) for row in rows]
         look: Any = {"color": COLOURS[i], "marker": MARKERS[i], "markersize": 5}
@@ -160,8 +161,8 @@ def figure_1() -> Figure:
 
 
 def figure_3() -> Figure:
-    """Perplexity against sparsity, of all chromosomes."""
-    figure, axis = panel("sparsity, share of heads removed", "perplexity, calibration")
+    """Plot perplexity against sparsity for all chromosomes."""
+    figure, axis = panel("sparsity (proportion of heads removed)", "perplexity, calibration")
     rows = read(RESULTS / "chromosomes.csv")
     axis.scatter(
         [float(row["sparsity"]) for row in rows],
@@ -174,7 +175,7 @@ def figure_3() -> Figure:
 
 
 def figure_4() -> Figure:
-    """Sparsity by generation: of the chromosomes that were new in it."""
+    """Plot the sparsity of new chromosomes by generation."""
     figure, axis = panel("generation", "sparsity of new chromosomes")
     generations = grouped(read(RESULTS / "chromosomes.csv"), "generation")
     numbers = [int(number) for number in generations]
@@ -187,28 +188,28 @@ def figure_4() -> Figure:
         color=COLOURS[0],
         alpha=0.2,
         linewidth=0,
-        label="least to most",
+        label="range",
     )
     axis.legend()
     return figure
 
 
 def mutation_rates() -> Figure:
-    """Held-out perplexity and sparsity by mutation rate."""
+    """Plot held-out perplexity and sparsity by mutation rate."""
     figure = Figure(figsize=(8, 3.2), layout="constrained")
     rates = grouped(read(RESULTS / "mutation_rates.csv"), "mutation_rate")
     names = [f"{float(rate):.1%}".replace(".0", "") for rate in rates]
     columns = {
-        "heldout_perplexity": "best, held-out / dense",
+        "heldout_perplexity": "held-out perplexity / dense",
         "median_perplexity": "median perplexity of all",
         "sparsity": "sparsity of the best",
     }
     for axis, (column, label) in zip(figure.subplots(1, 3), columns.items(), strict=True):
         for i, rows in enumerate(rates.values()):
             values = [float(row[column]) for row in rows]
-            if column == "heldout_perplexity":  # each seed has held-out text of its own
-                whole = (float(row["dense_heldout_perplexity"]) for row in rows)
-                values = [value / dense for value, dense in zip(values, whole, strict=True)]
+            if column == "heldout_perplexity":  # each seed has its own held-out text
+                dense_values = (float(row["dense_heldout_perplexity"]) for row in rows)
+                values = [value / dense for value, dense in zip(values, dense_values, strict=True)]
             axis.scatter([i] * len(values), values, color=COLOURS[0], alpha=0.5, s=18)
             axis.hlines(statistics.median(values), i - 0.3, i + 0.3, color=COLOURS[1])
         axis.set_xticks(range(len(names)), names)
@@ -217,7 +218,7 @@ def mutation_rates() -> Figure:
     return figure
 
 
-#: The figures, and the file that each is drawn from.
+#: The CSV file of each figure.
 DRAWN: dict[Callable[[], Figure], str] = {
     figure_1: "speeds.csv",
     figure_3: "chromosomes.csv",
@@ -227,7 +228,7 @@ DRAWN: dict[Callable[[], Figure], str] = {
 
 
 def panel(x: str, y: str) -> tuple[Figure, Any]:
-    """A figure of one panel."""
+    """Create a figure with one panel."""
     figure = Figure(figsize=(5.4, 3.6), layout="constrained")
     axis = figure.subplots()
     axis.set_xlabel(x)
@@ -236,15 +237,21 @@ def panel(x: str, y: str) -> tuple[Figure, Any]:
 
 
 def main() -> None:
-    """Search, time, or draw."""
+    """Execute one step: search, time, or draw."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "step", nargs="?", choices=("sparsities", "speeds", "study", "draw"), default="draw"
+        "step",
+        nargs="?",
+        choices=("sparsities", "speeds", "study", "draw"),
+        default="draw",
+        help="step to execute (draw)",
     )
-    parser.add_argument("--seeds", type=int, default=3, help="of the study of the mutation rate")
-    parser.add_argument("--evaluations", type=int, default=1000, help="that a search may spend")
+    parser.add_argument("--seeds", type=int, default=3, help="study: number of seeds (3)")
+    parser.add_argument(
+        "--evaluations", type=int, default=1000, help="sparsities: budget of each search (1000)"
+    )
     given = parser.parse_args()
     RESULTS.mkdir(parents=True, exist_ok=True)
     if given.step == "sparsities":
@@ -258,7 +265,7 @@ def main() -> None:
             if (RESULTS / data).exists():
                 save(RESULTS, draw.__name__, draw)
             else:
-                print(f"{draw.__name__} is left out: {data} is not there")
+                print(f"{draw.__name__} is not drawn: {data} does not exist")
 
 
 if __name__ == "__main__":

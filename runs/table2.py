@@ -1,10 +1,11 @@
-"""A row of the paper's Table II: metric and time of a model before and after the search.
+"""Measure a row of the paper's Table II; write runs/results/table2_NAME.json.
 
     python -m runs.table2 runs/table2_NAME.yaml [--FLAG VALUE ...]     # flags of sos_deap.run
 
-Runs the search in a folder of its own, then evaluates the dense model and the pruned one, as its
-folder has it, on the held-out part in turn. Writes runs/results/table2_NAME.json: metrics and
-seconds before and after, what was removed, the settings, and the paper's figures beside them.
+It runs the search in a temporary folder, then times the dense model and the saved pruned model
+alternately on the held-out part. The file contains metrics and seconds before and after pruning,
+the removed heads, the settings, and the figures of the paper. The stand-ins take some minutes on 2
+CPU cores.
 """
 
 from __future__ import annotations
@@ -44,13 +45,13 @@ PAPER: dict[str, dict[str, Any]] = {
 
 
 def row(arguments: list[str]) -> None:
-    """Run a recipe and write its row."""
+    """Run a recipe and write its JSON file."""
     if not arguments or not arguments[0].endswith(".yaml"):
-        raise InputError("give a recipe first: runs/table2_NAME.yaml")
+        raise InputError("the first argument must be a recipe: give runs/table2_NAME.yaml")
     name = Path(arguments[0]).stem.removeprefix("table2_")
     paper = PAPER.get(name.removesuffix("_standin"))
     if paper is None:
-        raise InputError(f"{arguments[0]} is no row of Table II: known are {', '.join(PAPER)}")
+        raise InputError(f"{arguments[0]} is not a row of Table II: known are {', '.join(PAPER)}")
     config, settings = parse(arguments)
     quiet()
     with tempfile.TemporaryDirectory() as scratch:
@@ -71,20 +72,21 @@ def row(arguments: list[str]) -> None:
             **sides,
             "search": result["search"],
             "data": result["data"],
-            "settings": told(config, settings),
+            "settings": changed_settings(config, settings),
             "dtype": result["dtype"],
             "versions": result["versions"],
         },
     )
     print(
-        f"held-out part, medians of {ROUNDS}: {before['median']:.2f} s and {after['median']:.2f} s"
+        f"held-out part, medians of {ROUNDS}: "
+        f"dense {before['median']:.2f} s, pruned {after['median']:.2f} s"
     )
 
 
 def held_out_seconds(
     config: RunConfig, settings: TaskSettings, pruned_folder: Path
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """Seconds that the dense and the pruned model take for the held-out part, in turn."""
+    """Time the dense and the pruned model alternately on the held-out part, in seconds."""
     evaluator = evaluator_of(plan_of(config, settings))
     assert evaluator.heldout is not None
     dense = evaluator.model
@@ -95,14 +97,14 @@ def held_out_seconds(
         for model, seconds in zip(models, times, strict=True):
             started = time.perf_counter()
             evaluator.metrics_of(model, evaluator.heldout)
-            if round_:  # the first is to warm up
+            if round_:  # the first round is a warm-up
                 seconds.append(time.perf_counter() - started)
     before, after = map(spread, times)
     return before, after
 
 
-def told(config: RunConfig, settings: TaskSettings) -> dict[str, Any]:
-    """The settings that differ from the defaults; of a path only its last two parts."""
+def changed_settings(config: RunConfig, settings: TaskSettings) -> dict[str, Any]:
+    """Return the settings that differ from the defaults; paths with their last two parts only."""
     values = asdict(config) | asdict(settings)
     defaults = {f.name: f.default for part in (RunConfig, TaskSettings) for f in fields(part)}
     return {

@@ -280,7 +280,7 @@ def test_other_settings_are_refused_and_more_of_the_same_are_not(
     shutil.copytree(compared, folder)
     before = (folder / "settings.json").read_text()
     assert main(flags(folder, heldout_samples=5)) == 2
-    assert "heldout_samples 4, and this is 5" in capsys.readouterr().err
+    assert "heldout_samples 4, not 5" in capsys.readouterr().err
     assert (folder / "settings.json").read_text() == before
     assert main(flags(folder, seeds=1)) == 0
     assert len(rows(folder / "final.csv")) == 4
@@ -320,7 +320,7 @@ def test_damaged_files_of_jobs_are_computed_again(
         assert main(flags(folder)) == 0
         assert again == [name], content[:200]
         error = capsys.readouterr().err
-        assert error.count("\n") == 1 and f"{name}.json is damaged: set aside" in error
+        assert error.count("\n") == 1 and f"{name}.json is damaged: renamed to" in error
     (folder / "settings.json").write_text("[]")
     assert main(flags(folder)) == 2
     assert "settings.json cannot be read" in capsys.readouterr().err
@@ -334,7 +334,7 @@ def test_damaged_files_of_jobs_are_computed_again(
         ({"seed": 3}, "the command line sets seed"),
         ({"output_dir": None}, "--output_dir is missing"),
         ({"sparsity": 31}, "sparsity is 31.0"),
-        ({"sparsity": 0.01, "initial_sparsity": 0}, "sparsity 0.01 of 12 heads is none"),
+        ({"sparsity": 0.01, "initial_sparsity": 0}, "sparsity 0.01 of 12 heads removes none"),
         ({"seeds": 0}, "seeds is 0"),
         ({"seeds": 10**18}, "seeds is 1000000000000000000: give a number from 1 to 10,000"),
         ({"first_seed": 2**32}, "first_seed is 4294967296: give a number from 0 to"),
@@ -344,7 +344,7 @@ def test_damaged_files_of_jobs_are_computed_again(
         ({"budget": 10**400}, "budget is 1000000000... (401 digits)"),
         ({"target": "nan"}, "target is nan"),
         ({"config": "."}, "configuration file . cannot be read"),
-        ({"budget": 3}, "population of 4, and the budget is 3"),
+        ({"budget": 3}, "population of 4, more than the budget of 3"),
         (
             {"budget": None, "budget_tokens": 99},
             "a population of 4 needs as many evaluations of 32 tokens",
@@ -382,9 +382,9 @@ def test_bad_input_is_one_line(
         ("mine: {algoritm: swap}", "did you mean 'algorithm'?"),
         ("mine: {algorithm: swpa}", "variant mine: unknown algorithm 'swpa'"),
         ("mine: swap", "variant mine in"),
-        ("'my own': {algorithm: swap}", "name it with letters"),
+        ("'my own': {algorithm: swap}", "use letters, digits"),
         ("mine: [", "cannot be read"),
-        ("", "holds nothing"),
+        ("", "is empty"),
         ("mine: &a [x, x]\nother: [*a, *a]", "references such as *name are not read"),
         ("mine: !!int ''", "cannot be read"),
         ("mine: !!timestamp x", "cannot be read"),
@@ -393,7 +393,7 @@ def test_bad_input_is_one_line(
         ("mine: " + "x" * 100_000, "100,006 characters are too many"),
         ("1: {algorithm: swap}", "the name 1 is not a text: write it in quotes"),
         ("mine: {seed: 1}\nmine: {seed: 2}", "'mine' is given twice: write it once"),
-        ("mine: {task: accuracy}", "the variants have several tasks"),
+        ("mine: {task: accuracy}", "the variants have different tasks"),
     ],
 )
 def test_bad_variants_are_one_line(
@@ -427,7 +427,7 @@ def test_a_folder_of_something_else_is_left_alone(
 ) -> None:
     (tmp_path / "mine.txt").write_text("mine")
     assert main(flags(tmp_path)) == 2
-    assert "holds something else" in capsys.readouterr().err
+    assert "has other content" in capsys.readouterr().err
 
 
 def test_heads_are_taken_that_the_search_removes_most() -> None:

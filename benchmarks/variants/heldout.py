@@ -1,4 +1,4 @@
-"""What all variants are measured with after their searches: one task, one text, equal sparsity."""
+"""Measurement of all variants after their searches: same task, same text, equal sparsity."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from sos_deap.tasks.registry import make_tasks
 from sos_deap.tasks.settings import TaskSettings
 from sos_deap.tasks.task import Task, Tasks
 
-#: Of the draw of held-out examples, whatever the seed of a run: all are measured on the same text.
+#: Seed of the draw of held-out examples, the same for all runs.
 HELDOUT_SEED = 0
 
-#: The held-out task of the last model and data of this process, which is the same for many jobs.
+#: Cache of the last held-out task in this process, which many jobs share.
 _kept: dict[str, Task] = {}
 
 Metrics = dict[str, dict[str, float | None]]  # by part, calibration or heldout, and by metric
 
 
 class Yardstick:
-    """Metrics of chromosomes by the task that all variants share.
+    """Computes metrics of chromosomes with the task that all variants share.
 
-    :param evaluator: the search's; its model is used.
-    :param config: the run's settings, with the shared task.
-    :param settings: those of the shared task.
+    :param evaluator: the evaluator of the search, whose model is used.
+    :param config: the settings of the run, with the shared task.
+    :param settings: the settings of the shared task.
     :raises InputError: if the data does not fit the task.
     """
 
@@ -52,7 +52,7 @@ class Yardstick:
         return make_tasks(config.task, config.dataset, settings, seed, lambda _: loaded)[1]
 
     def measure(self, chromosomes: Iterable[Sequence[int]]) -> dict[str, Metrics]:
-        """All metrics on both parts, by chromosome as text; ``None`` where one is not finite."""
+        """Return all metrics on both parts by chromosome as text; ``None`` for non-finite ones."""
         keys = list(dict.fromkeys(bytes(chromosome) for chromosome in chromosomes))
         found: dict[str, Metrics] = {text(key): {} for key in keys}
         for part, task in (("calibration", self.calibration), ("heldout", self.heldout)):
@@ -67,26 +67,26 @@ class Yardstick:
 
     def _passes(self, task: Task) -> ForwardRunner:
         of, config = self._evaluator, self._config
-        # Nothing is kept for later: the search's states are in memory already.
+        # No cached hidden states: those of the search are in memory already.
         return ForwardRunner(of.model, of.head_map, task, config.batch_tokens, config.batching, 0.0)
 
 
 def text(chromosome: Iterable[int]) -> str:
-    """A chromosome as 0s and 1s."""
+    """Format a chromosome as a text of 0s and 1s."""
     return "".join(map(str, chromosome))
 
 
 def completed(
     chromosome: Sequence[int], removed: int, others: Iterable[Sequence[int]], seed: int
 ) -> list[int]:
-    """A chromosome that removes as many heads as all others that it is compared with.
+    """Return the chromosome with more heads removed, so that all compared ones remove as many.
 
-    The further heads are those that other chromosomes of its search remove most often.
+    The additional heads are those that other chromosomes of its search remove most often.
 
-    :param chromosome: 0/1 genes; one that removes enough stays as it is.
-    :param removed: how many are to be 0.
-    :param others: what the search computed last.
-    :param seed: for the order of heads that are removed equally often.
+    :param chromosome: 0/1 genes; unchanged if enough are 0.
+    :param removed: required number of genes that are 0.
+    :param others: the chromosomes that the search computed last.
+    :param seed: seed of the random order of heads that are removed equally often.
     """
     genes = list(chromosome)
     counts = [0] * len(genes)
@@ -102,5 +102,5 @@ def completed(
 
 
 def described(task: Task) -> dict[str, Any]:
-    """The data of a task, for the report."""
+    """Return metric and data of a task, for the report."""
     return {"metric": task.name, **task.describe()}

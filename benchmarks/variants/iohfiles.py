@@ -1,4 +1,4 @@
-"""The runs as files for IOHanalyzer, written by the package `ioh` of its own project."""
+"""Writes the runs as files for IOHanalyzer, with its package `ioh`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sos_deap.files.atomic import make_anew
 
 
 def checked() -> Any:
-    """The package.
+    """Import the package `ioh`.
 
     :raises InputError: if it is not installed.
     """
@@ -21,18 +21,18 @@ def checked() -> Any:
         return import_module("ioh")
     except ImportError as error:
         raise InputError(
-            "--ioh needs the package ioh, which is there for Python up to 3.12: pip install ioh, "
-            "or leave --ioh out"
+            "--ioh needs the package ioh, which supports Python up to 3.12: pip install ioh, "
+            "or remove --ioh"
         ) from error
 
 
 def write(folder: Path, groups: Sequence[Group]) -> None:
-    """Write ``folder/VARIANT/``, each a data folder of IOHanalyzer; what was there is replaced.
+    """Write ``folder/VARIANT/`` as data folders of IOHanalyzer, replacing existing ones.
 
-    A function is a problem, and a run has its seed as an attribute. Its value after a number of
-    evaluations is the held-out metric at equal sparsity of the incumbent then, of which IOHanalyzer
-    keeps the best so far. A budget in tokens is counted in evaluations of the calibration examples
-    that all share.
+    Each problem is a function, and each run has its seed as an attribute. The value of a run after
+    a number of evaluations is the held-out metric of its incumbent at equal sparsity; IOHanalyzer
+    keeps the best so far. A budget in tokens is converted to evaluations on the shared calibration
+    examples.
     """
     ioh = checked()
     make_anew(folder)
@@ -47,7 +47,7 @@ def write(folder: Path, groups: Sequence[Group]) -> None:
 
 
 class _Replay:
-    """A problem of the package's that gives what the runs found when; ``seed`` is for the log."""
+    """An `ioh` problem whose values are the recorded metrics of runs; ``seed`` is logged."""
 
     def __init__(self, ioh: Any, group: Group) -> None:
         self.seed = 0
@@ -67,7 +67,7 @@ class _Replay:
         )
 
     def log(self, logger: Any, variant: str) -> None:
-        """Let the package log a variant's runs."""
+        """Log a variant's runs."""
         logger.add_run_attributes(self, ["seed"])
         self._problem.attach_logger(logger)
         for seed, result in self._group.results[variant].items():
@@ -80,7 +80,7 @@ class _Replay:
         self._problem.detach_logger()
 
     def _by_evaluation(self, result: dict[str, Any]) -> Iterator[float]:
-        """The incumbent's metric after each evaluation; before the first checkpoint the worst."""
+        """Yield the incumbent's metric after each evaluation; the worst before any checkpoint."""
         group, each = self._group, self._group.evaluation_tokens or 1
         known = {}
         for row in result["checkpoints"]:

@@ -1,4 +1,4 @@
-"""One run of one variant: search within the budget, then measure what it had found by when."""
+"""One run of one variant: search within the budget, then measure the incumbents at checkpoints."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from typing import Any
 import numpy
 
 from benchmarks.variants.heldout import Yardstick, completed, described, text
-from benchmarks.variants.plan import CHECKPOINTS, FRONT, Job
-from benchmarks.variants.plan import described as told
+from benchmarks.variants.plan import CHECKPOINTS, FRONT, Job, identity
 from benchmarks.variants.trace import Budget, Trace
 from sos_deap.artifacts import versions
 from sos_deap.errors import InputError, unknown
@@ -20,17 +19,17 @@ from sos_deap.plan import Plan, evaluator_of, plan_of, search, toolbox_of
 from sos_deap.search.chromosome import within
 from sos_deap.search.space import most_removed
 
-#: Generations for each that the budget is good for: chromosomes that were met before cost nothing,
-#: and a search that meets no others has to end too.
+#: Maximum generations per generation that the budget allows: cache hits cost nothing, and a search
+#: that proposes only known chromosomes has to end, too.
 _PATIENCE = 20
 
 
 def try_out(kind: list[Job], heldout_metric: str | None = None) -> None:
-    """Load what some jobs load: what is wrong with it is told before anything is written.
+    """Load model, data and task of some jobs, to find errors before anything is written.
 
-    :param kind: jobs that load the same.
-    :param heldout_metric: the metric that is to be compared, if it is not the usual one.
-    :raises InputError: for anything that is not there or does not fit.
+    :param kind: jobs with the same model, data and task.
+    :param heldout_metric: the metric to compare; ``None`` for the default.
+    :raises InputError: if something is missing or does not fit.
     """
     evaluator = evaluator_of(kind[0].plan())
     yardstick = Yardstick(evaluator, *kind[0].yardstick())
@@ -45,28 +44,29 @@ def try_out(kind: list[Job], heldout_metric: str | None = None) -> None:
 
 
 def _try_search(job: Job, evaluator: Evaluator, budget: Budget) -> None:
-    """Make everything that a search is made of."""
+    """Check the sparsity and the budget, and set up the search."""
     plan, genes = _plan(job.plan(), job, evaluator, budget), len(evaluator.head_map)
     if not most_removed(genes, job.problem.sparsity, evaluator.sparsity):
         raise InputError(
-            f"sparsity {job.problem.sparsity} of {genes} heads is none: give a larger --sparsity"
+            f"sparsity {job.problem.sparsity} of {genes} heads removes none: "
+            "give a larger --sparsity"
         )
     possible = _possible(budget, evaluator)
     population = plan.config.population_size
     if population > possible:
         raise InputError(
             f"a population of {population} needs as many evaluations of "
-            f"{evaluator.task.tokens} tokens, and the budget is good for {possible:.4g}: "
+            f"{evaluator.task.tokens} tokens, but the budget allows {possible:.4g}: "
             "give a larger budget"
         )
     toolbox_of(plan, evaluator)
 
 
 def run_job(job: Job) -> dict[str, Any]:
-    """Search and measure.
+    """Run the search, and measure its incumbents.
 
     :returns: the content of the job's file.
-    :raises InputError: for settings that do not fit, and where nothing was found in time.
+    :raises InputError: for invalid settings, or if no incumbent was found within the budget.
     """
     plan = job.plan()
     evaluator = evaluator_of(plan)
@@ -79,7 +79,7 @@ def run_job(job: Job) -> dict[str, Any]:
     try:
         evolution = search(plan, evaluator, trace)
         if evaluator.validation is not None:
-            trace(len(trace.rows), evolution.halloffame)  # the winner may be another now
+            trace(len(trace.rows), evolution.halloffame)  # validation may change the winner
     finally:
         evaluator.close_store()
     seconds = time.perf_counter() - started
@@ -87,7 +87,7 @@ def run_job(job: Job) -> dict[str, Any]:
     started = time.perf_counter()
     measured = yardstick.measure(_to_measure(outcome, len(evaluator.head_map)))
     return {
-        **told(job),
+        **identity(job),
         "metric": {
             "name": yardstick.heldout.name,
             "greater_is_better": yardstick.heldout.greater_is_better,
@@ -114,16 +114,16 @@ def run_job(job: Job) -> dict[str, Any]:
 
 
 def _budget(job: Job, yardstick: Yardstick) -> Budget:
-    """In tokens: an evaluation of the budget is one on the calibration examples that all share.
+    """Return the budget in tokens; one evaluation is one on the shared calibration examples.
 
-    Who scores on half of them may do so twice as often, and who scores on more of them less often.
+    A search that scores on half of these examples may evaluate twice as many sub-models.
     """
     each, given = yardstick.calibration.tokens, job.problem.budget
     if not job.problem.in_tokens:
         return Budget(None, given * each) if each else Budget(given, None)
     if not each:
         raise InputError(
-            f"the task {job.heldout_task} counts no tokens: give --budget, not --budget_tokens"
+            f"the task {job.heldout_task} does not count tokens: give --budget, not --budget_tokens"
         )
     return Budget(None, given)
 
@@ -131,7 +131,7 @@ def _budget(job: Job, yardstick: Yardstick) -> Budget:
 def _plan(plan: Plan, job: Job, evaluator: Evaluator, budget: Budget) -> Plan:
     """Return the plan with the budget, and enough generations that they do not end it earlier.
 
-    A search may go over by a generation, which does not count; what chooses its winner has to.
+    A search may exceed the budget by one generation, which is ignored; validation may not.
     """
     config = plan.config
     if evaluator.validation is not None:
@@ -151,7 +151,7 @@ def _plan(plan: Plan, job: Job, evaluator: Evaluator, budget: Budget) -> Plan:
 
 
 def _possible(budget: Budget, evaluator: Evaluator) -> float:
-    """How many evaluations on all of its examples a variant can afford."""
+    """Return how many evaluations on all of the variant's examples the budget allows."""
     counts: list[float] = [] if budget.evaluations is None else [budget.evaluations]
     if budget.tokens is not None and evaluator.task.tokens:
         counts.append(budget.tokens / evaluator.task.tokens)
@@ -159,7 +159,7 @@ def _possible(budget: Budget, evaluator: Evaluator) -> float:
 
 
 def _outcome(job: Job, evaluator: Evaluator, trace: Trace, population: int) -> dict[str, Any]:
-    """The incumbents at the checkpoints, of which the last is the winner, raw and completed."""
+    """Return the incumbents at the checkpoints, raw and at equal sparsity; the last wins."""
     removed = most_removed(len(evaluator.head_map), job.problem.sparsity, evaluator.sparsity)
     checkpoints = []
     for share in CHECKPOINTS:
@@ -170,8 +170,8 @@ def _outcome(job: Job, evaluator: Evaluator, trace: Trace, population: int) -> d
         assert raw is not None
         if not within(evaluator.sparsity(raw), job.problem.sparsity):
             raise RuntimeError(
-                f"the incumbent of generation {i} removes {evaluator.sparsity(raw):.3f}, more than "
-                f"{job.problem.sparsity}"
+                f"the incumbent of generation {i} has sparsity {evaluator.sparsity(raw):.3f}, "
+                f"more than {job.problem.sparsity}"
             )
         equal = completed(raw, removed, trace.last_computed(i, population), job.seed)
         row = trace.rows[i]
@@ -179,7 +179,7 @@ def _outcome(job: Job, evaluator: Evaluator, trace: Trace, population: int) -> d
         checkpoints.append({"share": share, **cost, "raw": text(raw), "equal": text(equal)})
     if not checkpoints:
         raise InputError(
-            f"no generation of {job.variant} ended within the budget with a sub-model to show: "
+            f"{job.variant} found no sub-model in a generation within the budget: "
             "give a larger budget or a smaller population"
         )
     return {
@@ -191,13 +191,13 @@ def _outcome(job: Job, evaluator: Evaluator, trace: Trace, population: int) -> d
 
 
 def _initial(evaluator: Evaluator, trace: Trace) -> list[str]:
-    """What the first generation computed, in alphabetical order: it is the same for a seed."""
+    """Return the sorted chromosomes of the first generation, equal for equal seeds."""
     everything = [genes for genes, _ in evaluator.history()]
     return sorted(text(genes) for genes in everything[: trace.computed[0]])
 
 
 def _spread(front: Sequence[list[int]]) -> list[list[int]]:
-    """Some of a front, evenly by sparsity, both ends among them."""
+    """Select points of a front evenly by sparsity, including both ends."""
     ordered = sorted(front, key=lambda genes: (sum(genes), genes))
     if len(ordered) <= FRONT:
         return ordered
@@ -205,7 +205,7 @@ def _spread(front: Sequence[list[int]]) -> list[list[int]]:
 
 
 def _to_measure(outcome: dict[str, Any], genes: int) -> list[list[int]]:
-    """The dense model, the incumbents and the front."""
+    """Return the chromosomes to measure: the dense model, the incumbents and the front."""
     texts = ["1" * genes, *outcome["front"]]
     texts += [row[form] for row in outcome["checkpoints"] for form in ("raw", "equal")]
     return [[int(gene) for gene in one] for one in texts]

@@ -1,4 +1,4 @@
-"""One self-contained page of tables and figures."""
+"""The HTML page of a comparison, with tables and figures."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def write(
     failed: Sequence[str],
     files: Sequence[str],
 ) -> Path:
-    """Draw all figures and write ``index.html``; returns its path."""
+    """Draw all figures and write ``index.html``; return its path."""
     of = plots.looks(list(settings.variants))
     folder = settings.output_dir / "plots"
-    whole = ""
+    overall = ""
     if len(results) > 1 and ranks.average:
-        whole = save(folder, "ranks", lambda: plots.average_ranks(ranks, of, "problems"))
+        overall = save(folder, "ranks", lambda: plots.average_ranks(ranks, of, "problems"))
     pages = Environment(
         loader=FileSystemLoader([Path(__file__).parent, TEMPLATES]),
         autoescape=True,
@@ -45,7 +45,7 @@ def write(
         variants=list(settings.variants),
         seeds=_seeds(settings),
         failed=failed,
-        overall=whole,
+        overall=overall,
         groups=[_group(settings, result, of, folder) for result in results],
         bands=len(of) <= len(COLOURS),
         checkpoints=len(CHECKPOINTS),
@@ -66,7 +66,7 @@ def _seeds(settings: Settings) -> str:
 def _group(
     settings: Settings, result: Tested, of: dict[str, plots.Look], folder: Path
 ) -> dict[str, Any]:
-    """What the page shows of a problem."""
+    """Return the values that the page shows for a problem."""
     group, slug = result.group, result.group.problem.slug
     target = tables.target_of(settings, group)
     some = group.any
@@ -103,7 +103,7 @@ _COLUMNS = (
 
 
 def summary(group: Group, ranks: st.Ranks) -> list[list[str]]:
-    """A row a variant: see :data:`_COLUMNS`."""
+    """Return one row of formatted cells per variant, with the columns :data:`_COLUMNS`."""
     rows = []
     for variant, runs in group.results.items():
         if not runs:
@@ -129,7 +129,7 @@ def summary(group: Group, ranks: st.Ranks) -> list[list[str]]:
 
 
 def table(group: Group, ranks: st.Ranks) -> str:
-    """The same for a terminal."""
+    """Format the summary as a text table for a terminal."""
     rows = [list(_COLUMNS), *summary(group, ranks)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
@@ -140,7 +140,7 @@ def table(group: Group, ranks: st.Ranks) -> str:
 
 
 def number(value: float | None, digits: int = 4) -> str:
-    """For people: four digits that count."""
+    """Format a number with four significant digits."""
     if value is None or math.isnan(value):
         return "-"
     whole = abs(value) >= 10**digits
@@ -153,7 +153,7 @@ def _spread(values: Sequence[float]) -> str:
 
 
 def p_value(p: float | None) -> str:
-    """A p-value to two digits."""
+    """Format a p-value with two significant digits."""
     if p is None:
         return "-"
     return f"{p:.2f}" if p >= 0.1 else f"{p:.3f}" if p >= 0.001 else f"{p:.1e}"
@@ -169,14 +169,14 @@ def _target_text(settings: Settings, group: Group, target: float) -> str:
 def _friedman(ranks: st.Ranks) -> str:
     if ranks.statistic is None:
         return (
-            f"Friedman's test takes 3 variants and {st.LEAST_PAIRS} seeds that all of them have; "
-            f"here {len(ranks.average)} and {ranks.blocks}."
+            f"Friedman's test needs 3 variants with {st.LEAST_PAIRS} common seeds; there are "
+            f"{len(ranks.average)} variants and {ranks.blocks} seeds."
         )
     return f"Friedman's test: chi-square = {ranks.statistic:.2f}, p = {p_value(ranks.p)}."
 
 
 def reach(result: Tested) -> str:
-    """What the tests of a problem can show with so many pairs."""
+    """Return a sentence about the smallest p-value possible with this number of pairs."""
     family = max((one.family for one in result.comparisons), default=0)
     pairs = max((one.pairs for one in result.comparisons), default=0)
     if not family:
@@ -224,7 +224,7 @@ def _fronts(group: Group) -> list[dict[str, str]]:
 
 
 def _facts(settings: Settings, group: Group) -> Mapping[str, Any]:
-    """What the figures depend on."""
+    """Return settings, data and versions."""
     some = group.any
     variants = {
         f"variant {name}": ", ".join(f"{flag} {value}" for flag, value in flags.items())

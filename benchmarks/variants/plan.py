@@ -1,4 +1,4 @@
-"""The jobs of a comparison, and its output folder, which remembers what they were."""
+"""The jobs of a comparison, and the settings stored in its output folder."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from sos_deap.files.atomic import make_folder, make_subfolder, write_json
 from sos_deap.plan import Plan, plan_of
 from sos_deap.tasks.settings import TaskSettings
 
-#: Shares of the budget after which the incumbent is measured.
+#: Proportions of the budget after which the incumbent is measured.
 CHECKPOINTS = tuple(0.02 ** (1 - i / 8) for i in range(9))
 
-#: Most chromosomes of a front that are measured.
+#: Maximum number of chromosomes of a front to measure.
 FRONT = 8
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What variants are compared on; the budget is in evaluations, or in tokens."""
+    """A problem to compare variants on; the budget is in evaluations, or in tokens."""
 
     model: str
     dataset: str
@@ -36,11 +36,11 @@ class Problem:
 
     @property
     def unit(self) -> str:
-        """Of the budget."""
+        """The unit of the budget."""
         return "tokens" if self.in_tokens else "evaluations"
 
     def named(self) -> dict[str, Any]:
-        """Its columns in every table."""
+        """Return the columns of the problem in every table."""
         return {
             "model": label(self.model),
             "dataset": label(self.dataset),
@@ -51,7 +51,7 @@ class Problem:
 
     @property
     def title(self) -> str:
-        """For people."""
+        """A title for the page and the console."""
         return (
             f"{label(self.model)} on {label(self.dataset)}, {self.sparsity:.0%} of heads, "
             f"{self.budget:,} {self.unit}"
@@ -59,7 +59,7 @@ class Problem:
 
     @property
     def slug(self) -> str:
-        """For file names."""
+        """A unique name for files."""
         unit = "t" if self.in_tokens else ""
         parts = (label(self.model), label(self.dataset), self.sparsity, f"{self.budget}{unit}")
         text = "_".join(re.sub(r"[^A-Za-z0-9.]+", "-", str(part)).strip("-.") for part in parts)
@@ -70,10 +70,10 @@ class Problem:
 class Job:
     """One run of one variant.
 
-    :param flags: the flags of the run that all variants have, and the variant's own over them.
-    :param common: those that all variants have: the yardstick is the same for all.
-    :param heldout_task: the task of the held-out figures.
-    :param store: the file of evaluations.
+    :param flags: the flags of the run: those for all variants, overridden by the variant's.
+    :param common: the flags for all variants, for measuring the results.
+    :param heldout_task: the task of the held-out metrics.
+    :param store: the SQLite file of evaluations.
     """
 
     problem: Problem
@@ -86,7 +86,7 @@ class Job:
 
     @property
     def name(self) -> str:
-        """Of its file."""
+        """The name of the job's file without suffix."""
         return f"{self.problem.slug}_{self.variant}_seed{self.seed}"
 
     def plan(self) -> Plan:
@@ -97,7 +97,7 @@ class Job:
         return plan_of(*_parsed(self, self.flags))
 
     def yardstick(self) -> tuple[RunConfig, TaskSettings]:
-        """The settings of what all variants are measured with."""
+        """Return the settings for measuring the results, which are the same for all variants."""
         config, settings = _parsed(self, self.common)
         return replace(config, task=self.heldout_task), settings
 
@@ -114,18 +114,20 @@ def _parsed(job: Job, flags: dict[str, str]) -> tuple[RunConfig, TaskSettings]:
 
 
 def label(name: str) -> str:
-    """A model or data set for people: of a path the last two parts."""
+    """Return a short name of a model or data set: the last two parts of a path."""
     return "/".join(Path(name).parts[-2:]) if Path(name).exists() else name
 
 
 def problems(settings: Settings) -> list[Problem]:
-    """Every combination of what may repeat."""
-    of = product(settings.models, settings.datasets, settings.sparsities, settings.budgets)
-    return [Problem(m, d, s, b, settings.in_tokens) for m, d, s, b in of]
+    """Return every combination of models, data sets, sparsities and budgets."""
+    combinations = product(
+        settings.models, settings.datasets, settings.sparsities, settings.budgets
+    )
+    return [Problem(m, d, s, b, settings.in_tokens) for m, d, s, b in combinations]
 
 
 def jobs(settings: Settings) -> list[Job]:
-    """All runs, seed by seed: what is there first can be compared first."""
+    """Return all runs, ordered by seed, so that partial results compare all variants."""
     return [
         Job(
             problem,
@@ -143,9 +145,9 @@ def jobs(settings: Settings) -> list[Job]:
 
 
 def check(planned: list[Job]) -> None:
-    """All that can be checked without loading a model; :func:`.job.try_out` checks the rest.
+    """Check everything that needs no model; :func:`.job.try_out` checks the rest.
 
-    :raises InputError: for settings that some run could not begin with.
+    :raises InputError: for settings with which a run could not start.
     """
     _check_labels([job.problem.model for job in planned])
     _check_labels([job.problem.dataset for job in planned])
@@ -157,13 +159,13 @@ def check(planned: list[Job]) -> None:
         size = plan.config.population_size
         if not job.problem.in_tokens and size > job.problem.budget:
             raise InputError(
-                f"variant {job.variant} has a population of {size}, and the budget is "
+                f"variant {job.variant} has a population of {size}, more than the budget of "
                 f"{job.problem.budget} evaluations: give a larger --budget"
             )
 
 
 def _check_labels(names: list[str]) -> None:
-    """Raise :class:`InputError` for two that the tables could not tell apart."""
+    """Raise :class:`InputError` for two names that are equal in the tables."""
     known: dict[str, str] = {}
     for name in names:
         if (other := known.setdefault(label(name), name)) != name:
@@ -173,12 +175,12 @@ def _check_labels(names: list[str]) -> None:
 
 
 def _first_seeds(planned: list[Job]) -> list[Job]:
-    """A job for each variant of each problem."""
+    """Return the job of the first seed for each variant of each problem."""
     return list({(job.problem, job.variant): job for job in reversed(planned)}.values())[::-1]
 
 
 def remembered(settings: Settings) -> dict[str, Any]:
-    """What the results of a folder depend on; what only adds to them is left out."""
+    """Return the settings on which existing results depend."""
     return {
         "heldout_task": settings.heldout_task,
         "common": settings.common,
@@ -187,13 +189,13 @@ def remembered(settings: Settings) -> dict[str, Any]:
 
 
 def check_folder(settings: Settings) -> dict[str, Any] | None:
-    """What the output folder remembers, if there is anything in it.
+    """Return the settings stored in the output folder, if any.
 
-    :raises InputError: if it holds something else, or results of other settings.
+    :raises InputError: if the folder contains something else, or results of other settings.
     """
     folder, path = settings.output_dir, settings.output_dir / "settings.json"
     if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not path.exists())):
-        raise InputError(f"output folder {folder} holds something else: give another --output_dir")
+        raise InputError(f"output folder {folder} has other content: give another --output_dir")
     if not path.exists():
         return None
     try:
@@ -203,14 +205,14 @@ def check_folder(settings: Settings) -> dict[str, Any] | None:
         raise InputError(f"{path} cannot be read: give another --output_dir") from error
     for name, old, new in pairs:
         raise InputError(
-            f"the results in {folder} are for {name} {old}, and this is {new}: "
+            f"the results in {folder} are for {name} {old}, not {new}: "
             "give another --output_dir, or the same settings"
         )
     return before
 
 
 def _differences(before: dict[str, Any], now: dict[str, Any]) -> Any:
-    """Settings that differ; a variant that is not in both is none."""
+    """Yield settings that differ; a variant that is only in one of both does not count."""
     if before["heldout_task"] != now["heldout_task"]:
         yield "heldout_task", before["heldout_task"], now["heldout_task"]
     groups = [("", before["common"], now["common"])]
@@ -224,7 +226,7 @@ def _differences(before: dict[str, Any], now: dict[str, Any]) -> Any:
 
 
 def remember(settings: Settings, before: dict[str, Any] | None) -> None:
-    """Write what the results depend on, with the variants that were there before."""
+    """Store the settings on which results depend, together with earlier variants."""
     now = remembered(settings)
     if before is not None:
         now["variants"] = {**before["variants"], **now["variants"]}
@@ -233,13 +235,13 @@ def remember(settings: Settings, before: dict[str, Any] | None) -> None:
     write_json(settings.output_dir / "settings.json", now)
 
 
-def described(job: Job) -> dict[str, Any]:
-    """The job as its file tells it."""
+def identity(job: Job) -> dict[str, Any]:
+    """Return the fields that identify the job in its file."""
     return {**job.problem.named(), "variant": job.variant, "seed": job.seed}
 
 
 def kinds(planned: list[Job]) -> list[list[Job]]:
-    """Jobs by what they load: of each problem and variant the first."""
+    """Group the first job of each problem and variant by the model, data and task it loads."""
     found: dict[str, list[Job]] = {}
     for job in _first_seeds(planned):
         plan = job.plan()

@@ -21,7 +21,7 @@ STYLES = ("-", "--", ":")
 
 @dataclass(frozen=True)
 class Look:
-    """How a variant is drawn, in all figures alike."""
+    """Colour, marker and line style of a variant in all figures."""
 
     colour: str
     marker: str
@@ -29,7 +29,7 @@ class Look:
 
 
 def looks(variants: Sequence[str]) -> dict[str, Look]:
-    """A look for each variant."""
+    """Return a look for each variant."""
     return {
         name: Look(
             COLOURS[i % len(COLOURS)],
@@ -46,7 +46,7 @@ def _figure(width: float, height: float, panels: int = 1, **options: Any) -> tup
 
 
 def anytime(group: Group, of: dict[str, Look]) -> Figure:
-    """Median and quartiles of the incumbents over what has been spent, both parts side by side."""
+    """Plot median and quartiles of the incumbents' metrics over the budget, for both parts."""
     figure, axes = _figure(9.4, 3.7 if len(of) <= len(COLOURS) else 5.4, 2)
     for axis, part in zip(axes, ("heldout", "calibration"), strict=True):
         for variant, look in of.items():
@@ -54,7 +54,7 @@ def anytime(group: Group, of: dict[str, Look]) -> Figure:
             if not len(costs):
                 continue
             low, middle, high = numpy.nanpercentile(values, (25, 50, 75), axis=0)
-            if len(of) <= len(COLOURS):  # more bands hide each other
+            if len(of) <= len(COLOURS):  # more bands overlap
                 axis.fill_between(costs, low, high, color=look.colour, alpha=0.18, linewidth=0)
             axis.plot(
                 costs,
@@ -74,7 +74,7 @@ def anytime(group: Group, of: dict[str, Look]) -> Figure:
 
 
 def _curve(group: Group, variant: str, part: str) -> tuple[Any, Any]:
-    """Budgets at the checkpoints that all runs have, and their incumbents' metric, a row a run."""
+    """Return the budgets of common checkpoints, and the metrics there, one row per run."""
     runs = group.results[variant].values()
     by_run = [{row["share"]: row["equal"] for row in result["checkpoints"]} for result in runs]
     shares = sorted(set.intersection(*map(set, by_run))) if by_run else []
@@ -86,7 +86,7 @@ def _curve(group: Group, variant: str, part: str) -> tuple[Any, Any]:
 
 
 def fixed_budget(group: Group, of: dict[str, Look]) -> Figure:
-    """The winners of all seeds, with median and quartiles; those of a seed on one line."""
+    """Plot the winners' metrics of all seeds, with median and quartiles."""
     figure, (axis,) = _figure(9.4, 1.2 + 0.42 * len(of))
     for i, (variant, look) in enumerate(of.items()):
         values = [value for value in group.finals(variant) if not math.isnan(value)]
@@ -103,7 +103,7 @@ def fixed_budget(group: Group, of: dict[str, Look]) -> Figure:
             whiskerprops={"color": look.colour},
             capprops={"color": look.colour},
         )
-        # A pattern rather than chance: the same figure each time.
+        # A fixed pattern instead of random jitter, so that the figure is reproducible.
         jitter = [0.2 * ((k * 0.618) % 1 - 0.5) for k in range(len(values))]
         axis.scatter(
             values, [i + j for j in jitter], s=16, color=look.colour, marker=look.marker, alpha=0.7
@@ -118,7 +118,7 @@ def fixed_budget(group: Group, of: dict[str, Look]) -> Figure:
 
 
 def fixed_target(group: Group, of: dict[str, Look], target: float) -> Figure:
-    """The share of runs that had reached a target by what was spent; the expected running time."""
+    """Plot the proportion of runs that reached a target, and the expected running time."""
     figure, (left, right) = _figure(9.4, max(3.0, 1.4 + 0.3 * len(of)), 2)
     most, labels = float(group.problem.budget), []
     for i, (variant, look) in enumerate(of.items()):
@@ -154,17 +154,17 @@ def fixed_target(group: Group, of: dict[str, Look], target: float) -> Figure:
     _log_axis(left)
     left.set_ylim(-0.03, 1.03)
     left.set_xlabel(f"budget spent, {_cost_name(group)}")
-    left.set_title(f"share of runs with held-out {group.metric} {target:.4g}")
+    left.set_title(f"proportion of runs that reached held-out {group.metric} {target:.4g}")
     _log_axis(right)
     right.set_ylim(len(of) - 0.5, -0.6)
     right.set_yticks(range(len(of)), labels)
-    right.set_title(f"expected {group.problem.unit} to it, and runs that reached it")
+    right.set_title(f"expected {group.problem.unit} to the target; runs that reached it")
     _legend(figure, left)
     return figure
 
 
 def average_ranks(ranks: Ranks, of: dict[str, Look], blocks: str) -> Figure:
-    """Average ranks, each with half the critical difference to both sides."""
+    """Plot average ranks, with half the critical difference to each side."""
     ordered = sorted(ranks.average, key=ranks.average.__getitem__)
     half = (ranks.critical or 0.0) / 2
     figure, (axis,) = _figure(9.4, 1.3 + 0.34 * len(ordered))
@@ -192,13 +192,13 @@ def average_ranks(ranks: Ranks, of: dict[str, Look], blocks: str) -> Figure:
     axis.grid(visible=False, axis="y")
     worst = max(2.0, *ranks.average.values())
     axis.set_xlim(min(0.8, min(ranks.average.values()) - half - 0.1), worst + half + 0.2)
-    note = "bars that do not overlap differ by Nemenyi's test" if ranks.critical else "not tested"
+    note = "bars without overlap: significant (Nemenyi)" if ranks.critical else "not tested"
     axis.set_title(f"average rank over {ranks.blocks} {blocks}, 1 is best; {note}")
     return figure
 
 
 def _log_axis(axis: Any) -> None:
-    """A logarithmic axis labelled 1, 2, 5, 10, ..."""
+    """Set a logarithmic axis with labels 1, 2, 5, 10, ..."""
     axis.set_xscale("log")
     axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.xaxis.set_major_formatter(_thousands)
@@ -226,7 +226,7 @@ def _legend(figure: Figure, axis: Any) -> None:
 
 
 def _columns(labels: Sequence[str]) -> int:
-    """How many columns of labels fit under a figure, by their letters."""
+    """Return the number of columns of labels that fit under a figure."""
     return min(len(labels), max(1, 105 // (max(map(len, labels)) + 7)))
 
 

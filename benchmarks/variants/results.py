@@ -1,4 +1,4 @@
-"""What the jobs left, by problem, and the metric that is compared."""
+"""Results of the jobs by problem, and the metric to compare."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sos_deap.errors import InputError, unknown
 
 Row = dict[str, Any]
 
-#: In the place of a metric that is not finite: worse than any.
+#: The cost of a metric that is not finite: worse than any other.
 _WORST = 1e300
 
 
@@ -23,9 +23,9 @@ _WORST = 1e300
 class Group:
     """The runs of all variants on one problem.
 
-    :param results: the content of the jobs' files, by variant and seed.
-    :param metric: the held-out metric that is compared.
-    :param greater: whether a greater one is better.
+    :param results: contents of the jobs' files, by variant and seed.
+    :param metric: name of the held-out metric to compare.
+    :param greater: whether higher is better.
     """
 
     problem: Problem
@@ -35,12 +35,12 @@ class Group:
 
     @property
     def any(self) -> Row:
-        """One of the results, for what is the same in all."""
+        """One of the results, for values that are equal in all."""
         return next(result for runs in self.results.values() for result in runs.values())
 
     @property
     def evaluation_tokens(self) -> int:
-        """Of an evaluation on the calibration examples that all share."""
+        """Tokens of an evaluation on the shared calibration examples."""
         tokens: int = self.any["evaluation_tokens"]
         return tokens
 
@@ -50,33 +50,33 @@ class Group:
         return self.value(self.any, "1" * self.any["genes"])
 
     def value(self, result: Row, chromosome: str, part: str = "heldout") -> float:
-        """The compared metric of a chromosome; NaN where it is not finite."""
+        """Return the compared metric of a chromosome; NaN if it is not finite."""
         value = result["measured"][chromosome][part][self.metric]
         return float("nan") if value is None else float(value)
 
     def cost(self, value: float) -> float:
-        """A metric as what is to be small."""
+        """Convert a metric to a cost, where lower is better."""
         if math.isnan(value):
             return _WORST
         return -value if self.greater else value
 
     def final(self, result: Row, form: str = "equal", part: str = "heldout") -> float:
-        """The winner's metric."""
+        """Return the winner's metric."""
         return self.value(result, result["checkpoints"][-1][form], part)
 
     def finals(self, variant: str, form: str = "equal", part: str = "heldout") -> list[float]:
-        """The winners' metrics, seed by seed."""
+        """Return the winners' metrics in the order of seeds."""
         return [self.final(result, form, part) for result in self.results[variant].values()]
 
     def costs(self) -> dict[str, dict[Any, float]]:
-        """What is tested: the winners' costs at equal sparsity, by variant and seed."""
+        """Return the winners' costs at equal sparsity by variant and seed, for the tests."""
         return {
             variant: {seed: self.cost(self.final(result)) for seed, result in runs.items()}
             for variant, runs in self.results.items()
         }
 
     def spent(self, row: Row) -> float:
-        """What a row of a result had spent, in units of the budget."""
+        """Return the cost up to a row of a result, in units of the budget."""
         if self.problem.in_tokens:
             return float(row["tokens"])
         each = self.evaluation_tokens
@@ -84,9 +84,9 @@ class Group:
 
 
 def groups(settings: Settings, planned: Iterable[Job]) -> list[Group]:
-    """The results that are there, by problem.
+    """Read the existing results, by problem.
 
-    :raises InputError: for a held-out metric that they do not have.
+    :raises InputError: if they do not have the held-out metric to compare.
     """
     by_problem: dict[Problem, dict[str, dict[int, Row]]] = {}
     for job in planned:
@@ -103,12 +103,12 @@ def groups(settings: Settings, planned: Iterable[Job]) -> list[Group]:
 
 
 def compared(settings: Settings, result: Row) -> tuple[str, bool]:
-    """The held-out metric that is compared, and whether a greater one is better."""
+    """Return the name of the held-out metric to compare, and whether higher is better."""
     known = next(iter(result["measured"].values()))["heldout"]
     metric: str = result["metric"]["name"]
     greater: bool = result["metric"]["greater_is_better"]
     if settings.heldout_metric is None:
-        # Of the divergence's metrics the one that the paper reports.
+        # For the task kl, perplexity is compared, as in the paper.
         return ("perplexity" if metric == "kl" else metric), greater
     if settings.heldout_metric not in known:
         raise unknown("heldout_metric", settings.heldout_metric, known)
@@ -116,6 +116,6 @@ def compared(settings: Settings, result: Row) -> tuple[str, bool]:
 
 
 def check(found: list[Group]) -> None:
-    """Raise :class:`InputError` where there is nothing to show."""
+    """Raise :class:`InputError` if there are no results."""
     if not found:
-        raise InputError("no run came to an end: see the .error.txt files in the folder jobs")
+        raise InputError("all runs failed: see the .error.txt files in the folder jobs")

@@ -1,4 +1,4 @@
-"""What to compare, from flags and YAML files: checked before anything is loaded or written."""
+"""The settings of a comparison, from flags and YAML files, checked before anything is loaded."""
 
 from __future__ import annotations
 
@@ -19,51 +19,58 @@ from sos_deap.tasks.settings import TaskSettings
 #: The variants that come with the benchmark.
 VARIANTS_FILE = Path(__file__).with_name("variants.yaml")
 
-#: Held-out examples of text unless told: 16 k tokens where a sequence has 128.
+#: Default number of held-out examples: 16 k tokens with 128 tokens per sequence.
 HELDOUT_SAMPLES = 128
 
-#: What a comparison is made of: the flags, and the keys of a ``--config`` file.
+#: The flags of a comparison, which are also the keys of a ``--config`` file.
 FLAGS: dict[str, dict[str, Any]] = {
-    "config": {"help": "YAML file of flags (names without --); flags override it"},
-    "model": {"nargs": "+", "help": "models, as sos_deap.run takes them"},
-    "dataset": {"nargs": "+", "help": "data sets, as sos_deap.run takes them"},
-    "variants": {"nargs": "+", "help": "names of variants, with commas or spaces between"},
-    "variants_file": {"help": "YAML file of further variants, NAME: {FLAG: VALUE, ...}"},
+    "config": {"help": "YAML file of flags, names without --; the command line overrides it"},
+    "model": {"nargs": "+", "help": "models, as for sos_deap.run (builtin:tiny)"},
+    "dataset": {"nargs": "+", "help": "data sets, as for sos_deap.run (builtin:pydoc)"},
+    "variants": {
+        "nargs": "+",
+        "help": "names of variants, separated by commas or spaces (sos,sos-repaired,swap)",
+    },
+    "variants_file": {"help": "YAML file of more variants, NAME: {FLAG: VALUE, ...}"},
     "budget": {
         "nargs": "+",
         "type": int,
-        "help": "unique evaluations of a run on the calibration examples; counted in their "
-        "tokens, so that one on half of them is half an evaluation (1000)",
+        "help": "distinct evaluations per run on the shared calibration examples, counted by "
+        "tokens: one on half of the examples is half an evaluation (1000)",
     },
-    "budget_tokens": {"nargs": "+", "type": int, "help": "the same in tokens, instead of --budget"},
-    "sparsity": {"nargs": "+", "type": float, "help": "shares of heads to remove (0.31)"},
-    "seeds": {"type": int, "help": "runs of each variant, paired by seed (15)"},
-    "first_seed": {"type": int, "help": "the first of the seeds (0)"},
-    "workers": {"type": int, "help": "processes; the cores are shared among them (1)"},
-    "store": {"help": "SQLite file of all evaluations (store.sqlite in the output folder)"},
-    "heldout_task": {"help": "task of the held-out figures (kl if any variant's is, else theirs)"},
-    "heldout_metric": {"help": "metric that is compared (perplexity, else the task's own)"},
-    "reference": {"help": "variant that sets the target (the first)"},
-    "target": {"type": float, "help": "held-out metric to reach (the reference's median)"},
-    "control": {"help": "variant that each other is tested against (all pairs are tested)"},
-    "ioh": {"action": "store_true", "help": "write files for IOHanalyzer too"},
-    "output_dir": {"help": "folder of the results; one that holds some is gone on with"},
+    "budget_tokens": {"nargs": "+", "type": int, "help": "tokens per run, instead of --budget"},
+    "sparsity": {"nargs": "+", "type": float, "help": "proportions of heads to remove (0.31)"},
+    "seeds": {"type": int, "help": "runs per variant, paired by seed (15)"},
+    "first_seed": {"type": int, "help": "first seed (0)"},
+    "workers": {"type": int, "help": "processes, which share the cores (1)"},
+    "store": {"help": "SQLite file of all evaluations (store.sqlite in --output_dir)"},
+    "heldout_task": {
+        "help": "task of the held-out metrics (kl if a variant uses it, else that of all variants)"
+    },
+    "heldout_metric": {
+        "help": "metric to compare (perplexity for kl, else the default of the task)"
+    },
+    "reference": {"help": "variant whose median is the target (the first)"},
+    "target": {"type": float, "help": "held-out metric to reach (the median of --reference)"},
+    "control": {"help": "variant to test all others against (all pairs are tested)"},
+    "ioh": {"action": "store_true", "help": "also write files for IOHanalyzer"},
+    "output_dir": {"help": "folder of the results; an existing folder is resumed"},
 }
 
-#: The largest numbers that make sense: beyond, memory ends before anything is compared.
+#: Upper bounds: larger values exhaust memory before anything is compared.
 _MOST = {"seeds": 10_000, "workers": 1_000, "budget": 10**12, "budget_tokens": 10**15}
 
 _RUN = {field.name for field in fields(RunConfig)}
 _TASK = {field.name for field in fields(TaskSettings)}
 
-#: What the benchmark says itself.
+#: Flags of a run that the benchmark sets.
 _OWN = {
     *("model", "dataset", "seed", "output_dir", "store", "profile", "tensorboard", "layout"),
     *("engine", "workers", "hostfile"),
     *(f"max_{what}" for what in ("sparsity", "evaluations", "tokens")),
 }
 
-#: What all variants share, so that they are given the same problem on the same examples.
+#: Flags that all variants share, so that all solve the same problem on the same examples.
 _SHARED = {"unit", "sparsity_of", "device", "dtype"} | (
     _TASK - {"samples", "validation_samples", "metric", "top_k"}
 )
@@ -71,12 +78,13 @@ _SHARED = {"unit", "sparsity_of", "device", "dtype"} | (
 
 @dataclass(frozen=True)
 class Settings:
-    """A comparison.
+    """The settings of a comparison.
 
-    :param models: and ``datasets``, ``budgets``, ``sparsities``: every combination is a problem.
-    :param variants: from the name to the flags of a run that it sets.
-    :param budgets: in evaluations, or tokens if ``in_tokens``.
-    :param common: flags of a run that all variants have.
+    Every combination of ``models``, ``datasets``, ``budgets`` and ``sparsities`` is a problem.
+
+    :param variants: the flags of a run that each variant sets, by name of the variant.
+    :param budgets: in evaluations, or in tokens if ``in_tokens``.
+    :param common: flags of a run for all variants.
     """
 
     models: tuple[str, ...]
@@ -99,9 +107,9 @@ class Settings:
 
 
 def parse(arguments: list[str]) -> Settings:
-    """Read the flags and the files that they name.
+    """Parse the flags and read the files that they name.
 
-    :raises InputError: for anything unknown or out of range.
+    :raises InputError: for an unknown name or a value out of range.
     """
     given, rest = _parser().parse_known_args(arguments)
     values, common = vars(given), _pairs(rest)
@@ -114,8 +122,8 @@ def parse(arguments: list[str]) -> Settings:
 def _parser() -> Parser:
     parser = Parser(
         prog="python -m benchmarks.variants",
-        description="Compare variants of the search at equal budgets, with statistics. Flags of "
-        "sos_deap.run that are not among these are for all variants, such as --seqlen 128.",
+        description="Compare variants of the search at equal budgets, with significance tests. "
+        "Other flags of sos_deap.run, such as --seqlen 128, apply to all variants.",
         epilog=f"Variants: {', '.join(_variants_in(VARIANTS_FILE))}.",
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
@@ -127,7 +135,7 @@ def _parser() -> Parser:
 
 
 def _pairs(rest: list[str]) -> dict[str, str]:
-    """The flags of a run among the arguments, by name."""
+    """Return the flags of a run among the arguments, by name."""
     pairs: dict[str, str] = {}
     tokens = iter(rest)
     for token in tokens:
@@ -149,13 +157,13 @@ def _known() -> set[str]:
 def _refuse_own(name: str, where: str) -> None:
     if name in _OWN:
         raise InputError(
-            f"{where} sets {name}, which the benchmark sets itself: leave it out "
-            "(--seeds, --sparsity, --budget, --budget_tokens and --store are its flags)"
+            f"{where} sets {name}, which the benchmark sets itself: remove it "
+            "(the benchmark has --seeds, --sparsity, --budget, --budget_tokens and --store)"
         )
 
 
 def _config(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
-    """A configuration file's flags of the benchmark, and those of a run."""
+    """Return a configuration file's flags of the benchmark and its flags of a run."""
     tokens, common = [], {}
     for name, value in _mapping(path, "configuration file").items():
         if name not in _known() - {"config"}:
@@ -178,7 +186,7 @@ def _mapping(path: Path, what: str) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise InputError(f"{what} {path} cannot be read: {first_line(error)}") from error
     if not isinstance(content, dict) or not content:
-        raise InputError(f"{what} {path} holds nothing: write lines of name: value")
+        raise InputError(f"{what} {path} is empty: write lines of name: value")
     return {name: value for name, value in content.items() if value is not None}
 
 
@@ -187,12 +195,12 @@ def _text(value: Any) -> str:
 
 
 def _variants_in(path: Path) -> dict[str, dict[str, str]]:
-    """The variants of a file, each with the flags it sets."""
+    """Return the variants of a file, each with the flags it sets."""
     variants = {}
     for name, flags in _mapping(path, "variants file").items():
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+-]*", name):
             raise InputError(
-                f"variant {name!r} in {path}: name it with letters, digits and _ . + -"
+                f"variant {name!r} in {path}: use letters, digits and _ . + - in its name"
             )
         if not isinstance(flags, dict):
             raise InputError(f"variant {name} in {path} is {flags!r}: write {{flag: value, ...}}")
@@ -249,7 +257,7 @@ def _distinct(values: Iterable[Any]) -> tuple[Any, ...]:
 
 
 def _chosen(values: Mapping[str, Any]) -> dict[str, dict[str, str]]:
-    """The variants to compare."""
+    """Return the variants to compare."""
     known = _variants_in(VARIANTS_FILE)
     if "variants_file" in values:
         known |= _variants_in(Path(values["variants_file"]))
@@ -259,19 +267,19 @@ def _chosen(values: Mapping[str, Any]) -> dict[str, dict[str, str]]:
         if name not in known:
             raise unknown("variant", name, known)
     if not names:
-        raise InputError(f"--variants names none: known are {', '.join(sorted(known))}")
+        raise InputError(f"--variants is empty: known are {', '.join(sorted(known))}")
     return {name: known[name] for name in names}
 
 
 def _heldout_task(tasks: Mapping[str, str]) -> str:
-    """The task that all variants can be judged by."""
+    """Return the task whose metrics compare all variants."""
     distinct = set(tasks.values())
     if len(distinct) == 1:
         return distinct.pop()
     if distinct == {"kl", "perplexity"}:
-        return "kl"  # it tells the perplexity too
+        return "kl"  # its metrics include perplexity
     listed = ", ".join(f"{name} {task}" for name, task in tasks.items())
-    raise InputError(f"the variants have several tasks ({listed}): give --heldout_task")
+    raise InputError(f"the variants have different tasks ({listed}): give --heldout_task")
 
 
 def _check(values: Mapping[str, Any]) -> None:
@@ -286,12 +294,12 @@ def _check(values: Mapping[str, Any]) -> None:
         raise InputError(f"first_seed is {_shown(first)}: give a number from 0 to {last:,}")
     for sparsity in values.get("sparsity", []):
         if not 0 < sparsity < 1:
-            raise InputError(f"sparsity is {sparsity}: a share of heads lies between 0 and 1")
+            raise InputError(f"sparsity is {sparsity}: give a number between 0 and 1")
     if not math.isfinite(values.get("target", 0)):
         raise InputError(f"target is {values['target']}: give a finite metric")
 
 
 def _shown(number: int) -> str:
-    """A number, of which thousands of digits are not shown."""
+    """Format a number; one of more than 30 digits is abbreviated."""
     text = str(number)
     return text if len(text) <= 30 else f"{text[:10]}... ({len(text)} digits)"

@@ -1,6 +1,6 @@
-"""Tests and effect sizes; the mathematics is scipy's, scikit-posthocs' and statsmodels'.
+"""Significance tests and effect sizes, computed with scipy, scikit-posthocs and statsmodels.
 
-Values are costs: a smaller one is better. Runs are paired by seed.
+Values are costs: lower is better. Runs are paired by seed.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import numpy
 from scipy import stats
 
-#: Fewer pairs prove nothing: of 5 the smallest two-sided p-value is 1/16.
+#: With fewer pairs no p-value is below 0.05: with 5, the smallest two-sided one is 1/16.
 LEAST_PAIRS = 6
 ALPHA = 0.05
 TOO_FEW = "too few pairs"
@@ -24,18 +24,18 @@ Costs = Mapping[str, Mapping[Any, float]]  # by variant and block, such as a see
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two variants on the same seeds.
+    """A comparison of two variants on the same seeds.
 
-    :param pairs: seeds that both have.
-    :param difference: the median over pairs of a's cost less b's.
-    :param a12: the probability that a run of ``a`` is better than one of ``b``; 0.5 is no effect.
+    :param pairs: number of seeds with results of both.
+    :param difference: median over pairs of a's cost minus b's cost.
+    :param a12: probability that a run of ``a`` is better than one of ``b``; 0.5 is no effect.
     :param statistic: Wilcoxon's W, the smaller sum of signed ranks.
-    :param tendency: the sum of the signed ranks; below 0 where a's costs tend to be the smaller.
-    :param p: two-sided; ``None`` for too few pairs.
-    :param p_holm: after Holm's correction over all comparisons of a family.
-    :param family: how many comparisons that correction is over.
+    :param tendency: sum of the signed ranks; below 0 if a's costs tend to be lower.
+    :param p: two-sided p-value; ``None`` for too few pairs.
+    :param p_holm: p-value after Holm's correction over all comparisons of the family.
+    :param family: number of comparisons in the family.
     :param verdict: ``"better"`` or ``"worse"`` (a than b), ``"no difference shown"``, or
-        ``"too few pairs"`` where the correction leaves no p-value below :data:`ALPHA`.
+        ``"too few pairs"`` if no corrected p-value can be below :data:`ALPHA`.
     """
 
     a: str
@@ -52,15 +52,15 @@ class Comparison:
 
 
 def wilcoxon(a: Sequence[float], b: Sequence[float]) -> tuple[float, float, float]:
-    """Wilcoxon's signed-rank test: W, the sum of signed ranks, and the two-sided p-value.
+    """Return W, the sum of signed ranks and the two-sided p-value of Wilcoxon's signed-rank test.
 
-    Equal pairs are left out.
+    Pairs of equal values are ignored.
     """
     differences = [x - y for x, y in zip(a, b, strict=True) if x != y]
     if not differences:
         return 0.0, 0.0, 1.0
     sizes = {abs(difference) for difference in differences}
-    # The exact distribution holds where no two differences are of one size.
+    # The exact distribution requires differences of distinct absolute values.
     exact = len(sizes) == len(differences) and len(differences) <= 50
     found = stats.wilcoxon(differences, method="exact" if exact else "approx")
     signed = numpy.sign(differences) * stats.rankdata(numpy.abs(differences))
@@ -68,13 +68,13 @@ def wilcoxon(a: Sequence[float], b: Sequence[float]) -> tuple[float, float, floa
 
 
 def a12(a: Sequence[float], b: Sequence[float]) -> float:
-    """Vargha and Delaney's A: how often a cost of ``a`` is below one of ``b``, ties half."""
+    """Return Vargha and Delaney's A: how often a cost of ``a`` is below one of ``b``."""
     first, second = numpy.asarray(a)[:, None], numpy.asarray(b)[None, :]
     return float((first < second).mean() + 0.5 * (first == second).mean())
 
 
 def effect(probability: float) -> str:
-    """A word for an A12 (Vargha and Delaney, 2000)."""
+    """Return the size of the effect of an A12 in words (Vargha and Delaney, 2000)."""
     distance = abs(probability - 0.5)
     for word, least in (("large", 0.21), ("medium", 0.14), ("small", 0.06)):
         if distance >= least - 1e-12:
@@ -83,7 +83,7 @@ def effect(probability: float) -> str:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down correction."""
+    """Return p-values after Holm's step-down correction."""
     from statsmodels.stats.multitest import multipletests
 
     if not p_values:
@@ -92,17 +92,17 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def least_p(pairs: int, family: int) -> float:
-    """The smallest p-value that Wilcoxon's test and Holm's correction of a family can give."""
+    """Return the smallest p-value possible with Wilcoxon's test and Holm's correction."""
     return min(1.0, family * 0.5 ** (pairs - 1))
 
 
 def least_pairs(family: int) -> int:
-    """The fewest pairs of which that p-value is below :data:`ALPHA`."""
+    """Return the number of pairs needed for a corrected p-value below :data:`ALPHA`."""
     return next(n for n in count(LEAST_PAIRS) if least_p(n, family) < ALPHA)
 
 
 def compare(a: str, b: str, costs: Costs) -> Comparison:
-    """Two variants, before any correction."""
+    """Compare two variants, without correction."""
     seeds = [seed for seed in costs[a] if seed in costs[b]]
     first, second = ([costs[name][seed] for seed in seeds] for name in (a, b))
     if not seeds:
@@ -115,7 +115,7 @@ def compare(a: str, b: str, costs: Costs) -> Comparison:
 
 
 def corrected(family: Sequence[Comparison]) -> list[Comparison]:
-    """A family of comparisons with Holm's correction and verdicts."""
+    """Return a family of comparisons with corrected p-values and verdicts."""
     tested = [i for i, comparison in enumerate(family) if comparison.p is not None]
     adjusted = dict(zip(tested, holm([family[i].p or 0.0 for i in tested]), strict=True))
     found = []
@@ -133,7 +133,7 @@ def corrected(family: Sequence[Comparison]) -> list[Comparison]:
 
 
 def pairs_of(variants: Sequence[str], control: str | None) -> list[tuple[str, str]]:
-    """All pairs of variants, or each with a control, which needs less correction (Demsar, 2006)."""
+    """Return all pairs of variants, or each with a control: fewer comparisons (Demsar, 2006)."""
     if control is None:
         return list(combinations(variants, 2))
     return [(name, control) for name in variants if name != control]
@@ -141,14 +141,14 @@ def pairs_of(variants: Sequence[str], control: str | None) -> list[tuple[str, st
 
 @dataclass(frozen=True)
 class Ranks:
-    """Variants ranked within blocks, 1 the best.
+    """Ranks of variants within blocks; rank 1 is the best.
 
     :param average: mean rank by variant.
-    :param blocks: how many blocks have all variants.
+    :param blocks: number of blocks with results of all variants.
     :param statistic: Friedman's chi-square; ``None`` for fewer than 3 variants or too few blocks.
-    :param p: its p-value.
-    :param nemenyi: p-values of all pairs by Nemenyi's test, which is for after Friedman's.
-    :param critical: the difference of average ranks that is significant at 0.05 (Demsar, 2006).
+    :param p: p-value of Friedman's test.
+    :param nemenyi: p-values of all pairs by Nemenyi's post-hoc test.
+    :param critical: difference of average ranks that is significant at 0.05 (Demsar, 2006).
     """
 
     average: dict[str, float]
@@ -160,7 +160,7 @@ class Ranks:
 
 
 def rank(costs: Costs) -> Ranks:
-    """Average ranks with Friedman's and Nemenyi's tests."""
+    """Return average ranks with Friedman's and Nemenyi's tests."""
     names = list(costs)
     blocks = [block for block in costs[names[0]] if all(block in costs[n] for n in names)]
     if not blocks:
@@ -170,7 +170,7 @@ def rank(costs: Costs) -> Ranks:
     found = Ranks(dict(zip(names, map(float, average), strict=True)), len(blocks))
     if len(names) < 3 or len(blocks) < LEAST_PAIRS:
         return found
-    if (table == table[:, :1]).all():  # Friedman's divides by the spread of ranks
+    if (table == table[:, :1]).all():  # the test divides by the variance of ranks
         return replace(found, statistic=0.0, p=1.0)
     statistic, p = stats.friedmanchisquare(*table.T)
     return Ranks(
@@ -191,16 +191,19 @@ def _nemenyi(names: Sequence[str], table: Any) -> dict[tuple[str, str], float]:
 
 
 def critical_difference(variants: int, blocks: int) -> float:
-    """Nemenyi's critical difference of average ranks at 0.05."""
+    """Return Nemenyi's critical difference of average ranks at 0.05."""
     q = float(stats.studentized_range.ppf(1 - ALPHA, variants, math.inf)) / math.sqrt(2)
     return q * math.sqrt(variants * (variants + 1) / (6 * blocks))
 
 
 @dataclass(frozen=True)
 class Runtime:
-    """What it takes to reach a target.
+    """The expected running time to a target.
 
-    :param expected: spent over all runs for each that reached it (ERT); ``None`` if none did.
+    :param expected: cost of all runs divided by the number that reached the target (ERT);
+        ``None`` if none did.
+    :param reached: number of runs that reached the target.
+    :param runs: number of runs.
     """
 
     expected: float | None
@@ -209,9 +212,9 @@ class Runtime:
 
 
 def runtime(runs: Sequence[tuple[bool, float]]) -> Runtime:
-    """Expected running time (Auger and Hansen, 2005).
+    """Compute the expected running time (Auger and Hansen, 2005).
 
-    :param runs: whether each reached the target, and what it had spent by then, or in all.
+    :param runs: for each run, whether it reached the target, and its cost until then, or in total.
     """
     reached = sum(hit for hit, _ in runs)
     total = math.fsum(spent for _, spent in runs)
@@ -219,7 +222,7 @@ def runtime(runs: Sequence[tuple[bool, float]]) -> Runtime:
 
 
 def hypervolume(points: Sequence[tuple[float, float]], reference: tuple[float, float]) -> float:
-    """The area that points dominate, both values to minimise, up to a reference point."""
+    """Return the area that points dominate up to a reference point, minimising both values."""
     import moocore
 
     inside = [p for p in points if p[0] < reference[0] and p[1] < reference[1]]

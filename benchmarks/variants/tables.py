@@ -1,4 +1,4 @@
-"""From the jobs' results to tidy tables: a row for a generation, for a winner, for a test."""
+"""Tables of results: one row per generation, checkpoint, winner, test or target."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sos_deap.files.atomic import write_csv
 
 
 def traces(found: Iterable[Group]) -> list[Row]:
-    """A row for each generation of each run."""
+    """Return one row per generation of each run."""
     return [
         {
             **group.problem.named(),
@@ -34,7 +34,7 @@ def traces(found: Iterable[Group]) -> list[Row]:
 
 
 def checkpoints(found: Iterable[Group]) -> list[Row]:
-    """A row for each measured incumbent, raw and at equal sparsity."""
+    """Return one row per measured incumbent, as found (raw) and at equal sparsity."""
     return [
         {
             **group.problem.named(),
@@ -52,7 +52,7 @@ def checkpoints(found: Iterable[Group]) -> list[Row]:
 
 
 def final(found: Iterable[Group]) -> list[Row]:
-    """A row for each winner, raw and at equal sparsity."""
+    """Return one row per winner, as found (raw) and at equal sparsity."""
     rows = []
     for group in found:
         for variant, runs in group.results.items():
@@ -101,7 +101,7 @@ def _flat(metrics: Mapping[str, Mapping[str, Any]], prefix: str = "") -> Row:
 class Tested:
     """The statistics of one problem.
 
-    :param comparisons: pairs of variants, corrected over the budgets of a model, data and sparsity.
+    :param comparisons: pairs of variants, corrected over all budgets of a model, data and sparsity.
     """
 
     group: Group
@@ -110,7 +110,7 @@ class Tested:
 
 
 def tested(settings: Settings, found: list[Group]) -> list[Tested]:
-    """All tests, on the winners' held-out metric at equal sparsity."""
+    """Run all tests, on the winners' held-out metric at equal sparsity."""
     families: dict[Any, list[tuple[Group, st.Comparison]]] = {}
     for group in found:
         problem, costs = group.problem, group.costs()
@@ -122,16 +122,16 @@ def tested(settings: Settings, found: list[Group]) -> list[Tested]:
         results = st.corrected([comparison for _, comparison in family])
         for (group, _), comparison in zip(family, results, strict=True):
             by_group.setdefault(id(group), []).append(comparison)
-    return [Tested(g, by_group.get(id(g), []), st.rank(_there(g.costs()))) for g in found]
+    return [Tested(g, by_group.get(id(g), []), st.rank(_without_empty(g.costs()))) for g in found]
 
 
-def _there(costs: dict[str, dict[Any, float]]) -> dict[str, dict[Any, float]]:
-    """Without variants of which no run is there."""
+def _without_empty(costs: dict[str, dict[Any, float]]) -> dict[str, dict[Any, float]]:
+    """Return the costs of the variants with at least one run."""
     return {variant: runs for variant, runs in costs.items() if runs}
 
 
 def overall(found: list[Group]) -> st.Ranks:
-    """Ranks over problems, by the medians over seeds (Demsar, 2006)."""
+    """Rank variants over problems, by their medians over seeds (Demsar, 2006)."""
     costs: dict[str, dict[Any, float]] = {}
     for group in found:
         for variant, runs in group.costs().items():
@@ -143,7 +143,7 @@ def overall(found: list[Group]) -> st.Ranks:
 
 
 def tests(results: list[Tested], ranks: st.Ranks) -> list[Row]:
-    """A row for each test and each average rank; ``all problems`` are ranked by medians."""
+    """Return one row per test and per average rank; ranks over all problems use medians."""
     rows = []
     for result in results:
         where = result.group.problem.named()
@@ -178,7 +178,7 @@ def _rank_rows(where: Row, ranks: st.Ranks) -> list[Row]:
         for name, value in ranks.average.items()
     ]
     if ranks.statistic is None:
-        verdict = "not tested: takes 3 variants and 6 blocks"
+        verdict = "not tested: needs 3 variants and 6 blocks"
         return [*rows, {**where, "test": "friedman", "n": ranks.blocks, "verdict": verdict}]
     friedman = {"statistic": ranks.statistic, "p": ranks.p, "n": ranks.blocks}
     rows.append({**where, "test": "friedman", **friedman})
@@ -188,7 +188,7 @@ def _rank_rows(where: Row, ranks: st.Ranks) -> list[Row]:
 
 
 def target_of(settings: Settings, group: Group) -> float | None:
-    """The held-out metric to reach: given, or the median of the reference's winners."""
+    """Return the target metric: the given one, or the median of the reference's winners."""
     if settings.target is not None:
         return settings.target
     values = group.finals(settings.reference)
@@ -196,7 +196,7 @@ def target_of(settings: Settings, group: Group) -> float | None:
 
 
 def hits(group: Group, variant: str, target: float) -> list[tuple[bool, float]]:
-    """Of each run, whether it reached a target, and what it had spent by then or in all."""
+    """Return for each run whether it reached a target, and its cost until then or in total."""
     found = []
     for result in group.results[variant].values():
         reached = [
@@ -210,7 +210,7 @@ def hits(group: Group, variant: str, target: float) -> list[tuple[bool, float]]:
 
 
 def targets(settings: Settings, found: Iterable[Group]) -> list[Row]:
-    """A row for each variant on each problem: expected running time and success rate."""
+    """Return one row per variant and problem: expected running time and success rate."""
     rows = []
     for group in found:
         target = target_of(settings, group)
@@ -233,11 +233,11 @@ def targets(settings: Settings, found: Iterable[Group]) -> list[Row]:
 
 
 def fronts(found: Iterable[Group]) -> list[Row]:
-    """Of variants with two values, the hypervolume of each run's front on both parts.
+    """Return the hypervolume of each run's front on both parts, for variants with two objectives.
 
-    As a share of the area from the reference point to the dense model's metric at the target
-    sparsity. The reference point is that of `sos_deap.run`: no sparsity, and twice the dense
-    metric, log 2 for a divergence, 0 for what grows.
+    It is a proportion of the area from the reference point to the dense model's metric at the
+    target sparsity. The reference point is that of `sos_deap.run`: sparsity 0, and twice the dense
+    metric, log 2 for a divergence, or 0 if higher is better.
     """
     rows = []
     for group in found:
@@ -264,7 +264,7 @@ def fronts(found: Iterable[Group]) -> list[Row]:
 
 
 def _front_reference(group: Group, dense: float) -> float:
-    """The cost at which an area begins."""
+    """Return the cost at the reference point."""
     if group.greater:
         return 0.0
     return math.log(2) if group.metric == "kl" else 2 * dense
@@ -276,7 +276,7 @@ def _points(group: Group, result: Row, part: str) -> list[tuple[float, float]]:
 
 
 def write(path: Path, rows: list[Row]) -> None:
-    """Write a table; nothing where there are no rows."""
+    """Write a table, if it has rows."""
     if rows:
         columns = list(dict.fromkeys(name for row in rows for name in row))
         write_csv(path, columns, ([row.get(name) for name in columns] for row in rows))

@@ -1,4 +1,4 @@
-"""What a search has spent and found, generation by generation."""
+"""Cost and incumbent of a search after each generation."""
 
 from __future__ import annotations
 
@@ -13,51 +13,50 @@ from sos_deap.search.chromosome import is_worst
 
 @dataclass(frozen=True)
 class Budget:
-    """What a run may spend; it ends at either.
+    """The budget of a run, which ends at the first of both limits.
 
-    :param evaluations: chromosomes computed, each once; ``None`` where tokens are counted.
-    :param tokens: that they are computed on; ``None`` where a task has none.
+    :param evaluations: number of distinct chromosomes computed; ``None`` if tokens are counted.
+    :param tokens: number of tokens computed; ``None`` if the task has none.
     """
 
     evaluations: int | None
     tokens: int | None
 
     def less(self, evaluations: int, tokens: int) -> Budget:
-        """What is left without so many evaluations, of so many tokens each."""
+        """Return the budget reduced by some evaluations of ``tokens`` tokens each."""
         return Budget(
             None if self.evaluations is None else self.evaluations - evaluations,
             None if self.tokens is None else self.tokens - evaluations * tokens,
         )
 
     def share(self, evaluations: float, tokens: float) -> float:
-        """How much of it has been spent; above 1 once it is exceeded."""
+        """Return the proportion of the budget that is spent; above 1 if it is exceeded."""
         spent = ((evaluations, self.evaluations), (tokens, self.tokens))
         return max(used / limit for used, limit in spent if limit)
 
 
 class Trace:
-    """What a search has cost and found, generation by generation.
+    """Records cost and incumbent of a search after each generation.
 
-    What another run has computed, and the store knows, costs what it would have cost: the accounts
-    must not depend on which run was first.
+    Evaluations from the store count as computed, so that costs do not depend on the order of runs.
 
-    :param evaluator: whose accounts to keep.
-    :param budget: what may be spent.
+    :param evaluator: the evaluator of the search.
+    :param budget: the budget of the run.
     """
 
     def __init__(self, evaluator: Evaluator, budget: Budget) -> None:
         self.rows: list[dict[str, Any]] = []
-        #: The incumbent after each generation, if there is one.
+        #: The incumbent after each generation, or ``None``.
         self.incumbents: list[list[int] | None] = []
-        #: How many chromosomes were in the cache after each generation.
+        #: Number of chromosomes in the cache after each generation.
         self.computed: list[int] = []
-        #: The front after the last generation within the budget, of an objective of two values.
+        #: The front after the last generation within the budget, for two objectives.
         self.front: list[list[int]] = []
         self._evaluator, self._budget = evaluator, budget
         self._started = time.perf_counter()
 
     def __call__(self, generation: int, halloffame: Any) -> None:
-        """Note a generation; for ``on_generation``."""
+        """Record a generation; an ``on_generation`` callback."""
         counted = self._evaluator.accounting
         evaluations = counted.forward_evaluations + counted.store_hits
         tokens = counted.tokens + counted.store_tokens
@@ -84,7 +83,7 @@ class Trace:
             self.front = [list(one) for one in halloffame]
 
     def at(self, share: float) -> int | None:
-        """The last generation that ended within a share of the budget and left an incumbent."""
+        """Return the last generation within a proportion of the budget that has an incumbent."""
         found = None
         for i, row in enumerate(self.rows):
             if row["share"] <= share and self.incumbents[i] is not None:
@@ -92,7 +91,7 @@ class Trace:
         return found
 
     def last_computed(self, generation: int, least: int) -> list[list[int]]:
-        """What was computed up to a generation in as many whole generations as give the least."""
+        """Return the chromosomes of the last complete generations, at least ``least`` of them."""
         stop = self.computed[generation]
         starts = [0, *self.computed[:generation]]
         start = max((s for s in starts if stop - s >= least), default=0)
@@ -101,7 +100,7 @@ class Trace:
 
 
 def incumbent(halloffame: Any) -> Any:
-    """What a search would return now: the best; of a front what removes most; ``None`` if empty."""
+    """Return the current result of a search: the best, or of a front the sparsest; or ``None``."""
     if not len(halloffame):
         return None
     best = halloffame[0]
@@ -112,7 +111,7 @@ def incumbent(halloffame: Any) -> Any:
 
 
 def _fitness(individual: Any) -> float | None:
-    """The first value of its fitness, if it has been evaluated."""
+    """Return the first fitness value of an individual, if it was evaluated."""
     if individual is None or is_worst(individual):
         return None
     value: float = individual.fitness.values[0]

@@ -1,4 +1,4 @@
-"""Jobs in parallel processes; each leaves a file, so that what was killed is gone on with."""
+"""Execute jobs in parallel processes; each writes a file, so a killed comparison can resume."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sos_deap.files.atomic import write_json, write_text
 
 
 def result_path(folder: Path, job: Job) -> Path:
-    """Where a job's result is, once it is done."""
+    """Return the path of a job's result."""
     return folder / "jobs" / f"{job.name}.json"
 
 
@@ -25,32 +25,32 @@ def _error_path(folder: Path, job: Job) -> Path:
     return folder / "jobs" / f"{job.name}.error.txt"
 
 
-def _say(line: str) -> None:
-    print(line, flush=True)  # into a pipe too
+def _print(line: str) -> None:
+    print(line, flush=True)  # also into a pipe
 
 
 def work(
-    folder: Path, planned: list[Job], workers: int, say: Callable[[str], None] = _say
+    folder: Path, planned: list[Job], workers: int, report: Callable[[str], None] = _print
 ) -> dict[str, str]:
-    """Do the jobs that have not been done.
+    """Execute the jobs without a result.
 
     :param folder: the output folder.
     :param planned: all jobs.
-    :param workers: processes; 1 is this one.
-    :param say: takes the lines of progress.
-    :returns: why jobs failed, by name; a job that was in a process that died is among them.
+    :param workers: number of processes; 1 uses this process.
+    :param report: called with each line of progress.
+    :returns: the errors of failed jobs by name, including jobs whose process died.
     """
     left = [job for job in planned if not result_path(folder, job).exists()]
     if len(left) < len(planned):
-        say(f"{len(planned) - len(left)} of {len(planned)} runs are there already")
+        report(f"{len(planned) - len(left)} of {len(planned)} runs are already done")
     started, failed = time.perf_counter(), dict[str, str]()
-    for done, (job, why) in enumerate(_outcomes(folder, left, workers), 1):
-        if why:
-            failed[job.name] = why
+    for done, (job, error) in enumerate(_outcomes(folder, left, workers), 1):
+        if error:
+            failed[job.name] = error
         seconds = time.perf_counter() - started
         rest = seconds / done * (len(left) - done)
-        state = f"FAILED: {why}" if why else "done"
-        say(
+        state = f"FAILED: {error}" if error else "done"
+        report(
             f"{done}/{len(left)}  {seconds:.0f} s, ETA {rest:.0f} s  {job.variant}, "
             f"seed {job.seed}, {job.problem.title}: {state}"
         )
@@ -58,7 +58,7 @@ def work(
 
 
 def _outcomes(folder: Path, left: list[Job], workers: int) -> Iterator[tuple[Job, str]]:
-    """Each job as it ends, with what went wrong."""
+    """Yield each job when it has ended, with its error or an empty text."""
     if workers == 1 or len(left) < 2:
         for job in left:
             yield job, do(folder, job)
@@ -70,7 +70,10 @@ def _outcomes(folder: Path, left: list[Job], workers: int) -> Iterator[tuple[Job
             try:
                 yield futures[future], future.result()
             except engine.lost:
-                yield futures[future], "a process died, out of memory perhaps: start again"
+                yield (
+                    futures[future],
+                    "a process died, possibly out of memory: run the same command again",
+                )
     except BaseException:
         engine.close(at_once=True)
         raise
@@ -78,16 +81,16 @@ def _outcomes(folder: Path, left: list[Job], workers: int) -> Iterator[tuple[Job
 
 
 def do(folder: Path, job: Job) -> str:
-    """Do one job and write its file; returns what went wrong, if anything did."""
+    """Execute one job and write its file; return its error or an empty text."""
     from benchmarks.variants.job import run_job
 
     try:
         result: dict[str, Any] = run_job(job)
         write_json(result_path(folder, job), result)
-    except Exception as error:  # one job must not take the others with it
+    except Exception as error:  # the other jobs continue
         write_text(_error_path(folder, job), traceback.format_exc())
         return f"{type(error).__name__}: {first_line(error)}"
     finally:
-        gc.collect()  # the states that a search kept are gigabytes, and held in a circle
+        gc.collect()  # cached hidden states take gigabytes and are in a reference cycle
     _error_path(folder, job).unlink(missing_ok=True)
     return ""
