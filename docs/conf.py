@@ -1,4 +1,4 @@
-"""How Sphinx builds these pages; `make docs` does, with warnings as errors."""
+"""Sphinx configuration of the documentation; `make docs` builds it, with warnings as errors."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE), str(HERE.parent)]  # the directives below, and the package beside them
+sys.path[:0] = [str(HERE), str(HERE.parent)]  # for directives.py and for the package
 
 import sos_deap  # noqa: E402
 
@@ -17,9 +17,9 @@ version = release = sos_deap.__version__
 extensions = ["sphinx.ext.autodoc", "myst_parser", "directives"]
 exclude_patterns = ["_build"]
 
-myst_heading_anchors = 4  # of headings, for links into other pages
-nitpicky = True  # a reference that leads nowhere is a warning, and a warning an error
-# Types of others, whose documentation is not at hand, and private ones.
+myst_heading_anchors = 4  # heading levels with anchors, for links between pages
+nitpicky = True  # an unresolved reference is a warning, and warnings are errors
+# Types of other packages, whose documentation is not linked, and private types.
 nitpick_ignore_regex = [("py:class", ".*"), ("py:exc", ".*")]
 
 autodoc_member_order = "bysource"

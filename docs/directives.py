@@ -1,4 +1,4 @@
-"""What these pages take from the code when they are built: flags, help texts, public names."""
+"""Sphinx directives for flags and help texts, and links between public names."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ import sos_deap
 
 
 class Flags(SphinxDirective):
-    """``{flags} module Dataclass``: a flag for every field, with its type, default and help."""
+    """``{flags} module Dataclass``: lists a flag per field, with its type, default and help."""
 
     required_arguments = 2
 
     def run(self) -> list[nodes.Node]:
-        """The list of flags."""
+        """Return the list of flags."""
         module, name = self.arguments
         entries = nodes.definition_list(classes=["flags"])
         entries += [self._entry(field) for field in fields(getattr(import_module(module), name))]
@@ -47,13 +47,13 @@ _KINDS = {"str": "text", "int": "integer", "float": "number", "bool": "True or F
 
 
 class Help(SphinxDirective):
-    """``{help} module function [ARGUMENT]``: what ``function([ARGUMENT, "--help"])`` prints."""
+    """``{help} module function [ARGUMENT]``: the output of ``function([ARGUMENT, "--help"])``."""
 
     required_arguments = 2
     optional_arguments = 1
 
     def run(self) -> list[nodes.Node]:
-        """The text as it stands in a terminal."""
+        """Return the help text as a literal block."""
         module, function, *rest = self.arguments
         printed = io.StringIO()
         with patch.dict(os.environ, COLUMNS="88"), redirect_stdout(printed), suppress(SystemExit):
@@ -66,10 +66,10 @@ class Help(SphinxDirective):
 def found_elsewhere(
     app: Sphinx, env: BuildEnvironment, node: pending_xref, content: nodes.TextElement
 ) -> nodes.reference | None:
-    """The link for a docstring's reference to what is documented under another name.
+    """Resolve a docstring's reference to an object that is documented under another name.
 
-    Docstrings name things as their module does, ``FAMILIES`` or ``sos_deap.errors.InputError``; the
-    public names are documented as those of ``sos_deap``.
+    Docstrings use names of their module, such as ``FAMILIES`` or ``sos_deap.errors.InputError``;
+    public names are documented as names in ``sos_deap``.
     """
     if node.get("refdomain") != "py":
         return None
@@ -79,18 +79,18 @@ def found_elsewhere(
         if not public:
             return None
         name = f"sos_deap.{name[name.index(public[0]) :]}"
-    node["refspecific"] = True  # the end of a full name will do
+    node["refspecific"] = True  # also match the end of a full name
     python, kind = env.domains.python_domain, str(node["reftype"])
     return python.resolve_xref(env, node["refdoc"], app.builder, kind, name, node, content)
 
 
 def skipped(app: Sphinx, what: str, name: str, thing: Any, skip: bool, options: Any) -> bool:
-    """Whether a member is left out: a named tuple's fields are its parameters already."""
+    """Skip the fields of named tuples, which are documented as parameters."""
     return skip or type(thing).__name__ == "_tuplegetter"
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
-    """Called by Sphinx."""
+    """Register directives and event handlers; Sphinx calls this function."""
     app.add_directive("flags", Flags)
     app.add_directive("help", Help)
     app.connect("autodoc-skip-member", skipped)
