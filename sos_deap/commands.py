@@ -59,7 +59,9 @@ def measure(arguments: list[str]) -> int:
     )
     parser.add_argument("model", help="folder, Hub name or builtin:tiny; pruned or not")
     parser.add_argument("--against", metavar="MODEL", help="the model it was pruned from")
-    parser.add_argument("--batch_sizes", type=int, nargs="+", default=[1], help="default: 1")
+    parser.add_argument(
+        "--batch_sizes", type=int, nargs="+", default=[1], help="sequences in a batch; default: 1"
+    )
     parser.add_argument(
         "--lengths", type=int, nargs="+", default=[96], help="prompt lengths in tokens; default: 96"
     )

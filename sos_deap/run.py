@@ -17,7 +17,6 @@ from sos_deap.cli import (
 )
 from sos_deap.config import RunConfig, parse
 from sos_deap.engines import default_workers
-from sos_deap.engines.scoop import running
 from sos_deap.errors import InputError, WorkerLostError, first_line
 from sos_deap.files.atomic import make_folder, write_json
 from sos_deap.files.run_folder import (
@@ -102,10 +101,7 @@ def _engine(evaluator: Evaluator, config: RunConfig) -> Iterator[None]:
 
 @dataclass
 class _Run:
-    """The steps of a run that write into its folder, which no other process writes meanwhile.
-
-    :param dense: quality and size of the dense model.
-    """
+    """The steps of a run that write into its folder; ``dense`` is size and quality to compare."""
 
     plan: Plan
     evaluator: Evaluator
@@ -282,7 +278,7 @@ def main(arguments: list[str] | None = None) -> int:
         nonlocal status
         config, settings = parse(given)
         quiet()
-        if config.engine == "scoop" and not running():
+        if config.engine == "scoop" and not _under_scoop():
             from sos_deap.engines.launch import launch
             from sos_deap.plan import plan_of
 
@@ -294,6 +290,12 @@ def main(arguments: list[str] | None = None) -> int:
                 run(config, settings, out)
 
     return run_with_exit_status(job) or status
+
+
+def _under_scoop() -> bool:
+    from sos_deap.engines.scoop import running
+
+    return running()
 
 
 if __name__ == "__main__":
