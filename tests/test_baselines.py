@@ -220,9 +220,9 @@ def test_without_a_budget_they_end_by_themselves(name: str) -> None:
         ("bonsai,prior=none", "unknown prior 'none'"),
         ("evopress,children=0", "children is 0: give at least 1"),
         ("evopress,growth=0.5", "growth is 0.5: give at least 1"),
-        ("evopress,survivors=17", "survivors is .17.: give numbers that do not grow"),
-        ("evopress,survivors=[2, 4]", "survivors is .2, 4.: give numbers that do not grow"),
-        ("evopress,survivors=few", "survivors is .*: give numbers that do not grow"),
+        ("evopress,survivors=17", "survivors is .17.: give integers from 16"),
+        ("evopress,survivors=[2, 4]", "survivors is .2, 4.: give integers from 16"),
+        ("evopress,survivors=few", "survivors is .*: give integers from 16"),
     ],
 )
 def test_bad_parameters(algorithm: str, message: str) -> None:

@@ -42,7 +42,7 @@ class SearchContext:
     interruptible: Callable[[Callable[[], Any]], AbstractContextManager[Any]] = _never_interrupted
 
     def spent_after(self, logbook: Any) -> Mapping[str, float]:
-        """Return the cost of a search so far, by :attr:`spent` or else by its logbook.
+        """Return the cost of a search so far, by ``spent`` or else by its logbook.
 
         :param logbook: DEAP's, whose rows have ``nevals``.
         :returns: ``evaluations`` and ``tokens``.

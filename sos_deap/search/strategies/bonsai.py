@@ -1,4 +1,4 @@
-"""Bonsai: what each gene is worth, by regression over random sub-models, in rounds."""
+"""Bonsai: rounds of pruning by a regression of the fitness over random sub-models."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from sos_deap.search.strategies.surrogate import ridge_regression
 class Bonsai(Strategy):
     """Perturbative pruning with forward passes only (Dery et al., 2024).
 
-    Each round evaluates random sub-models of the current one, regresses their fitness on the genes
-    they keep, and removes the genes of the smallest coefficients. The budget is spread evenly over
-    the rounds; a round has at least two sub-models, and without a budget two a gene. What is not
-    removed when the search is ended goes at random.
+    Each round evaluates random sub-models of the current sub-model, regresses their fitness on the
+    genes that they keep, and removes the genes with the lowest coefficients. The budget is split
+    evenly among the rounds. A round has at least two sub-models; without a budget it has two per
+    gene. If a limit ends the search early, the remaining genes are removed at random.
 
-    :param rounds: how many; each removes the same share of what is to go.
-    :param ridge: the regression's penalty, in units of the mean variance of a gene.
-    :param prior: an importance in ``space.priors``: what matters less is removed more often in the
-        random sub-models. ``None`` draws uniformly.
-    :raises InputError: for less than one round, a ridge that is not positive, an unknown prior.
+    :param rounds: number of rounds, at least 1; each removes the same number of genes.
+    :param ridge: penalty of the regression, above 0, in units of the mean variance of a gene.
+    :param prior: name of an importance in ``space.priors``; the random sub-models remove less
+        important genes more often. Default: they remove all genes equally often.
+    :raises InputError: for less than one round, a ridge that is not positive, and an unknown prior.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Bonsai(Strategy):
         self.incumbent = space.without([])
 
     def generate(self) -> list[Any]:
-        """Sub-models of the current one, which remove as many more as this round will."""
+        """Return random sub-models of the current one, with as many genes as after this round."""
         if self._round == self._rounds:
             return [self.incumbent]
         removed, kept = removed_and_kept(self.incumbent)
@@ -61,7 +61,7 @@ class Bonsai(Strategy):
         ]
 
     def update(self, individuals: list[Any]) -> None:
-        """Remove the genes that the regression finds least worth keeping."""
+        """Remove the genes with the lowest coefficients."""
         if self._round == self._rounds:
             self.done = True
             return
@@ -80,5 +80,5 @@ class Bonsai(Strategy):
         return removal_weights(self.space.importance(self._prior))
 
     def _target(self) -> int:
-        """How many genes are gone after this round."""
+        """Return the number of genes that are removed after this round."""
         return round(self.space.removed * (self._round + 1) / self._rounds)

@@ -1,4 +1,4 @@
-"""Coarse to fine: how many genes of each layer go, and then which."""
+"""Coarse-to-fine search: first how many genes of each layer to remove, then which."""
 
 from __future__ import annotations
 
@@ -13,16 +13,18 @@ from sos_deap.search.strategies.exchange import Exchange, few_moves
 
 
 class CoarseToFine(Exchange):
-    """How many heads each layer keeps, and then which.
+    """Search for the number of heads that each layer keeps, then for the heads.
 
-    In the first part of the budget a move gives a layer its most important removed gene back and
-    takes the least important kept one of another layer, by a prior. Then moves are exchanges within
-    a layer.
+    In the first part of the budget, a move restores the most important removed gene of one layer
+    and removes the least important kept gene of another layer, by a prior. In the second part, a
+    move exchanges two genes of one layer.
 
-    :param prior: an importance in ``space.priors``; to begin with, and the order in each layer.
-    :param coarse: the share of the budget for how many.
-    :param children: children a generation; as many as the initial population unless told.
-    :param moves: most moves of a child.
+    :param prior: name of an importance in ``space.priors``, which gives the individual to start
+        from and the order of the genes in each layer.
+    :param coarse: share of the budget for the first part, from 0 to 1.
+    :param children: number of children per generation, at least 1; default: the size of the initial
+        population.
+    :param moves: maximum number of moves per child, at least 1.
     :raises InputError: for a number below 1, a share outside [0, 1], and an unknown prior.
     """
 
@@ -39,10 +41,10 @@ class CoarseToFine(Exchange):
         super().__init__(space, population, budget, children, moves, prior=prior)
         if not 0 <= coarse <= 1:
             raise InputError(f"coarse is {coarse}: give a share of the budget from 0 to 1")
-        self._fine = self.left * (1 - coarse)  # what is left when it begins
+        self._fine = self.left * (1 - coarse)  # budget left when part two begins
 
     def initial(self) -> list[Any]:
-        """The prior's choice, and children of it."""
+        """Return the individual that removes the least important genes, and children of it."""
         assert self._worth is not None
         self.incumbent = self.space.keeping_best(self._worth)
         return [self.incumbent, *self._offspring(self._children - 1)]
@@ -59,7 +61,7 @@ class CoarseToFine(Exchange):
         return self.space.individual(genes)
 
     def _between(self, genes: Sequence[int]) -> list[int]:
-        """The next gene of one layer to come back and of another to go; none in a single layer."""
+        """Return a gene of one layer to restore and one of another to remove, if possible."""
         worth = self._worth
         assert worth is not None
         layers = [_removed_and_kept(layer, genes) for layer in self.space.layers]
@@ -74,12 +76,12 @@ class CoarseToFine(Exchange):
         return [max(removed, key=worth.__getitem__), min(kept, key=worth.__getitem__)]
 
     def _within(self, genes: Sequence[int]) -> list[int]:
-        """Two genes of one layer to change places; none where all layers are whole or gone."""
+        """Return a removed and a kept gene of one layer; no genes if no layer has both."""
         layers = [_removed_and_kept(layer, genes) for layer in self.space.layers]
         mixed = [layer for layer in layers if all(layer)]
         return [random.choice(part) for part in random.choice(mixed)] if mixed else []
 
 
 def _removed_and_kept(layer: Sequence[int], genes: Sequence[int]) -> tuple[list[int], list[int]]:
-    """The numbers of a layer's genes that are 0, and of those that are 1."""
+    """Return the indices of a layer's genes that are 0, and of those that are 1."""
     return [i for i in layer if not genes[i]], [i for i in layer if genes[i]]

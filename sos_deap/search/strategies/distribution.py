@@ -1,11 +1,11 @@
-"""Estimation of distribution at constant sparsity: PBIL and UMDA.
+"""Estimation of distribution algorithms at constant sparsity: PBIL and UMDA.
 
-Both keep for each gene a probability of being removed, propose individuals drawn by these
-probabilities, and learn the probabilities from the better ones. An individual is drawn from the
-independent genes *given that as many are removed as are to go*, the conditional Bernoulli
-distribution (Chen, Dempster and Liu, 1994): what throwing away all draws of another sparsity would
-leave, gene after gene without any waste. (Weighted draws without replacement are simpler, but
-remove the likely genes less often, and the unlikely ones more often, than the probabilities say.)
+Both hold a removal probability for each gene, draw individuals by these probabilities, and learn
+the probabilities from the better individuals. Individuals follow the conditional Bernoulli
+distribution (Chen, Dempster and Liu, 1994): independent genes, conditional on the number of removed
+genes. It equals rejection sampling of the independent genes, without the rejections. (Weighted
+draws without replacement are simpler, but remove likely genes less often, and unlikely genes more
+often, than their probabilities.)
 """
 
 from __future__ import annotations
@@ -21,16 +21,18 @@ from sos_deap.search.strategies.strategy import Strategy, best, value
 
 
 class Distribution(Strategy):
-    """A probability for each gene, learned from the better individuals of each generation.
+    """The base class of PBIL and UMDA: a removal probability for each gene.
 
-    The first generation is the initial population, brought to the sparsity.
+    The first generation is the initial population, with genes removed or restored to reach the
+    sparsity.
 
-    :param children: individuals a generation.
-    :param learning_rate: how far the probabilities go towards the shares in which the better ones
-        remove each gene, from 0 to 1.
-    :param selected: the share of the individuals that count as better; at least one does.
-    :param margin: probabilities stay this far from 0 and 1, so that no gene is ever settled;
-        ``None`` for one over the number of genes, at most a third.
+    :param children: number of individuals per generation, at least 1.
+    :param learning_rate: step of the probabilities towards the shares of the selected individuals
+        that remove each gene, above 0, at most 1.
+    :param selected: share of the individuals that are selected, the best by fitness, above 0, at
+        most 1; at least one individual is.
+    :param margin: minimum distance of the probabilities from 0 and 1, from 0 to below 0.5; above 0
+        no gene is ever fixed. ``None`` for 1 / (number of genes), at most 1/3.
     :raises InputError: for a value out of range.
     """
 
@@ -56,45 +58,48 @@ class Distribution(Strategy):
                 raise InputError(f"{name} is {share}: give a share above 0, at most 1")
         if not 0 <= self._margin < 0.5:
             raise InputError(
-                f"margin is {margin}: probabilities keep away from 0 and 1 by less than 0.5"
+                f"margin is {margin}: give a distance of the probabilities from 0 and 1, below 0.5"
             )
-        #: The probability that a gene is removed, by gene.
+        #: The removal probability of each gene.
         self.removal = [space.removed / length] * length
 
     def generate(self) -> list[Any]:
-        """The initial population, brought to the sparsity; then draws from the distribution."""
+        """Return the initial population at the sparsity; later, draws from the distribution."""
         if self.incumbent is None:
             return self.initial()
         draw = ConditionalBernoulli(self.removal, self.space.removed)
         return [self.space.without(draw()) for _ in range(self.affordable(self._children))]
 
     def update(self, individuals: list[Any]) -> None:
-        """Move the probabilities towards what the better individuals remove."""
+        """Move the probabilities towards the shares in which the selected remove each gene."""
         self.spend(individuals)
         leader = best(individuals)
         if self.incumbent is None or value(leader) > value(self.incumbent):
             self.incumbent = leader
         count = max(1, round(len(individuals) * self._selected))
-        better = sorted(individuals, key=value, reverse=True)[:count]
+        chosen = sorted(individuals, key=value, reverse=True)[:count]
         low, high = self._margin, 1 - self._margin
         for gene, old in enumerate(self.removal):
-            share = sum(not individual[gene] for individual in better) / count
+            share = sum(not individual[gene] for individual in chosen) / count
             self.removal[gene] = min(high, max(low, old + self._rate * (share - old)))
-        settled = all(probability in (0.0, 1.0) for probability in self.removal)
-        self.done = settled or self.left < 1
+        fixed = all(probability in (0.0, 1.0) for probability in self.removal)
+        self.done = fixed or self.left < 1
 
 
 class PBIL(Distribution):
     """Population-based incremental learning (Baluja, 1994), at constant sparsity.
 
-    Each generation the probabilities take a step towards the best individual. Where Baluja also
-    shifts them at random now and then, they stay away from 0 and 1 by a margin.
+    In each generation the probabilities take a step towards the best individuals. Baluja also
+    perturbs the probabilities at random; here a margin keeps them away from 0 and 1 instead.
 
-    :param children: individuals a generation; as many as the initial population unless told.
-    :param learning_rate: the length of the step, from 0 to 1.
-    :param selected: the share of the individuals it goes towards; at least the best.
-    :param margin: the least distance of a probability from 0 and 1; ``None`` for one over the
-        number of genes, at most a third.
+    :param children: number of individuals per generation, at least 1; default: the size of the
+        initial population.
+    :param learning_rate: step towards the selected individuals, above 0, at most 1.
+    :param selected: share of the individuals that are selected, above 0, at most 1; at least one
+        individual is.
+    :param margin: minimum distance of the probabilities from 0 and 1, below 0.5; default:
+        1 / (number of genes), at most 1/3.
+    :raises InputError: for a value out of range.
     """
 
     def __init__(
@@ -112,17 +117,20 @@ class PBIL(Distribution):
 
 
 class UMDA(Distribution):
-    """The univariate marginal distribution algorithm (Muehlenbein and Paass, 1996), likewise.
+    """The univariate marginal distribution algorithm (Muehlenbein and Paass, 1996).
 
-    The probabilities are the shares in which the better individuals of the last generation remove
-    each gene (truncation selection), within a margin.
+    At constant sparsity. The probabilities are the shares of the better individuals of the last
+    generation (truncation selection) that remove each gene, within a margin.
 
-    :param children: individuals a generation; five times the initial population unless told, since
-        the shares are of these alone.
-    :param learning_rate: 1 forgets all earlier generations, as published.
-    :param selected: the share of the individuals that count as better.
-    :param margin: the least distance of a probability from 0 and 1; ``None`` for one over the
-        number of genes, at most a third.
+    :param children: number of individuals per generation, at least 1; default: five times the size
+        of the initial population, because the shares depend on one generation only.
+    :param learning_rate: step towards the selected individuals, above 0; 1, as published, discards
+        all earlier generations.
+    :param selected: share of the individuals that are selected, above 0, at most 1; at least one
+        individual is.
+    :param margin: minimum distance of the probabilities from 0 and 1, below 0.5; default:
+        1 / (number of genes), at most 1/3.
+    :raises InputError: for a value out of range.
     """
 
     def __init__(
@@ -140,15 +148,15 @@ class UMDA(Distribution):
 
 
 class ConditionalBernoulli:
-    """Draws genes with given probabilities, independently but for how many there are in all.
+    """Draws sets of genes from the conditional Bernoulli distribution.
 
-    :param probabilities: of each gene.
-    :param count: how many genes a draw has.
+    :param probabilities: probability of each gene if genes were independent.
+    :param count: number of genes in a draw, on which the distribution is conditional.
     """
 
     def __init__(self, probabilities: Sequence[float], count: int) -> None:
         self._probabilities, self._count = probabilities, count
-        # chances[i][k]: that of the genes from i on just k are drawn, if each is drawn on its own.
+        # chances[i][k]: probability of exactly k independent draws among the genes from i on.
         self._chances = [[1.0] + [0.0] * count]
         for probability in reversed(probabilities):
             later = self._chances[-1]
@@ -162,7 +170,7 @@ class ConditionalBernoulli:
         self._chances.reverse()
 
     def __call__(self) -> list[int]:
-        """The numbers of the genes drawn, in order."""
+        """Return the indices of the genes drawn, in order."""
         drawn: list[int] = []
         for gene, probability in enumerate(self._probabilities):
             left = self._count - len(drawn)

@@ -1,4 +1,4 @@
-"""EvoPress: one parent, many children, a selection in stages on fresh and growing data."""
+"""EvoPress: one parent, many children, selection in stages on new and growing data."""
 
 from __future__ import annotations
 
@@ -12,19 +12,23 @@ from sos_deap.search.strategies.strategy import Strategy, check_at_least_one, va
 
 
 class EvoPress(Strategy):
-    """(1 + lambda) at constant sparsity (Sieberling et al., 2024), for genes of two levels.
+    """A (1 + lambda) evolution strategy with multi-stage selection (Sieberling et al., 2024).
 
-    A generation draws fresh examples. All children are scored on a few of them, the best on more;
-    the last stage takes in the parent, and its best is the next parent. Fitness is compared on the
-    same examples only.
+    At constant sparsity, for genes of two levels. Each generation draws new examples. All children
+    are scored on a few of them, and the best children on more; the last stage includes the parent,
+    and its best individual is the next parent. Only fitness on the same examples is compared.
 
-    :param children: children a generation.
-    :param moves: most exchange moves of a child, the paper's level switches.
-    :param survivors: children that reach the next stage, or each further one.
-    :param growth: how many times the examples of one stage the next has.
-    :param generations: how many to plan for; the budget then says how many examples a stage has, at
-        least one, so that a small one allows fewer generations.
-    :raises InputError: for a number below 1, and survivors that become more.
+    :param children: number of children per generation, at least 1.
+    :param moves: maximum number of exchanges per child (level switches in the EvoPress paper), at
+        least 1.
+    :param survivors: number of children that reach the second stage, or one number for each further
+        stage, not increasing.
+    :param growth: ratio of the number of examples of a stage to that of the stage before, at least
+        1.
+    :param generations: number of generations to plan for, at least 1; with the budget it sets the
+        number of examples of a stage, at least one, so that a small budget allows fewer
+        generations.
+    :raises InputError: for a number below 1, and for increasing survivors.
     """
 
     def __init__(
@@ -44,14 +48,15 @@ class EvoPress(Strategy):
         stages = [children, *survivors, 1]
         if not all(type(n) is int for n in stages) or sorted(stages, reverse=True) != stages:
             raise InputError(
-                f"survivors is {survivors}: give numbers that do not grow from stage to stage, "
-                f"from {children} children to 1"
+                f"survivors is {survivors}: give integers from {children} (the children) to 1, "
+                "none larger than the one before"
             )
         self._children, self._moves = children, moves
         self._survivors, self._growth = survivors, growth
         self.left -= 1  # the final score on all examples
-        # Of a generation, in evaluations on the last stage's examples; 1 is the parent's. Who
-        # reaches a stage was scored on the beginning of its examples before, which costs nothing.
+        # The cost of a generation, in evaluations on the last stage's examples; 1 is the parent's.
+        # Children that reach a stage were scored on the first part of its examples before, which
+        # the evaluator has cached.
         fresh = 1 - 1 / growth
         sizes = [growth ** (i - len(survivors)) for i in range(len(stages) - 1)]
         self._cost = 1 + children * sizes[0]
@@ -60,10 +65,10 @@ class EvoPress(Strategy):
         self._stage = 0
         self._window = (0, 1)
         self._racing: list[list[int]] = []
-        self._scored = 0.0  # share of all examples that those who race were scored on
+        self._scored = 0.0  # share of all examples that the racing were scored on
 
     def generate(self) -> list[Any]:
-        """The children of a stage on its examples, in the last stage with their parent."""
+        """Return the children of a stage with its examples; in the last stage also the parent."""
         if self._stage == 0:
             self._window = next(self._windows)
             self._racing = self._offspring()
@@ -75,10 +80,10 @@ class EvoPress(Strategy):
         return individuals
 
     def update(self, individuals: list[Any]) -> None:
-        """Drop the worse ones, and at the last stage find the next parent."""
+        """Keep the best children; after the last stage, the best one is the next parent."""
         self.spend(individuals)
-        self.left += len(self._racing) * self._scored  # what the evaluator knew of these
-        # Of equals the children come first, so that a plateau is no end.
+        self.left += len(self._racing) * self._scored  # the part that the evaluator had cached
+        # The sort is stable: a child precedes a parent of equal fitness, also on a plateau.
         ranked = sorted(individuals, key=value, reverse=True)
         if self._stage < len(self._survivors):
             self._racing = [list(one) for one in ranked[: self._survivors[self._stage]]]
@@ -86,11 +91,11 @@ class EvoPress(Strategy):
             self._scored = self.space.share(individuals[0])
             return
         self.incumbent, self._stage, self._scored = ranked[0], 0, 0.0
-        # Of examples that are whole numbers, so that the plan may be over sooner or later.
+        # Numbers of examples are rounded, so that more or fewer generations may fit the budget.
         self.done = self.left < self._cost * self.space.share(ranked[0])
 
     def finalists(self) -> list[Any]:
-        """The parent; before there is one, the best of the first generation so far."""
+        """Return the parent; in the first generation, the best of its children so far."""
         return super().finalists() or [self.space.individual(genes) for genes in self._racing[:1]]
 
     def _offspring(self) -> list[list[int]]:
@@ -99,7 +104,7 @@ class EvoPress(Strategy):
         return [exchanged(self.incumbent, few_moves(self._moves)) for _ in range(self._children)]
 
     def _examples(self) -> tuple[int, int]:
-        """The beginning of the window, longer at every stage."""
+        """Return the examples of the stage: the first part of the window, larger at each stage."""
         start, stop = self._window
         size = (stop - start) / self._growth ** (len(self._survivors) - self._stage)
         return start, start + max(1, round(size))

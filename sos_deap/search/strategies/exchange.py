@@ -14,25 +14,30 @@ from sos_deap.search.strategies.surrogate import Surrogate
 
 
 def few_moves(most: int) -> int:
-    """A number of exchange moves, mostly few: the less of two draws from 1 to ``most``."""
+    """Return a random number of exchange moves: the minimum of two draws from 1 to ``most``."""
     return min(random.randint(1, most), random.randint(1, most))
 
 
 class Exchange(Strategy):
-    """(1 + lambda) by exchange moves: children of the best so far, which the best child replaces.
+    """A (1 + lambda) evolution strategy whose mutation exchanges removed and kept genes.
 
-    The number of moves is the less of two uniform draws, as in EvoPress (Sieberling et al., 2024).
+    Children are mutations of the best individual so far; the best child replaces it if its fitness
+    is at least as high. The number of exchanges is the minimum of two uniform draws, as in EvoPress
+    (Sieberling et al., 2024).
 
-    With ``screen`` many more children are made than evaluated: a surrogate, which learns from all
-    evaluations, picks the most promising, as long as its predictions have been good enough. A share
-    of the children is taken as it comes, so that what it is wrong about is found out.
+    With ``screen`` above 1, more children are made than evaluated: a surrogate model, fitted to all
+    evaluations, selects the most promising ones, provided that its recent predictions were good
+    enough (:attr:`sos_deap.search.strategies.surrogate.Surrogate.trusted`). A share of the children
+    is evaluated without that selection, so that the surrogate's errors show.
 
-    :param children: children a generation; as many as the initial population unless told.
-    :param moves: most exchange moves of a child.
-    :param screen: children made for each that is evaluated; 1 is without a surrogate.
-    :param unscreened: the share of children that are taken as they come.
-    :param prior: an importance in ``space.priors`` to begin with, which is the surrogate's prior
-        mean, too.
+    :param children: number of children per generation, at least 1; default: the size of the initial
+        population.
+    :param moves: maximum number of exchanges per child, at least 1.
+    :param screen: number of children made per child evaluated; 1 uses no surrogate.
+    :param unscreened: share of the children that are evaluated without selection, from 0 to 1.
+    :param prior: name of an importance in ``space.priors``; the search starts from the individual
+        that removes the least important genes, and the importance is the surrogate's prior mean.
+        Default: the search starts from the initial population.
     :raises InputError: for a number below 1, a share outside [0, 1], and an unknown prior.
     """
 
@@ -57,7 +62,7 @@ class Exchange(Strategy):
         self.left -= space.cost_of(prior)
 
     def generate(self) -> list[Any]:
-        """The initial population, brought to the sparsity; then children of the best."""
+        """Return the initial population at the sparsity; later, children of the best individual."""
         if self.incumbent is None:
             return self.initial()
         count = self.affordable(self._children)
@@ -66,7 +71,7 @@ class Exchange(Strategy):
         return self._screened(self._offspring(count * self._screen), count)
 
     def update(self, individuals: list[Any]) -> None:
-        """A child as good as the best replaces it, so that a plateau is no end."""
+        """Replace the best individual by a child of at least its fitness, also on a plateau."""
         self.spend(individuals)
         self.done = self.left < 1
         if self._screen > 1:
@@ -76,11 +81,11 @@ class Exchange(Strategy):
             self.incumbent = child
 
     def initial(self) -> list[Any]:
-        """The initial population, of which a prior's choice takes the first place."""
-        people = super().initial()
+        """Return the initial population; with a prior its first individual follows the prior."""
+        individuals = super().initial()
         if self._worth is not None:
-            people[0] = self.space.keeping_best(self._worth)
-        return people
+            individuals[0] = self.space.keeping_best(self._worth)
+        return individuals
 
     @cached_property
     def _worth(self) -> Sequence[float] | None:
@@ -97,9 +102,9 @@ class Exchange(Strategy):
         ]
 
     def _screened(self, children: list[Any], count: int) -> list[Any]:
-        """The first ones as they come, and the most promising of the others."""
+        """Return some of the children unselected, and the most promising of the others."""
         free = round(self._unscreened * count)
         others = children[free:]
-        promise = self._surrogate.predict(others)
-        order = sorted(range(len(others)), key=lambda i: -promise[i])
+        predicted = self._surrogate.predict(others)
+        order = sorted(range(len(others)), key=lambda i: -predicted[i])
         return children[:free] + [others[i] for i in order[: count - free]]

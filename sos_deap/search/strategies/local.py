@@ -1,4 +1,4 @@
-"""Local search: the best of the neighbours, the promising ones first."""
+"""Local search: move to the best neighbour, with the promising ones evaluated first."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ from typing import Any
 from sos_deap.search.space import Space, removed_and_kept
 from sos_deap.search.strategies.strategy import Strategy, best, check_at_least_one, value
 
-Move = tuple[int, int]  # the gene that comes back, and the one that goes
+Move = tuple[int, int]  # the gene to restore, and the gene to remove
 
 
 class LocalSearch(Strategy):
-    """Best improvement at constant sparsity, from a prior's choice to a local optimum.
+    """Best-improvement local search at constant sparsity, down to a local optimum.
 
-    A neighbour is one exchange away. Those that the prior finds best are evaluated first, a round
-    at a time; the best of a round is the next sub-model if it is better, and then its neighbours
-    are looked at anew. Where none of all the neighbours is better it is done.
+    A neighbour differs by one exchange. Neighbours are evaluated in rounds, in the order of their
+    loss by the prior. If the best of a round is better than the current sub-model, it becomes the
+    current one, with new neighbours. The search is finished when no neighbour is better.
 
-    :param neighbours: how many are evaluated in a round.
-    :param prior: an importance in ``space.priors`` to begin with; without one the search begins
-        with the first of the initial population, and looks at neighbours in the genes' order.
+    :param neighbours: number of neighbours evaluated in a round, at least 1.
+    :param prior: name of an importance in ``space.priors``; the search starts from the individual
+        that removes the least important genes. Default: it starts from the first of the initial
+        population, and the neighbours are in the order of their genes.
     :raises InputError: for less than one neighbour, and an unknown prior.
     """
 
@@ -38,10 +39,10 @@ class LocalSearch(Strategy):
         self._neighbours = neighbours
         self._prior = prior
         self.left -= space.cost_of(prior)
-        self._moves: list[Move] = []  # from the incumbent, not tried yet
+        self._moves: list[Move] = []  # from the incumbent, not evaluated yet
 
     def generate(self) -> list[Any]:
-        """Where to begin; then a round of neighbours."""
+        """Return the individual to start from; later, a round of neighbours."""
         if self.incumbent is None:
             if self._prior is None:
                 return self.initial()[:1]
@@ -51,13 +52,13 @@ class LocalSearch(Strategy):
         return [self._moved(move) for move in now]
 
     def update(self, individuals: list[Any]) -> None:
-        """Move if that is better."""
+        """Move to the best neighbour of the round if it is better."""
         self.spend(individuals)
         neighbour = best(individuals)
         if self.incumbent is None or value(neighbour) > value(self.incumbent):
             self.incumbent = neighbour
             removed, kept = removed_and_kept(neighbour)
-            moves = [(back, gone) for back in removed for gone in kept]
+            moves = [(restored, dropped) for restored in removed for dropped in kept]
             self._moves = sorted(moves, key=self._loss)
         self.done = self.left < 1 or not self._moves
 
@@ -68,12 +69,12 @@ class LocalSearch(Strategy):
         return self.space.importance(self._prior)
 
     def _loss(self, move: Move) -> float:
-        """What a move costs by the prior."""
-        back, gone = move
-        return self._importance[gone] - self._importance[back]
+        """Return the loss in importance from a move, by the prior."""
+        restored, dropped = move
+        return self._importance[dropped] - self._importance[restored]
 
     def _moved(self, move: Move) -> Any:
         genes = list(self.incumbent)
-        back, gone = move
-        genes[back], genes[gone] = 1, 0
+        restored, dropped = move
+        genes[restored], genes[dropped] = 1, 0
         return self.space.individual(genes)

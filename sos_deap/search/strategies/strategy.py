@@ -1,7 +1,7 @@
-"""Searches that propose and learn: DEAP's ask and tell, for `algorithms.eaGenerateUpdate`.
+"""The base class of searches with DEAP's ask-and-tell interface, ``algorithms.eaGenerateUpdate``.
 
-A strategy is made of a space, an initial population and a budget. Registered as ``generate`` and
-``update`` it runs under stock DEAP:
+A strategy is made from a space, an initial population and a budget. Registered as ``generate`` and
+``update``, it runs under stock DEAP:
 
     strategy = Exchange(toolbox.search.space, toolbox.population(n=10), budget=1000)
     toolbox.register("generate", strategy.generate)
@@ -21,69 +21,72 @@ from sos_deap.search.space import Space
 
 
 class Strategy(ABC):
-    """A search at constant sparsity; subclasses say what to propose and what to learn of it.
+    """A search at constant sparsity; subclasses implement :meth:`generate` and :meth:`update`.
 
-    :param space: what to choose from.
-    :param population: individuals to begin with.
-    :param budget: evaluations on all examples that it may plan with; ``inf`` for no end.
+    :param space: the space to search.
+    :param population: the initial individuals, of any sparsity.
+    :param budget: the cost to plan with, in evaluations on all examples; ``inf`` for no limit.
     """
 
     def __init__(self, space: Space, population: Sequence[Any], budget: float) -> None:
         self.space = space
         self.population = population
-        #: What is left of the budget, for :meth:`spend`.
+        #: The rest of the budget, in evaluations on all examples; reduced by :meth:`spend`.
         self.left = budget
-        #: The best individual so far, evaluated or not; ``None`` before there is any.
+        #: The best individual so far, evaluated or not; ``None`` before the first update.
         self.incumbent: Any = None
-        #: Whether there is nothing left to propose.
+        #: Whether the search is finished: it has no proposals left.
         self.done = False
 
     def initial(self) -> list[Any]:
-        """The initial population, brought to the sparsity."""
+        """Return the initial population, with genes removed or restored to reach the sparsity."""
         return [self.space.random(like=genes) for genes in self.population]
 
     @abstractmethod
     def generate(self) -> list[Any]:
-        """The individuals to evaluate next; at least one."""
+        """Return the individuals to evaluate next, at least one."""
 
     @abstractmethod
     def update(self, individuals: list[Any]) -> None:
-        """Learn from the individuals of :meth:`generate`, evaluated."""
+        """Learn from the individuals that :meth:`generate` returned, after their evaluation."""
 
     def spend(self, individuals: Sequence[Any]) -> None:
-        """Take from the budget what evaluating individuals costs; :meth:`update` may plan by it."""
+        """Subtract the cost of evaluating individuals from the budget."""
         self.left -= sum(map(self.space.share, individuals))
 
     def affordable(self, wanted: int) -> int:
-        """How many of the individuals wanted the budget still allows; at least 1."""
+        """Return how many of ``wanted`` individuals the budget still allows, at least 1."""
         return max(1, int(min(wanted, self.left)))
 
     def finalists(self) -> list[Any]:
-        """Individuals to score on all examples at the end, of which the best wins.
+        """Return the individuals to score on all examples at the end; the best of them wins.
 
-        A search that is ended on its way to the sparsity goes the rest of it at random.
+        If the incumbent does not have the required sparsity yet, genes drawn at random are removed.
         """
         if self.incumbent is None:
             return []
         if len(self.incumbent) - sum(self.incumbent) == self.space.removed:
             return [self.incumbent]
-        # This is asked in every generation, and the search must not depend on how often.
+        # This is called after every generation and must not change the state of the generator.
         return [self.space.random(like=self.incumbent, draw=random.Random(0))]
 
 
 def check_at_least_one(**numbers: float) -> None:
-    """Raise :class:`InputError` for a parameter below 1."""
+    """Raise :class:`InputError` for a parameter below 1.
+
+    :param numbers: values of the parameters, by name.
+    """
     for name, number in numbers.items():
         if not number >= 1:
             raise InputError(f"{name} is {number}: give at least 1")
 
 
 def value(individual: Any) -> float:
-    """An individual's fitness, of which a greater one is better."""
+    """Return the first weighted fitness value of an individual; higher is better."""
     fitness: float = individual.fitness.wvalues[0]
     return fitness
 
 
 def best(individuals: Sequence[Any]) -> Any:
-    """The individual of the greatest fitness, the first of equals."""
+    """Return the individual of the highest fitness, the first of several."""
     return max(individuals, key=value)

@@ -1,4 +1,4 @@
-"""Sweep: rank every gene in the company of the others, exchange what was misjudged, and again."""
+"""Sweep: rank the genes in context, exchange the misjudged ones, and repeat."""
 
 from __future__ import annotations
 
@@ -11,42 +11,46 @@ from sos_deap.search.space import Space, exchanged, removed_and_kept
 from sos_deap.search.strategies.exchange import few_moves
 from sos_deap.search.strategies.strategy import Strategy, check_at_least_one, value
 
-_STEPS = (1, 2, 3, 4, 6, 8, 12, 16, 24)  # numbers of misjudged pairs exchanged at once
-_TRIES = 16  # exchanges to evaluate, these and random ones
-_PATIENCE = 5  # rounds of exchanges in vain
+_STEPS = (1, 2, 3, 4, 6, 8, 12, 16, 24)  # numbers of misjudged pairs to exchange at once
+_TRIES = 16  # number of exchanges to evaluate, of misjudged and of random pairs
+_PATIENCE = 5  # maximum number of consecutive rounds of exchanges without improvement
 
 Span = tuple[int, int]
 
 
 class Sweep(Strategy):
-    """Iterated ablation: what a gene is worth depends on which others are there.
+    """Iterated ablation: the value of a gene depends on which other genes are kept.
 
-    It begins with a one-shot ranking: by a prior, or by a first sweep that removes each gene alone
-    from the whole model. Each further sweep flips every gene of the best sub-model so far, which
-    tells what each removed gene would bring and each kept one would cost *there*. These costs are
-    averaged with those of earlier sweeps, which weigh less and less. Then the genes that were
-    misjudged are exchanged, the most valuable removed ones for the least valuable kept ones: one
-    pair, two, three, ...; these are evaluated, and the best is taken if it is better.
+    The search starts with a one-shot ranking, by a prior or by a first sweep that removes each gene
+    alone from the dense model. Each further sweep flips every gene of the current sub-model, which
+    measures the cost of each gene in that context: the gain from restoring a removed gene, the loss
+    from removing a kept one. Costs are averaged over the sweeps, with weights that decay. Then the
+    most valuable removed genes are exchanged for the least valuable kept genes: one pair, two,
+    three, and so on. These sub-models are evaluated, and the best becomes the current one if it is
+    better.
 
-    Every sweep is scored on few examples, and fresh ones: averaging the costs makes up for the
-    noise, and nothing is fitted to examples that were seen before. An exchange is judged on two
-    sets of examples, one of which the flips have not seen, and by what the costs say of it: the
-    examples know what the genes do together, the costs have seen more text. The flips of a
-    sub-model share their first layers, which the evaluator computes once.
+    Each sweep is scored on a few examples that are new, so that averaging reduces the noise and the
+    search does not overfit to reused examples. An exchange is judged by its scores on two sets of
+    examples, one of them new, and by the averaged costs: the scores include the interaction of
+    genes, the costs more text. The flips of a sub-model share their first layers, which the
+    evaluator computes once.
 
-    Where the budget allows all examples at each sweep there is no noise. Then exchanges at random
-    are tried as well, which find what no gene shows alone, and more of them as long as none is
-    better: flips that were seen would tell nothing new.
+    If the budget allows all examples in each sweep, scores have no noise. Random exchanges are then
+    evaluated as well, because they can find interactions that single flips miss, and further
+    rounds of them as long as none is better, because the same flips would give the same scores.
 
-    A budget that does not allow a sweep on a single example is overrun by the first.
+    If the budget does not allow a sweep on a single example, the first sweep exceeds it.
 
-    :param sweeps: how many to plan for; the budget then says how many examples each is scored on.
-    :param decay: weight of a sweep's costs from one sweep to the next.
-    :param trust: how far the costs judge an exchange, from 0, by its own scores alone, to 1.
-    :param candidates: last sub-models that are scored on all examples in the end.
-    :param prior: an importance in ``space.priors`` to begin with, such as ``wanda``.
-    :param curve: lower sparsities at which, in the end, the genes of the least cost are removed and
-        scored on all examples, too: what pruning costs by how much is pruned.
+    :param sweeps: number of sweeps to plan for, at least 1; with the budget it sets the number of
+        examples of each.
+    :param decay: factor for the weight of earlier costs after each sweep, from 0 to 1.
+    :param trust: weight of the costs in judging an exchange, from 0 (its scores only) to 1.
+    :param candidates: number of last current sub-models that are scored on all examples at the end,
+        at least 1.
+    :param prior: name of an importance in ``space.priors`` for the first ranking, such as
+        ``wanda``. Default: a sweep of the dense model.
+    :param curve: number of lower sparsities, at least 0, for which a sub-model without the genes of
+        the lowest costs is scored on all examples at the end: the loss as a function of sparsity.
     :raises InputError: for less than one sweep or candidate, a decay or trust outside [0, 1],
         a negative curve, and an unknown prior.
     """
@@ -72,19 +76,19 @@ class Sweep(Strategy):
             raise InputError(f"curve is {curve}: give a number of sparsities, 0 or more")
         self._curve = curve
         self._prior = prior
-        self._asks = len(space) + 2 * len(_STEPS) + 3  # of a sweep, at most
+        self._asks = len(space) + 2 * len(_STEPS) + 3  # maximum number of individuals in a sweep
         self.left -= candidates + curve + space.cost_of(prior)
         self._windows = space.windows(self.left / (sweeps * self._asks))
         self._costs, self._trust = _Costs(len(space), decay), trust
         self._candidates = candidates
         self._current: list[int] = [1] * len(space)
         self._best: list[list[int]] = []
-        self._exchanges: list[list[int]] = []  # to evaluate next; none: flips
-        self._seen: Span = next(self._windows)  # what flips are scored on
+        self._exchanges: list[list[int]] = []  # to evaluate next; if empty, flips are next
+        self._seen: Span = next(self._windows)  # the examples that flips are scored on
         self._fruitless = 0
 
     def generate(self) -> list[Any]:
-        """The prior's choice; the current sub-model with its flips, or with exchanges in it."""
+        """Return the prior's sub-model; later, the current one with its flips or exchanges."""
         if self._prior is not None and not self._best:
             self._move(list(self.space.keeping_best(self.space.importance(self._prior))))
             return self._on(self._seen, ())
@@ -95,8 +99,8 @@ class Sweep(Strategy):
         return [one for window in windows for one in self._on(window, self._exchanges)]
 
     def update(self, individuals: list[Any]) -> None:
-        """Learn what genes cost from flips; take the best exchange if it is better."""
-        if len(individuals) == 1:  # the prior's choice, which is spent with its flips
+        """Learn the costs of genes from flips; move to the best exchange if it is better."""
+        if len(individuals) == 1:  # the prior's sub-model, whose cost is counted with its flips
             [self.incumbent] = individuals
             return
         self.spend(individuals)
@@ -104,7 +108,7 @@ class Sweep(Strategy):
             self._fruitless = 0 if self._take_best(individuals) else self._fruitless + 1
             self._exchanges = []
             if self._exact and self._fruitless:
-                self._go_on()
+                self._plan_random()
         else:
             self._costs.learn(self._current, individuals)
             self._misjudged(individuals[0])
@@ -114,21 +118,21 @@ class Sweep(Strategy):
         self.done = self.left < needed * (self._seen[1] - self._seen[0]) / self.space.examples
 
     def finalists(self) -> list[Any]:
-        """The last sub-models, newest first; then those of the curve."""
+        """Return the last current sub-models, newest first; then those of the curve."""
         last = [self.space.individual(genes) for genes in self._best[: -self._candidates - 1 : -1]]
         share = self.space.removed / (self._curve + 1)
         counts = [round(share * i) for i in range(1, self._curve + 1)] if self._best else []
         return last + [self.space.keeping_best(self._costs.mean, count) for count in counts]
 
     def _on(self, span: Span, others: Iterable[Sequence[int]]) -> list[Any]:
-        """The current sub-model and others, to be scored on some examples."""
+        """Return the current sub-model and others, to be scored on a range of examples."""
         individuals = [self.space.individual(genes) for genes in (self._current, *others)]
         for individual in individuals:
             individual.examples = span
         return individuals
 
     def _misjudged(self, current: Any) -> None:
-        """After flips: the exchanges to evaluate, or after the first ones the ranking."""
+        """After flips, plan the exchanges to evaluate; after the first flips, apply the ranking."""
         costs = self._costs.mean
         if not self._best:
             self._move(list(self.space.keeping_best(costs)))
@@ -138,7 +142,8 @@ class Sweep(Strategy):
         removed.sort(key=lambda gene: -costs[gene])
         kept.sort(key=lambda gene: costs[gene])
         pairs = list(zip(removed, kept, strict=False))
-        wrong = sum(costs[back] > costs[gone] for back, gone in pairs)  # both in order: a beginning
+        # Both lists are sorted by cost, so that the misjudged pairs come first.
+        wrong = sum(costs[restored] > costs[dropped] for restored, dropped in pairs)
         self._exchanges = [
             _flipped(self._current, *(gene for pair in pairs[:step] for gene in pair))
             for step in _STEPS
@@ -147,8 +152,8 @@ class Sweep(Strategy):
         if pairs and self._exact:
             self._exchanges += self._at_random(_TRIES - len(self._exchanges))
 
-    def _go_on(self) -> None:
-        """Without noise and without a better one: try more, and at last from elsewhere."""
+    def _plan_random(self) -> None:
+        """Plan random exchanges; after too many rounds without success, perturb the sub-model."""
         if self._fruitless <= _PATIENCE:
             self._exchanges = self._at_random(_TRIES)
             return
@@ -159,28 +164,28 @@ class Sweep(Strategy):
         return [exchanged(self._current, few_moves(3)) for _ in range(count)]
 
     def _take_best(self, individuals: list[Any]) -> bool:
-        """After exchanges: the one with the greatest gain, on all windows together; if there is."""
+        """After exchanges, move to the best if it gains; return whether it does."""
         size = len(self._exchanges) + 1
         windows = [individuals[i : i + size] for i in range(0, len(individuals), size)]
         gains = [
             self._gain([on[0] for on in windows], [on[i] for on in windows]) for i in range(size)
         ]
-        best = gains.index(max(gains))  # 0 is the current one, which gains nothing
+        best = gains.index(max(gains))  # index 0 is the current sub-model, of gain 0
         if best:
             self._move(list(individuals[best]))
         self.incumbent = individuals[best]
         return best > 0
 
     def _gain(self, current: Sequence[Any], other: Sequence[Any]) -> float:
-        """How much better another sub-model is, scored on the same windows."""
-        seen = mean(value(b) - value(a) for a, b in zip(current, other, strict=True))
+        """Return the gain in fitness of another sub-model, scored on the same windows."""
+        measured = mean(value(b) - value(a) for a, b in zip(current, other, strict=True))
         if self._exact:
-            return seen
-        return (1 - self._trust) * seen + self._trust * self._costs.gain(current[0], other[0])
+            return measured
+        return (1 - self._trust) * measured + self._trust * self._costs.gain(current[0], other[0])
 
     @property
     def _exact(self) -> bool:
-        """Whether a sweep is on all examples, so that scores have no noise."""
+        """Whether a sweep uses all examples, so that scores have no noise."""
         return self._seen == (0, self.space.examples)
 
     def _move(self, genes: list[int]) -> None:
@@ -189,18 +194,27 @@ class Sweep(Strategy):
 
 
 class _Costs:
-    """What removing each gene costs in fitness: a mean in which older sweeps weigh less."""
+    """The loss in fitness from removing each gene: a mean in which older sweeps weigh less.
+
+    :param genes: number of genes.
+    :param decay: factor for the weight of earlier sweeps after each sweep.
+    """
 
     def __init__(self, genes: int, decay: float) -> None:
         self.mean = [0.0] * genes
         self._weight, self._decay = 0.0, decay
 
     def gain(self, genes: Sequence[int], others: Sequence[int]) -> float:
-        """What going from some genes to others brings, if genes do not depend on each other."""
+        """Return the gain from changing genes to others, under the assumption of no interaction."""
         return sum(cost * (b - a) for cost, a, b in zip(self.mean, genes, others, strict=True))
 
     def learn(self, current: Sequence[int], flips: Sequence[Any]) -> None:
-        """Take in a sub-model, the first of ``flips``, and others that differ in one gene each."""
+        """Update the costs from flips.
+
+        :param current: genes of the current sub-model.
+        :param flips: evaluated individuals: the current sub-model, then others that differ from it
+            in one gene each.
+        """
         reference, *others = flips
         for other in others:
             [gene] = (i for i, (a, b) in enumerate(zip(current, other, strict=True)) if a != b)
