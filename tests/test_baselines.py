@@ -26,8 +26,8 @@ PAIRS = {p: DRAW.uniform(-0.5, 0.5) for p in combinations(range(N), 2) if sum(p)
 
 def rugged(individual: Any) -> tuple[float]:
     """Genes that depend on each other."""
-    gone = [i for i, gene in enumerate(individual) if not gene]
-    together = sum(PAIRS.get(pair, 0.0) for pair in combinations(gone, 2))
+    removed = [i for i, gene in enumerate(individual) if not gene]
+    together = sum(PAIRS.get(pair, 0.0) for pair in combinations(removed, 2))
     return (cost(individual)[0] - together,)
 
 
@@ -49,7 +49,10 @@ def test_optimal_where_genes_do_not_depend_on_each_other(name: str) -> None:
 
 def test_sweep_comes_close_to_the_optimum_of_dependent_genes_and_a_ranking_does_not() -> None:
     every = sorted(
-        (rugged([int(i not in gone) for i in range(N)])[0] for gone in combinations(range(N), 5)),
+        (
+            rugged([int(i not in removed) for i in range(N)])[0]
+            for removed in combinations(range(N), 5)
+        ),
         reverse=True,
     )
     for seed in range(5):
@@ -83,10 +86,10 @@ def test_local_search_ends_where_no_exchange_is_better() -> None:
             [found] = evolution.halloffame
             assert evolution.stopped_by == "finished"
             neighbours = (
-                [gene ^ (i in (back, gone)) for i, gene in enumerate(found)]
+                [gene ^ (i in (back, removed)) for i, gene in enumerate(found)]
                 for back in range(N)
-                for gone in range(N)
-                if found[back] == 0 and found[gone] == 1
+                for removed in range(N)
+                if found[back] == 0 and found[removed] == 1
             )
             assert max(rugged(genes)[0] for genes in neighbours) <= rugged(found)[0]
 
@@ -116,9 +119,9 @@ def test_coarse_to_fine_moves_between_layers_first_and_then_within_them() -> Non
     coarse, fine = asked[10:90], asked[110:190]
     for genes in coarse:  # within each layer what goes matters least
         for layer in space.layers:
-            gone = [WEIGHTS[gene] for gene in layer if not genes[gene]]
+            removed = [WEIGHTS[gene] for gene in layer if not genes[gene]]
             kept = [WEIGHTS[gene] for gene in layer if genes[gene]]
-            assert max(gone, default=-1) <= min(kept, default=9)
+            assert max(removed, default=-1) <= min(kept, default=9)
     assert len(set(map(str, map(counts, coarse)))) > 5
     assert len(set(map(str, map(counts, fine)))) == 1
     assert len(set(map(str, fine))) > 5
@@ -153,13 +156,13 @@ def test_one_shot_ranks_on_a_share_of_the_examples_and_scores_the_winner_on_all(
 
 
 def naive_greedy() -> list[int]:
-    gone: list[int] = []
+    removed: list[int] = []
     for _ in range(5):
-        rest = [i for i in range(N) if i not in gone]
-        gone.append(
-            max(rest, key=lambda i: rugged([int(j not in (*gone, i)) for j in range(N)])[0])
+        rest = [i for i in range(N) if i not in removed]
+        removed.append(
+            max(rest, key=lambda i: rugged([int(j not in (*removed, i)) for j in range(N)])[0])
         )
-    return sorted(gone)
+    return sorted(removed)
 
 
 def test_greedy_is_greedy() -> None:
@@ -259,23 +262,23 @@ def test_bonsai_against_least_squares_in_one_round() -> None:
 
 def naive_bonsai(rounds: int, size: int, ridge: float) -> list[int]:
     """Rounds of the normal equations with a column of ones, solved by Gaussian elimination."""
-    gone: list[int] = []
+    removed: list[int] = []
     for number in range(rounds):
-        kept = [i for i in range(N) if i not in gone]
+        kept = [i for i in range(N) if i not in removed]
         target = round(5 * (number + 1) / rounds)
         rows, values = [], []
         for _ in range(size):
             keys = {i: random.random() for i in kept}
-            drawn = sorted(kept, key=lambda i: -keys[i])[: target - len(gone)]
+            drawn = sorted(kept, key=lambda i: -keys[i])[: target - len(removed)]
             rows.append([int(i not in drawn) for i in kept])
-            values.append(rugged([int(i not in (*gone, *drawn)) for i in range(N)])[0])
+            values.append(rugged([int(i not in (*removed, *drawn)) for i in range(N)])[0])
         x, y = np.array(rows, float), np.array(values)
         spread = np.sum((x - x.mean(0)) ** 2) / len(kept)
         penalty = np.diag([0.0] + [ridge * spread] * len(kept))  # not on the intercept
         ones = np.column_stack((np.ones(size), x))
         worth = np.linalg.inv(ones.T @ ones + penalty) @ ones.T @ y
-        gone += [kept[i] for i in np.argsort(worth[1:])[: target - len(gone)]]
-    return sorted(gone)
+        removed += [kept[i] for i in np.argsort(worth[1:])[: target - len(removed)]]
+    return sorted(removed)
 
 
 @pytest.mark.parametrize(("rounds", "ridge"), [(1, 1.0), (2, 0.1), (5, 1.0)])

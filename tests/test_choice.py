@@ -101,11 +101,11 @@ def raises(one: Any) -> Any:
     raise RuntimeError("no luck\nat all")
 
 
-def few(people: Any, k: int) -> Any:
-    return people[: k - 1]
+def few(individuals: Any, k: int) -> Any:
+    return individuals[: k - 1]
 
 
-def strangers(people: Any, k: int) -> Any:
+def strangers(individuals: Any, k: int) -> Any:
     return [individual() for _ in range(k)]
 
 

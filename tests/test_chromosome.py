@@ -52,17 +52,17 @@ def test_the_bound_is_exact_at_whole_heads(length: int, removed: int) -> None:
 def test_individuals_that_are_arrays(dtype: str) -> None:
     """Of 300 genes and 300 individuals, whose sums small integers cannot hold."""
     one = Chromosome([1] * 280 + [0] * 20)
-    people: list[Any] = []
+    individuals: list[Any] = []
     for number in range(300):
         individual: Any = numpy.array(one, dtype=dtype).view(Array)
         individual.fitness = one.fitness.__class__((float(number),))
-        people.append(individual)
-    assert sparsity(people[0]) == 20 / 300
-    record = statistics().compile(people)
+        individuals.append(individual)
+    assert sparsity(individuals[0]) == 20 / 300
+    record = statistics().compile(individuals)
     assert record["diversity"]["hamming"] == 0.0
     assert record["sparsity"] == {"avg": pytest.approx(20 / 300), "min": 20 / 300, "max": 20 / 300}
-    people[0][0] = 0
-    assert diversity(people) == pytest.approx(299 / (300 * 300 * 299 / 2))
+    individuals[0][0] = 0
+    assert diversity(individuals) == pytest.approx(299 / (300 * 300 * 299 / 2))
 
 
 class Array(numpy.ndarray):

@@ -61,29 +61,29 @@ def test_a_long_chromosome_is_drawn_exactly() -> None:
 def test_pbil_takes_a_step_towards_the_best() -> None:
     strategy = PBIL(SPACE, [Chromosome([1, 1, 1, 1])] * 3, math.inf, margin=0)
     assert all(individual.count(0) == 2 for individual in strategy.generate())
-    people = [scored([0, 1, 0, 1], -1), scored([0, 0, 1, 1], -2), scored([1, 1, 0, 0], -3)]
-    strategy.update(people)
+    individuals = [scored([0, 1, 0, 1], -1), scored([0, 0, 1, 1], -2), scored([1, 1, 0, 0], -3)]
+    strategy.update(individuals)
     assert strategy.removal == pytest.approx([0.55, 0.45, 0.55, 0.45])  # from 0.5, a tenth
     strategy.update([scored([1, 1, 0, 0], -5)])
     assert strategy.removal == pytest.approx([0.495, 0.405, 0.595, 0.505])
-    assert strategy.incumbent is people[0] and not strategy.done
+    assert strategy.incumbent is individuals[0] and not strategy.done
     assert len(strategy.generate()) == 3
 
 
 def test_umda_takes_the_shares_of_the_better_ones() -> None:
     start = [Chromosome([1, 1, 1, 1])] * 2
     strategy = UMDA(SPACE, start, math.inf, selected=0.5, margin=0.1)
-    people = [
+    individuals = [
         scored([0, 1, 0, 1], -1),
         scored([1, 0, 1, 0], -9),
         scored([0, 0, 1, 1], -2),
         scored([1, 0, 1, 0], -8),
     ]
-    strategy.update(people)
+    strategy.update(individuals)
     assert strategy.removal == pytest.approx([0.9, 0.5, 0.5, 0.1])  # 1 and 0 but for the margin
     assert len(strategy.generate()) == 10
     sure = UMDA(SPACE, start, math.inf, selected=0.1, margin=0)
-    sure.update(people)
+    sure.update(individuals)
     assert sure.removal == [1, 0, 1, 0] and sure.done
 
 

@@ -155,7 +155,9 @@ def test_algorithm_1_by_hand() -> None:
 
     toolbox = toolbox_for(evaluate)
     toolbox.register("mutate", mutate)
-    toolbox.register("select", lambda people, k: [toolbox.clone(tools.selBest(people, 1)[0])] * k)
+    toolbox.register(
+        "select", lambda individuals, k: [toolbox.clone(tools.selBest(individuals, 1)[0])] * k
+    )
     toolbox.register("clone", _copy)
     hall = tools.HallOfFame(1)
     start = [Chromosome([1, 1, 1]), Chromosome([1, 0, 1])]
@@ -214,7 +216,7 @@ def test_algorithms_1_and_2_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     toolbox = toolbox_for(evaluate)
     toolbox.register("mate", cxFitnessWeightedPaper)
     toolbox.register("select", tools.selTournament, tournsize=2)
-    monkeypatch.setattr(random, "choice", lambda people: people[next(picks)])
+    monkeypatch.setattr(random, "choice", lambda individuals: individuals[next(picks)])
     monkeypatch.setattr(random, "random", lambda: next(draws))
     start = [Chromosome([0, 1, 1]), Chromosome([1, 0, 1])]
     evolution = evolve(toolbox, "sos", population=start, generations=1, max_sparsity=0.5)

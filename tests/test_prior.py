@@ -46,15 +46,17 @@ def test_new_individuals_mutation_and_repair_remove_what_matters_least() -> None
     assert all(genes.count(0) == 2 for genes in new)
     mutated = [mutSparsityFlipBit([1] * 6, 0.2, weights=weights)[0] for _ in range(6000)]
     restored = [mutSparsityFlipBit([0] * 6, 0.2, weights=weights)[0] for _ in range(6000)]
-    mended = [limit_sparsity(0.5, weights=weights)(lambda: ([0] * 6,))()[0] for _ in range(3000)]
-    assert all(genes.count(0) == 3 for genes in mended)
-    gone = {
+    repaired = [limit_sparsity(0.5, weights=weights)(lambda: ([0] * 6,))()[0] for _ in range(3000)]
+    assert all(genes.count(0) == 3 for genes in repaired)
+    shares_removed = {
         what: [mean(1 - genes[i] for genes in found) for i in range(6)]
-        for what, found in (("new", new), ("mutated", mutated), ("mended", mended))
+        for what, found in (("new", new), ("mutated", mutated), ("repaired", repaired))
     }
-    for shares in gone.values():
+    for shares in shares_removed.values():
         assert sorted(range(6), key=shares.__getitem__) == [0, 2, 4, 3, 1, 5]
-    assert gone["mutated"] == pytest.approx([0.2 * weight for weight in weights], abs=0.02)
+    assert shares_removed["mutated"] == pytest.approx(
+        [0.2 * weight for weight in weights], abs=0.02
+    )
     back = [mean(genes[i] for genes in restored) for i in range(6)]
     assert back == pytest.approx([0.2 * (2 - weight) for weight in weights], abs=0.02)
 

@@ -17,7 +17,7 @@ ROUNDS, CHOSEN = 4000, 4
 WHEELS = [selRoulette, selStochasticUniversalSampling]
 
 
-def people(*fitness: float) -> list[Chromosome]:
+def individuals_of(*fitness: float) -> list[Chromosome]:
     made = [Chromosome([1, 0]) for _ in fitness]
     for individual, value in zip(made, fitness, strict=True):
         individual.fitness.values = (value,)
@@ -41,7 +41,7 @@ def people(*fitness: float) -> list[Chromosome]:
     ],
 )
 def test_shares_by_hand(select: Any, fitness: Any, shares: Any) -> None:
-    given = people(*fitness)
+    given = individuals_of(*fitness)
     seen: Counter[int] = Counter()
     for _ in range(ROUNDS):
         chosen = select(given, CHOSEN)
@@ -57,7 +57,7 @@ def test_shares_by_hand(select: Any, fitness: Any, shares: Any) -> None:
 
 def test_deap_s_own_misbehave_for_costs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Why ours exist; should DEAP mend them, ours can go."""
-    given = people(-10, -20, -40, -40)
+    given = individuals_of(-10, -20, -40, -40)
     random.seed(0)
     chosen = [tools.selRoulette(given, CHOSEN) for _ in range(200)]
     assert {id(one) for few in chosen for one in few} == {id(given[0])}

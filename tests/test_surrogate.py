@@ -1,4 +1,4 @@
-"""The surrogate that screens children, against other people's mathematics and by what it brings."""
+"""The surrogate that screens children, compared with SciPy and by the search results it gives."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ TOGETHER = np.triu(DRAW.normal(0, 0.1, (len(SPACE), len(SPACE))), 1)
 
 
 def cost(individual: Any) -> tuple[float]:
-    gone = 1 - np.array(individual)
-    return (-float(gone @ WEIGHTS + gone @ TOGETHER @ gone),)
+    removed = 1 - np.array(individual)
+    return (-float(removed @ WEIGHTS + removed @ TOGETHER @ removed),)
 
 
 def evaluated(genes: list[int], fitness: float) -> Chromosome:
@@ -77,12 +77,14 @@ def test_it_predicts_where_genes_do_not_depend_on_each_other() -> None:
         return sum(w for w, gene in zip(WEIGHTS, genes, strict=True) if gene)
 
     surrogate = Surrogate(ridge=1e-6)
-    everyone = [list(SPACE.random()) for _ in range(100)]
+    chromosomes = [list(SPACE.random()) for _ in range(100)]
     for start in range(0, 60, 10):
         surrogate.learn(
-            [evaluated(genes, fitness(genes)) for genes in everyone[start : start + 10]]
+            [evaluated(genes, fitness(genes)) for genes in chromosomes[start : start + 10]]
         )
-    assert surrogate.predict(everyone) == pytest.approx(list(map(fitness, everyone)), abs=1e-3)
+    assert surrogate.predict(chromosomes) == pytest.approx(
+        list(map(fitness, chromosomes)), abs=1e-3
+    )
     assert surrogate.trusted
 
 
@@ -90,12 +92,12 @@ def test_a_prior_tells_what_few_evaluations_do_not() -> None:
     def fitness(genes: list[int]) -> float:
         return 0.01 * sum(w for w, gene in zip(WEIGHTS, genes, strict=True) if gene)
 
-    everyone = [list(SPACE.random()) for _ in range(60)]
+    chromosomes = [list(SPACE.random()) for _ in range(60)]
     taus = []
     for prior in (None, WEIGHTS):
         surrogate = Surrogate(prior)
-        surrogate.learn([evaluated(genes, fitness(genes)) for genes in everyone[:6]])
-        rest = everyone[6:]
+        surrogate.learn([evaluated(genes, fitness(genes)) for genes in chromosomes[:6]])
+        rest = chromosomes[6:]
         taus.append(kendall_tau(surrogate.predict(rest), list(map(fitness, rest))))
     assert taus[0] < 0.6
     assert taus[1] > 0.95

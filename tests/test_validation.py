@@ -37,7 +37,7 @@ def elsewhere(individual: Any) -> tuple[float]:
 
 
 @pytest.mark.parametrize("algorithm", ["sos-repaired", "eaMuPlusLambda", "swap", "sweep"])
-def test_the_winner_is_the_best_of_the_elite_on_the_other_examples(algorithm: str) -> None:
+def test_the_winner_is_the_best_finalist_on_the_other_examples(algorithm: str) -> None:
     def run(validation: Validation | None) -> Any:
         random.seed(3)
         toolbox = toolbox_for()
@@ -48,9 +48,9 @@ def test_the_winner_is_the_best_of_the_elite_on_the_other_examples(algorithm: st
 
     asked: list[int] = []
 
-    def score(evaluate: Any, people: Any) -> list[tuple[float, ...]]:
-        asked.append(len(people))
-        return list(map(elsewhere, people))
+    def score(evaluate: Any, individuals: Any) -> list[tuple[float, ...]]:
+        asked.append(len(individuals))
+        return list(map(elsewhere, individuals))
 
     finalists = run(None)
     chosen = run(Validation(score, 5, evaluations=0, tokens=0))
@@ -61,7 +61,9 @@ def test_the_winner_is_the_best_of_the_elite_on_the_other_examples(algorithm: st
 
 
 def test_the_choice_is_a_part_of_the_budget() -> None:
-    validation = Validation(lambda _, people: [(0.0,)] * len(people), 4, evaluations=30, tokens=600)
+    validation = Validation(
+        lambda _, individuals: [(0.0,)] * len(individuals), 4, evaluations=30, tokens=600
+    )
     assert validation.remaining(Limits(evaluations=100, seconds=9)) == Limits(
         evaluations=70, seconds=9
     )
@@ -81,20 +83,20 @@ def test_the_examples_are_others_and_are_counted() -> None:
     plain = Evaluator.from_pretrained(**{**DATA, "samples": 5})
     toolbox = base.Toolbox()
     register(toolbox, evaluator, finalists=4)
-    people = toolbox.population(n=4)
-    seen, fitness = evaluator.many(people), evaluator.validate(people)
+    individuals = toolbox.population(n=4)
+    seen, fitness = evaluator.many(individuals), evaluator.validate(individuals)
     assert evaluator.accounting.tokens == 4 * 2 * 32 + 4 * 3 * 32
     validation = toolbox.search.validation
     assert validation.tokens == 4 * 3 * 32 and validation.evaluations == 4 * 3 / 2
     # Mean negative log-likelihoods of the first two and the other three of the same five examples.
-    density = [sum(genes) / len(genes) for genes in people]
-    whole = plain.metrics(people)
-    for five, (two,), (three,), kept in zip(whole, seen, fitness, density, strict=True):
+    density = [sum(genes) / len(genes) for genes in individuals]
+    metrics = plain.metrics(individuals)
+    for five, (two,), (three,), kept in zip(metrics, seen, fitness, density, strict=True):
         parts = (-two / kept) ** 2 * (-three / kept) ** 3
         assert parts ** (1 / 5) == pytest.approx(five, rel=2e-3)
     assert plain.validation is None
     with pytest.raises(InputError, match="nothing to validate on"):
-        plain.validate(people)
+        plain.validate(individuals)
 
 
 def test_the_text_a_model_writes_is_another(tmp_path: Path) -> None:
