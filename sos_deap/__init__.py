@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from sos_deap.search.selection import (
         selStochasticUniversalSampling as selStochasticUniversalSampling,
     )
+    from sos_deap.search.statistics import statistics as statistics
     from sos_deap.toolbox import register as register
-    from sos_deap.toolbox import statistics as statistics
 
 __version__ = "0.1.0"
 
@@ -63,7 +63,7 @@ _MODULES = {
     "selNSGA3": "search.selection",
     "selRoulette": "search.selection",
     "selStochasticUniversalSampling": "search.selection",
-    "statistics": "toolbox",
+    "statistics": "search.statistics",
     "uniform_layers": "search.operators",
 }
 

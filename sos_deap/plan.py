@@ -33,10 +33,11 @@ from sos_deap.search.drive import (
     without_validation,
 )
 from sos_deap.search.limits import Limits
+from sos_deap.search.statistics import statistics
 from sos_deap.tasks.objectives import Objective, checked_objective
 from sos_deap.tasks.registry import resolved_task
 from sos_deap.tasks.settings import TaskSettings
-from sos_deap.toolbox import check_operators, chosen_operators, register, statistics
+from sos_deap.toolbox import check_operators, chosen_operators, register
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from deap import base, tools
+from deap import base
 
 from sos_deap.errors import InputError
 from sos_deap.evaluation.batched_map import batched_map
@@ -17,9 +17,7 @@ from sos_deap.search.chromosome import (
     Chromosome,
     Fitness,
     ParetoFitness,
-    diversity,
     random_genes,
-    sparsity,
     within,
 )
 from sos_deap.search.context import SearchContext
@@ -103,7 +101,7 @@ def register(
         initial_sparsity, max_sparsity, mutation_rate, tournament_size, evaluator.sparsity_of
     )
     fitness = _fitness(evaluator)
-    validation = _validation(evaluator, finalists)
+    search = _search_context(evaluator, max_sparsity, fitness, finalists)
     operators = chosen_operators(
         crossover,
         mutation,
@@ -118,10 +116,7 @@ def register(
     weights = None if prior is None else _weights(evaluator, prior)
     if weights is not None and operators["mutate"].function is mutSparsityFlipBit:
         operators["mutate"].parameters["weights"] = weights
-    if uniform:
-        feasible = _even_out(evaluator, max_sparsity, uniform)
-    else:
-        feasible = limit_sparsity(max_sparsity, evaluator.sparsity, weights)
+    feasible = _feasible(evaluator, max_sparsity, uniform, weights)
     initial = Initializer(length, initial_sparsity, fitness, weights, feasible)
 
     toolbox.register("individual", initial.individual)
@@ -133,13 +128,7 @@ def register(
     if repair or uniform:
         toolbox.decorate("mate", feasible)
         toolbox.decorate("mutate", feasible)
-    toolbox.search = SearchContext(
-        space=_space(evaluator, max_sparsity, fitness),
-        sparsity=evaluator.sparsity,
-        validation=validation,
-        spent=evaluator.spent,
-        interruptible=evaluator.interruptible,
-    )
+    toolbox.search = search
 
 
 def _fitness(evaluator: Evaluator) -> type[base.Fitness]:
@@ -152,9 +141,11 @@ def _fitness(evaluator: Evaluator) -> type[base.Fitness]:
     return FITNESS[evaluator.objectives]
 
 
-def _space(evaluator: Evaluator, max_sparsity: float, fitness: type[base.Fitness]) -> Space:
-    """Return the space of an evaluator's chromosomes, for strategies."""
-    return Space(
+def _search_context(
+    evaluator: Evaluator, max_sparsity: float, fitness: type[base.Fitness], finalists: int
+) -> SearchContext:
+    """Return what searches need beyond DEAP's aliases."""
+    space = Space(
         evaluator.head_map.genes_per_layer,
         removed=most_removed(len(evaluator.head_map), max_sparsity, evaluator.sparsity),
         individual=partial(Chromosome, fitness=fitness),
@@ -162,6 +153,13 @@ def _space(evaluator: Evaluator, max_sparsity: float, fitness: type[base.Fitness
         tokens=evaluator.task.tokens,
         priors={name: partial(evaluator.importance, name) for name in PRIORS},
         prior_cost=evaluator.importance_cost,
+    )
+    return SearchContext(
+        space=space,
+        sparsity=evaluator.sparsity,
+        validation=_validation(evaluator, finalists),
+        spent=evaluator.spent,
+        interruptible=evaluator.interruptible,
     )
 
 
@@ -224,6 +222,18 @@ def chosen_operators(
     }
 
 
+def _feasible(
+    evaluator: Evaluator,
+    max_sparsity: float,
+    uniform: Sequence[int] | None,
+    weights: RemovalWeights | None,
+) -> Any:
+    """Return the decorator that makes the individuals feasible that an operator returns."""
+    if uniform:
+        return _even_out(evaluator, max_sparsity, uniform)
+    return limit_sparsity(max_sparsity, evaluator.sparsity, weights)
+
+
 def _even_out(evaluator: Evaluator, max_sparsity: float, counts: Sequence[int]) -> Any:
     """Return the decorator that keeps the same number of heads in every layer.
 
@@ -244,27 +254,6 @@ def _even_out(evaluator: Evaluator, max_sparsity: float, counts: Sequence[int]) 
             "larger max_sparsity; give one, or another layout"
         )
     return uniform_layers(size, feasible)
-
-
-def statistics(measure: Callable[[Sequence[int]], float] = sparsity) -> Any:
-    """Return DEAP's ``MultiStatistics`` of a population, for :func:`sos_deap.evolve`.
-
-    Mean, minimum and maximum of fitness and sparsity, and the diversity: the mean Hamming distance
-    between two chromosomes as a share of the genes.
-
-    :param measure: function from genes to the share that they remove, such as
-        ``evaluator.sparsity``; default: the share of genes that are 0.
-    """
-    each = tools.MultiStatistics(
-        fitness=tools.Statistics(lambda individual: individual.fitness.values[0]),
-        sparsity=tools.Statistics(measure),
-    )
-    each.register("avg", lambda values: sum(values) / len(values))
-    each.register("min", min)
-    each.register("max", max)
-    population = each["diversity"] = tools.Statistics()  # of the population, not of individuals
-    population.register("hamming", diversity)
-    return each
 
 
 def check_operators(

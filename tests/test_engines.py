@@ -436,7 +436,7 @@ def test_scoop_ends_in_time_with_the_true_status(started: subprocess.Popen[str])
     started.send_signal(signal.SIGTERM)
     _, told = started.communicate(timeout=60)
     assert started.returncode == 128 + signal.SIGTERM
-    assert "to go on: python -m sos_deap.run --resume run" in told
+    assert "to resume: python -m sos_deap.run --resume run" in told
     assert not processes_of(Path.cwd())
     assert not Path("run/result.json").exists()
 
