@@ -95,8 +95,7 @@ def register(
         the objective has three or more values, or two and there are validation examples; and if
         ``max_sparsity`` permits none of the ``uniform`` numbers.
     """
-    if max_sparsity is None:
-        max_sparsity = evaluator.max_sparsity
+    max_sparsity = evaluator.max_sparsity if max_sparsity is None else max_sparsity
     check_operators(
         initial_sparsity, max_sparsity, mutation_rate, tournament_size, evaluator.sparsity_of
     )

@@ -50,7 +50,7 @@ def test_progress_shows_the_state_of_the_search(
     assert "none within the maximum sparsity yet" in printed
     last = printed.rstrip("\n").splitlines()[-1].removeprefix("\x1b[K")
     assert re.match(r"generation 12/12  \d+ s, ETA 0 s  best perplexity ", last)
-    counts = f" {measurement(metric)} at sparsity 0.250  1 forward evaluations, 1 cache hits, "
+    counts = f" {measurement(metric)} at sparsity 0.250  1 forward evaluation, 1 cache hit, "
     assert re.fullmatch(r"[\d,.]+ tokens/s", last.partition(counts)[2])
     # A terminal shows one line that changes; a file gets every tenth and the last.
     assert printed.count("\n") == (1 if terminal else 3)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from sos_deap.errors import one_line, say
 from sos_deap.files.atomic import whole_file
-from sos_deap.report.formats import measurement
+from sos_deap.report.formats import counted, measurement
 from sos_deap.report.tables import winner
 from sos_deap.search.limits import Limits, Spent
 
@@ -169,7 +169,8 @@ class Progress:
         return (
             f"generation {generation:{max(1, len(most) - 1)}d}{most}  "
             f"{row['seconds']:.0f} s{eta}  best {self.best}  "
-            f"{row['forward_evaluations']} forward evaluations, {row['cache_hits']} cache hits, "
+            f"{counted(row['forward_evaluations'], 'forward evaluation')}, "
+            f"{counted(row['cache_hits'], 'cache hit')}, "
             f"{measurement(self.rate)} tokens/s"
         )
 

@@ -35,6 +35,11 @@ def search_end(search: Mapping[str, Any]) -> str:
     return ENDS[name].format_map(search)
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a count with its noun, such as ``"1 cache hit"`` or ``"1,003 cache hits"``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def measurement(value: float) -> str:
     """Return a measured number with three significant digits.
 
