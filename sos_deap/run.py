@@ -21,13 +21,12 @@ from sos_deap.errors import InputError, WorkerLostError, first_line
 from sos_deap.files.atomic import make_folder, write_json
 from sos_deap.files.run_folder import (
     JOURNAL,
-    begin_again,
+    chosen_folder,
     claim,
     complete,
-    free_run_folder,
-    new_run_folder,
-    stopped,
-    to_go_on,
+    reset_run_folder,
+    resumable_folder,
+    resume_advice,
 )
 
 if TYPE_CHECKING:
@@ -60,7 +59,8 @@ def run(config: RunConfig, settings: TaskSettings, out: TextIO | None = None) ->
 
     plan = plan_of(config, settings)
     console = Console(not config.quiet, config.json_lines, out)
-    folder = _folder(config)
+    names = config.model, config.algorithm
+    folder = chosen_folder(config.resume, config.output_dir, *names, config.seed)
     evaluator = evaluator_of(plan)
     heads, heldout = evaluator.head_map, evaluator.heldout
     assert heldout is not None  # from_pretrained always makes a held-out part
@@ -74,15 +74,6 @@ def run(config: RunConfig, settings: TaskSettings, out: TextIO | None = None) ->
     with _engine(evaluator, config):
         _Run(plan, evaluator, toolbox, folder, dense, console).do()
     return folder
-
-
-def _folder(config: RunConfig) -> Path:
-    """Return the run folder: an empty one, or that of the interrupted run to resume."""
-    if config.resume is not None:
-        return stopped(Path(config.resume))
-    if config.output_dir is not None:
-        return free_run_folder(Path(config.output_dir))
-    return new_run_folder(config.model, config.algorithm, config.seed)
 
 
 @contextmanager
@@ -118,12 +109,12 @@ class _Run:
         # The journal stays locked to the end: a process without the lock must not write here.
         journal = self.evaluator.open_journal(
             folder / JOURNAL,
-            lambda: stopped(folder) if resumed else claim(folder, written),
+            lambda: resumable_folder(folder) if resumed else claim(folder, written),
             written,
         )
         try:
             if resumed:
-                begin_again(folder, written)
+                reset_run_folder(folder, written)
             self._announce()
             result = self._initial_result()
             evolution, seconds = self._search(result, journal)
@@ -137,7 +128,7 @@ class _Run:
                 ) from error
             if isinstance(error, InputError):
                 raise
-            raise OSError(f"{first_line(error)}; {to_go_on(folder)}") from error
+            raise OSError(f"{first_line(error)}; {resume_advice(folder)}") from error
         finally:
             self.evaluator.close_journal()
 
@@ -191,10 +182,10 @@ class _Run:
             ):
                 evolution = search(plan, evaluator, on_generation, self.toolbox, logbook)
         except Interrupted as end:
-            end.message = f"interrupted, best {progress.best}; {to_go_on(folder)}"
+            end.message = f"interrupted, best {progress.best}; {resume_advice(folder)}"
             raise
         except WorkerLostError as lost:
-            raise WorkerLostError(f"{lost}; {to_go_on(folder)}") from lost
+            raise WorkerLostError(f"{lost}; {resume_advice(folder)}") from lost
         finally:  # after Ctrl-C, too: evaluations that are complete are kept
             seconds = progress.seconds
             for watch in watchers:

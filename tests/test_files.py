@@ -10,7 +10,7 @@ import pytest
 
 from sos_deap import InputError
 from sos_deap.files.atomic import (
-    make_anew,
+    make_empty_subfolder,
     make_subfolder,
     remove_temporary,
     temporary_path,
@@ -73,7 +73,7 @@ def test_folders_of_others_stay_as_they_are(tmp_path: Path) -> None:
         pass
     assert (theirs / "thesis").read_text() == "mine"
     (tmp_path / "link").symlink_to(theirs)
-    for make in (make_subfolder, make_anew):
+    for make in (make_subfolder, make_empty_subfolder):
         with pytest.raises(InputError, match="link is a symbolic link"):
             make(tmp_path / "link")
     assert (theirs / "thesis").read_text() == "mine"

@@ -25,7 +25,7 @@ from sos_deap import Evaluator, InputError
 from sos_deap.config import parse
 from sos_deap.evaluation.journal import Journal
 from sos_deap.files.atomic import write_text
-from sos_deap.files.run_folder import stopped, to_go_on
+from sos_deap.files.run_folder import resumable_folder, resume_advice
 from sos_deap.run import main
 from tests.conftest import GENES
 from tests.test_run import read, rows
@@ -336,14 +336,14 @@ def test_what_is_damaged_in_a_complete_run_is_made_again(small: list[str], tmp_p
         content = path.read_bytes()
         for damage in DAMAGE.values():
             path.write_bytes(damage(content))
-            assert stopped(folder) == folder
+            assert resumable_folder(folder) == folder
             assert parse([f"--resume={folder}"]) == settings
         path.unlink()
-        assert stopped(folder) == folder
+        assert resumable_folder(folder) == folder
         assert parse([f"--resume={folder}"]) == settings
         path.write_bytes(content)
         with pytest.raises(InputError, match="is complete"):
-            stopped(folder)
+            resumable_folder(folder)
     weights = (folder / "pruned" / "model.safetensors").read_bytes()
     for names in (("config.json", "report.html"), ("pruned/model.safetensors", "result.json")):
         for name in names:
@@ -352,15 +352,15 @@ def test_what_is_damaged_in_a_complete_run_is_made_again(small: list[str], tmp_p
         assert known(read(folder)) == known(whole)
         assert (folder / "pruned" / "model.safetensors").read_bytes() == weights
         with pytest.raises(InputError, match="is complete"):
-            stopped(folder)
+            resumable_folder(folder)
     # As earlier versions left a run that was complete, and one that was not.
     (folder / "complete.json").unlink()
     head, _, *others = (folder / "journal.jsonl").read_bytes().splitlines(keepends=True)
     (folder / "journal.jsonl").write_bytes(b"".join([head, *others]))
     with pytest.raises(InputError, match="is complete"):
-        stopped(folder)
+        resumable_folder(folder)
     (folder / "report.html").write_text('<meta http-equiv="refresh"></html>')
-    assert stopped(folder) == folder
+    assert resumable_folder(folder) == folder
 
 
 def test_the_folder_is_removed_while_the_run_goes_on(
@@ -382,7 +382,7 @@ def test_the_folder_is_removed_while_the_run_goes_on(
 
 
 def test_advice_can_be_pasted_into_a_shell() -> None:
-    command = to_go_on(Path("my run's; true")).partition(": ")[2]
+    command = resume_advice(Path("my run's; true")).partition(": ")[2]
     assert shlex.split(command)[-2:] == ["--resume", "my run's; true"]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.variants.results import Group
 from sos_deap.errors import InputError
-from sos_deap.files.atomic import make_anew
+from sos_deap.files.atomic import make_empty_subfolder
 
 
 def checked() -> Any:
@@ -35,7 +35,7 @@ def write(folder: Path, groups: Sequence[Group]) -> None:
     examples.
     """
     ioh = checked()
-    make_anew(folder)
+    make_empty_subfolder(folder)
     replays = [_Replay(ioh, group) for group in groups]
     for variant in dict.fromkeys(name for group in groups for name in group.results):
         logger = ioh.logger.Analyzer(

@@ -68,7 +68,7 @@ def make_subfolder(folder: Path) -> None:
     folder.mkdir(exist_ok=True)
 
 
-def make_anew(folder: Path) -> None:
+def make_empty_subfolder(folder: Path) -> None:
     """Make an empty folder inside a run folder, in place of an existing one.
 
     :raises InputError: if it is a symbolic link, through which other files would be deleted.

@@ -52,6 +52,20 @@ _CHECKED = (
 )
 
 
+def chosen_folder(
+    resume: str | None, output_dir: str | None, model: str, algorithm: str, seed: int
+) -> Path:
+    """Return the folder of a run: that of the run to resume, the given one, or a new name.
+
+    :raises InputError: for a complete run to resume, and an output folder that is not empty.
+    """
+    if resume is not None:
+        return resumable_folder(Path(resume))
+    if output_dir is not None:
+        return free_run_folder(Path(output_dir))
+    return new_run_folder(model, algorithm, seed)
+
+
 def free_run_folder(folder: Path) -> Path:
     """Return the path of an output folder after checking that a run may start in it.
 
@@ -78,7 +92,7 @@ def new_run_folder(model: str, algorithm: str, seed: int) -> Path:
     )
 
 
-def stopped(folder: Path) -> Path:
+def resumable_folder(folder: Path) -> Path:
     """Return a run folder after checking that its run can be resumed.
 
     :raises InputError: if the run is complete.
@@ -107,7 +121,7 @@ def claim(folder: Path, settings: dict[str, Any]) -> None:
         raise unwritable(folder, error) from error
 
 
-def begin_again(folder: Path, settings: dict[str, Any]) -> None:
+def reset_run_folder(folder: Path, settings: dict[str, Any]) -> None:
     """Prepare the folder of a stopped run for its resumption.
 
     Files that the run wrote at its end are removed, and ``config.json`` is written.
@@ -127,7 +141,7 @@ def complete(folder: Path) -> None:
     write_json(folder / _COMPLETE, {"crc32": _checksums(folder)})
 
 
-def to_go_on(folder: Path) -> str:
+def resume_advice(folder: Path) -> str:
     """Return the command that resumes a stopped run, as part of a message."""
     return f"to resume: python -m sos_deap.run --resume {shlex.quote(str(folder))}"
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sos_deap.errors import InputError
-from sos_deap.files.atomic import make_anew
-from sos_deap.files.run_folder import to_go_on
+from sos_deap.files.atomic import make_empty_subfolder
+from sos_deap.files.run_folder import resume_advice
 from sos_deap.report.console import Progress
 from sos_deap.report.tables import chromosomes, front, generation, generations, number, winner
 
@@ -90,7 +90,7 @@ class LivePage:
             **evaluator.accounting.asdict(),
             "seconds": rows[-1]["seconds"],
         }
-        now, resume = time.strftime("%Y-%m-%d %H:%M:%S"), to_go_on(self._folder)
+        now, resume = time.strftime("%Y-%m-%d %H:%M:%S"), resume_advice(self._folder)
         if self._stopped:
             state, advice = "was stopped", f"Written on {now}; {resume}."
         else:
@@ -136,7 +136,7 @@ class TensorBoard:
     """
 
     def __init__(self, folder: Path, metric: str, progress: Progress, logbook: Any) -> None:
-        make_anew(folder / "tensorboard")
+        make_empty_subfolder(folder / "tensorboard")
         self._writer = _writer(folder)
         self._metric, self._progress, self._logbook = metric, progress, logbook
 
