@@ -65,7 +65,7 @@ MOST_WORKERS = 1024
 def check_engine(name: str, workers: int | None, hostfile: str | None = None) -> None:
     """Raise :class:`InputError` for an unknown engine or package, or parameters that do not fit it.
 
-    :param name: ``"serial"`` or a key of :data:`ENGINES`.
+    :param name: ``"serial"`` or a key of :data:`sos_deap.engines.ENGINES`.
     :param workers: the number of workers, if given.
     :param hostfile: the file of hosts, if given.
     """

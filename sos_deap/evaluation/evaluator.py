@@ -129,7 +129,9 @@ class Evaluator(FitnessEvaluator):
 
     @property
     def recipe(self) -> str:
-        """JSON from which another process makes an equal evaluator, with :func:`from_recipe`.
+        """JSON from which another process makes an equal evaluator.
+
+        :func:`sos_deap.evaluation.evaluator.from_recipe` does so.
 
         :raises InputError: for an evaluator that was not made by :meth:`from_pretrained` of names,
             or whose model was changed.
