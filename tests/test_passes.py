@@ -83,7 +83,9 @@ def sizes_of(evaluator: Evaluator, count: int, batch_tokens: int | None = None) 
 
 def masked_passes(evaluator: Evaluator, batch_tokens: int | None = None) -> ForwardRunner:
     heads = head_map(evaluator.model)
-    return ForwardRunner(evaluator.model, heads, evaluator.task, batch_tokens, "masked")
+    return ForwardRunner(
+        evaluator.model, heads, evaluator.task, batch_tokens=batch_tokens, batching="masked"
+    )
 
 
 def test_the_timing_is_of_what_was_to_be_computed(

@@ -68,7 +68,14 @@ class Yardstick:
     def _passes(self, task: Task) -> ForwardRunner:
         of, config = self._evaluator, self._config
         # No cached hidden states: those of the search are in memory already.
-        return ForwardRunner(of.model, of.head_map, task, config.batch_tokens, config.batching, 0.0)
+        return ForwardRunner(
+            of.model,
+            of.head_map,
+            task,
+            batch_tokens=config.batch_tokens,
+            batching=config.batching,
+            reuse_memory=0.0,
+        )
 
 
 def text(chromosome: Iterable[int]) -> str:

@@ -11,6 +11,7 @@ from weakref import WeakValueDictionary
 
 from sos_deap.errors import InputError
 from sos_deap.evaluation.fitness import FitnessEvaluator
+from sos_deap.evaluation.forward import ForwardOptions
 from sos_deap.evaluation.metrics import MetricEvaluator
 from sos_deap.models.loading import load_pretrained
 from sos_deap.tasks.objectives import Objective, checked_objective
@@ -18,7 +19,7 @@ from sos_deap.tasks.registry import make_tasks, resolved_task, task_kind
 from sos_deap.tasks.settings import task_settings
 
 #: Parameters of the evaluator that are flags of the command line.
-OPTIONS = ("batch_tokens", "unit", "sparsity_of", "batching", "reuse_memory", "max_sparsity")
+OPTIONS = ("unit", "sparsity_of", "max_sparsity", *ForwardOptions.__annotations__)
 
 
 class Evaluator(FitnessEvaluator):
@@ -36,21 +37,21 @@ class Evaluator(FitnessEvaluator):
         with one sub-model at a time (see :class:`sos_deap.tasks.custom.CallableTask`).
     :param objective: a name in :data:`sos_deap.tasks.objectives.OBJECTIVES`, or a function
         ``(score, sparsity) -> (fitness, ...)``.
-    :param batch_tokens: most tokens in a forward pass, over all sub-models in it. Default: 4,096 on
-        a CPU and 32,768 elsewhere, of which masked batches use as much as is fastest.
     :param heldout: the same task on held-out examples, which a search does not use.
+    :param validation: the same task on examples that choose the winner of a search; see
+        :meth:`validate`.
     :param unit: what a gene removes: ``"head"``, or ``"group"`` for a key/value head with all its
         query heads.
     :param sparsity_of: what sparsity is a share of: ``"heads"``, or ``"parameters"`` of the model.
+    :param max_sparsity: S, the largest share removed; an individual that removes more has the worst
+        fitness. Default: :data:`sos_deap.models.costs.MAX_SPARSITY`; 1 for no bound.
+    :param batch_tokens: most tokens in a forward pass, over all sub-models in it. Default: 4,096 on
+        a CPU and 32,768 elsewhere, of which masked batches use as much as is fastest.
     :param batching: ``"shared"``: each layer once for all sub-models that are equal up to it,
         without its removed heads; ``"masked"``: all in a batch, with the removed heads masked;
         ``"auto"``: shared where the model allows it, and on an accelerator where that is faster.
     :param reuse_memory: most gigabytes of hidden states kept of earlier sub-models, from which
         later ones with the same first layers start. Default: 1; 0 keeps none.
-    :param validation: the same task on examples that choose the winner of a search; see
-        :meth:`validate`.
-    :param max_sparsity: S, the largest share removed; an individual that removes more has the worst
-        fitness. Default: :data:`sos_deap.models.costs.MAX_SPARSITY`; 1 for no bound.
     :raises InputError: for an unknown architecture, unit, objective, batching or measure of
         sparsity, a model without weights, and a parameter out of range.
     """

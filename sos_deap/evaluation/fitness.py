@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, TypeVar, Unpack
 
 import torch
 from transformers import PreTrainedModel
 
 from sos_deap.errors import InputError
+from sos_deap.evaluation.forward import ForwardOptions
 from sos_deap.evaluation.metrics import MetricEvaluator
 from sos_deap.evaluation.partial_scores import Span, span_of
 from sos_deap.models.costs import MAX_SPARSITY, Sparsity, sparsity_measure
@@ -46,18 +47,17 @@ class FitnessEvaluator(MetricEvaluator):
         model: PreTrainedModel,
         task: Task | Callable[[Any], Any],
         objective: str | Objective = "paper",
-        batch_tokens: int | None = None,
+        *,
         heldout: Task | None = None,
+        validation: Task | None = None,
         unit: str = "head",
         sparsity_of: str = "heads",
-        batching: str = "auto",
-        reuse_memory: float | None = None,
-        validation: Task | None = None,
         max_sparsity: float | None = None,
+        **forward: Unpack[ForwardOptions],
     ) -> None:
         own = CallableTask(task) if callable(task) else task
         self.objective = checked_objective(objective) if isinstance(objective, str) else objective
-        super().__init__(model, own, batch_tokens, unit, batching, reuse_memory)
+        super().__init__(model, own, unit, **forward)
         self.heldout = heldout
         self.sparsity_of = sparsity_of
         self.sparsity: Sparsity = sparsity_measure(model, self.head_map, sparsity_of)
@@ -67,9 +67,8 @@ class FitnessEvaluator(MetricEvaluator):
         #: Evaluates the metric on the validation examples; keeps no hidden states.
         self.validation: MetricEvaluator | None = None
         if validation is not None:
-            self.validation = MetricEvaluator(
-                model, validation, batch_tokens, unit, batching, reuse_memory=0.0
-            )
+            keeps_none: ForwardOptions = {**forward, "reuse_memory": 0.0}
+            self.validation = MetricEvaluator(model, validation, unit, **keeps_none)
         self._validates = False
         self.tokenizer: Any = None
         #: The dtype that pruned models are saved in.
@@ -214,7 +213,7 @@ class FitnessEvaluator(MetricEvaluator):
         return self.metrics_of(model, task)[task.name]
 
     def clear(self) -> None:
-        """Drop all results of sub-models in memory; store and journal keep theirs."""
+        """Drop all results of sub-models in memory; the store and the journal are unchanged."""
         super().clear()
         if self.validation is not None:
             self.validation.clear()

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
@@ -43,19 +43,27 @@ BATCHING = ("auto", "shared", "masked")
 _TOGETHER = 16
 
 
+class ForwardOptions(TypedDict, total=False):
+    """Keyword arguments of :class:`ForwardRunner` that evaluators and the command line pass on."""
+
+    batch_tokens: int | None
+    batching: str
+    reuse_memory: float | None
+
+
 class ForwardRunner:
     """Runs sub-models of one model on a task's examples.
 
     :param model: the model.
     :param heads: its head map.
     :param task: the task, which computes sums over examples.
+    :param cost: the cost of the passes is added to it.
     :param batch_tokens: most tokens in a forward pass: of one sub-model where layers are shared,
         else of all sub-models together. Default: :data:`BATCH_TOKENS`, of which masked batches use
         as much as is fastest.
     :param batching: one of :data:`BATCHING`.
     :param reuse_memory: most gigabytes of hidden states kept for later sub-models; default:
         :data:`REUSE_MEMORY`.
-    :param cost: the cost of the passes is added to it.
     :raises InputError: for a parameter out of range.
     """
 
@@ -64,10 +72,11 @@ class ForwardRunner:
         model: Any,
         heads: HeadMap,
         task: Task,
+        cost: ForwardCost | None = None,
+        *,
         batch_tokens: int | None = None,
         batching: str = "auto",
         reuse_memory: float | None = None,
-        cost: ForwardCost | None = None,
     ) -> None:
         self._sizes = BatchSizes() if batch_tokens is None else None
         if batch_tokens is None:
@@ -91,11 +100,6 @@ class ForwardRunner:
         self._chosen = False
         #: Called before each forward pass; may raise to end the work.
         self.between_batches: Callable[[], Any] = lambda: None
-
-    @property
-    def layers(self) -> int:
-        """Attention layers of the model."""
-        return len(self._heads.layers)
 
     def run(self, pending: Sequence[bytes], part: slice = slice(None)) -> Iterator[Chunk]:
         """Compute sub-models a chunk at a time; yields each chunk with its sums.

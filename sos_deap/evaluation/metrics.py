@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from transformers import PreTrainedModel
 
@@ -14,7 +14,7 @@ from sos_deap.errors import InputError
 from sos_deap.evaluation.accounting import Accounting
 from sos_deap.evaluation.cache import EvaluationCache
 from sos_deap.evaluation.compute import ComputeEngine
-from sos_deap.evaluation.forward import ForwardRunner
+from sos_deap.evaluation.forward import ForwardOptions, ForwardRunner
 from sos_deap.evaluation.journal import Journal
 from sos_deap.evaluation.partial_scores import PartialScores, Span
 from sos_deap.evaluation.priors import Priors
@@ -36,15 +36,9 @@ class MetricEvaluator:
 
     :param model: a transformers model of a known architecture; it is put into evaluation mode.
     :param task: the metric and its data.
-    :param batch_tokens: most tokens in a forward pass, over all sub-models in it. Default: 4,096 on
-        a CPU and 32,768 elsewhere, of which masked batches use as much as is fastest.
     :param unit: what a gene removes: ``"head"``, or ``"group"`` for a key/value head with all its
         query heads.
-    :param batching: ``"shared"``: each layer once for all sub-models that are equal up to it,
-        without its removed heads; ``"masked"``: all in a batch, with the removed heads masked;
-        ``"auto"``: shared where the model allows it, and on an accelerator where that is faster.
-    :param reuse_memory: most gigabytes of hidden states kept of earlier sub-models, from which
-        later ones with the same first layers start. Default: 1; 0 keeps none.
+    :param forward: options of :class:`sos_deap.evaluation.forward.ForwardRunner`.
     :raises InputError: for an unknown architecture, unit or batching, a model without weights, and
         a parameter out of range.
     """
@@ -69,10 +63,8 @@ class MetricEvaluator:
         self,
         model: PreTrainedModel,
         task: Task,
-        batch_tokens: int | None = None,
         unit: str = "head",
-        batching: str = "auto",
-        reuse_memory: float | None = None,
+        **forward: Unpack[ForwardOptions],
     ) -> None:
         if model.device.type == "meta":
             raise InputError("the model is on the device meta, without weights: load it on another")
@@ -82,15 +74,7 @@ class MetricEvaluator:
         #: The cost of all evaluations so far.
         self.accounting = Accounting(len(task), tokens=task.reference_tokens)
         #: Runs the forward passes of this process.
-        self.runner = ForwardRunner(
-            model,
-            self.head_map,
-            task,
-            batch_tokens,
-            batching,
-            reuse_memory,
-            self.accounting.forward,
-        )
+        self.runner = ForwardRunner(model, self.head_map, task, self.accounting.forward, **forward)
         layers = len(self.head_map.layers)
         self._scores = PartialScores(self.runner.run, task, layers, self.accounting)
         self._cache = EvaluationCache(self._scores, task, self.accounting)
@@ -131,7 +115,7 @@ class MetricEvaluator:
         return ((list(key), metric) for key, metric in self._cache)
 
     def clear(self) -> None:
-        """Drop all results of sub-models in memory; store and journal keep theirs."""
+        """Drop all results of sub-models in memory; the store and the journal are unchanged."""
         with self._lock:
             self._cache.clear()
             self._priors.clear()
