@@ -31,7 +31,8 @@ from sos_deap.engines.launch import _Run
 from sos_deap.engines.pool import _cut
 from sos_deap.engines.process import Processes
 from sos_deap.errors import WorkerLostError
-from sos_deap.evaluation.evaluator import from_recipe, register_local
+from sos_deap.evaluation import evaluator as evaluators
+from sos_deap.evaluation.evaluator import from_recipe
 from sos_deap.run import main
 from tests.conftest import GENES
 from tests.test_resume import known
@@ -239,7 +240,8 @@ def test_a_wait_for_workers_has_an_end(
         evaluator.many(several(4))
     interrupt.join()
     told = capsys.readouterr().err
-    assert "no answer from 2 of 2 workers for " in told and "finishing what is being" in told
+    assert "no answer from 2 of 2 workers for " in told
+    assert "finishing the current computation" in told
 
 
 def test_an_executor_that_is_shut_down(made: Callable[[], Evaluator]) -> None:
@@ -287,9 +289,9 @@ def test_a_worker_of_scoop_that_is_lost_before_it_has_called(
 
 
 def test_what_does_not_travel(evaluator: Evaluator, made: Callable[[], Evaluator]) -> None:
-    with pytest.raises(InputError, match="made of a model or a task in memory"):
+    with pytest.raises(InputError, match="has a model or a task in memory"):
         open_engine(evaluator, "process", 2)
-    with pytest.raises(InputError, match="made of a model or a task in memory"):
+    with pytest.raises(InputError, match="has a model or a task in memory"):
         pickle.dumps(evaluator)
     open_engine(evaluator, "serial")
     with pytest.raises(InputError, match="programs that SCOOP has started"):
@@ -327,7 +329,7 @@ def test_an_error_in_a_worker_travels(
 
     evaluator = made()
     recipe = evaluator.recipe
-    register_local(recipe, evaluator)
+    monkeypatch.setitem(evaluators._local, recipe, evaluator)
     monkeypatch.setattr(evaluator.task, "score", broken)
     with pytest.raises(kind, match="OddError: a b" if kind is RuntimeError else "a") as caught:
         worker.sums(recipe, 1, [bytes([1] * GENES)], (0, 4))

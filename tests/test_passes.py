@@ -143,3 +143,18 @@ def test_out_of_memory_ends_the_growth(
     assert passes.cost.out_of_memory == 1
     metrics = [evaluator.task.metrics(row)["perplexity"] for _, sums in found for row in sums]
     assert metrics == pytest.approx(expected, rel=1e-5)
+
+
+def test_an_error_of_the_first_pass_does_not_change_the_batching(
+    evaluator: Evaluator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluator.task, "score", fails)
+        with pytest.raises(KeyboardInterrupt):
+            evaluator.metric([1] * GENES)
+    fresh = Evaluator(evaluator.model, evaluator.task)
+    assert evaluator.metrics(several_of(3)) == fresh.metrics(several_of(3))
+    assert evaluator.batching == fresh.batching == "shared"

@@ -179,7 +179,6 @@ class ForwardRunner:
         """Determine once which ways of batching are possible and which is faster."""
         if self._chosen:
             return
-        self._chosen = True
         if self._task.one_pass:
             self._rotations = rotations(self._model, self._heads, lambda: self._one(1))
         self._counter.count_dense(self._model, self._heads, lambda: self._one(1))
@@ -189,6 +188,7 @@ class ForwardRunner:
             # On a CPU large batches gain nothing, and the choice must not depend on timing noise.
             on_cpu = self._model.device.type == "cpu"
             self.batching = "shared" if on_cpu or not self._masked_is_faster() else "masked"
+        self._chosen = True  # last, since a task may raise
 
     def _shares(self) -> bool:
         """Whether layers can be shared; tried twice if memory runs out.
