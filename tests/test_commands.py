@@ -76,7 +76,7 @@ def test_a_chromosome_of_groups_and_the_uniform_layout(model_folder: Path, tmp_p
     genes = [1, 1, 0, 0] + [0, 0, 1, 1] + [1, 1, 0, 0]
     stock = AutoModelForCausalLM.from_pretrained(folder)
     assert_close(output(stock, {"input_ids": IDS}), expected(model_folder, genes, IDS))
-    assert "so it is a stock model" in (folder / "README.md").read_text()
+    assert "so this is a stock model" in (folder / "README.md").read_text()
     assert run("measure", folder, "--against", model_folder, "--lengths", 8, "--rounds", 1) == 0
 
 

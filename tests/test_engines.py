@@ -528,7 +528,7 @@ def main(spread):
     if spread == "map":
         toolbox.register("map", futures.map)
     else:
-        open_engine(evaluate, spread)
+        sos_deap.open_engine(evaluate, spread)
     people = toolbox.population(n=6)
     algorithms.eaSimple(people, toolbox, 0.9, 1.0, 3, halloffame=best, verbose=False)
     return list(best[0]), best[0].fitness.values

@@ -310,7 +310,11 @@ def test_sparsity_in_parameters(models: dict[str, Path], data: Path, tmp_path: P
             "is a bart encoder-decoder: perplexity",
         ),
         ("masked", ["--dataset=builtin:self"], "builtin:self needs a model that writes"),
-        ("classifier", ["--task=accuracy", "--dataset=builtin:self"], "text for kl, perplexity"),
+        (
+            "classifier",
+            ["--task=accuracy", "--dataset=builtin:self"],
+            "builtin:self is only for kl, perplexity",
+        ),
         ("causal", ["--dataset={latin}"], "is not UTF-8"),
         ("causal", ["--dataset={empty}"], "is empty"),
         ("causal", ["--heldout_split=test"], "unknown heldout split 'test': known are train"),

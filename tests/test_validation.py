@@ -95,7 +95,7 @@ def test_the_examples_are_others_and_are_counted() -> None:
         parts = (-two / kept) ** 2 * (-three / kept) ** 3
         assert parts ** (1 / 5) == pytest.approx(five, rel=2e-3)
     assert plain.validation is None
-    with pytest.raises(InputError, match="nothing to validate on"):
+    with pytest.raises(InputError, match="there are no validation examples"):
         plain.validate(individuals)
 
 
