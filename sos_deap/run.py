@@ -59,8 +59,9 @@ def run(config: RunConfig, settings: TaskSettings, out: TextIO | None = None) ->
 
     plan = plan_of(config, settings)
     console = Console(not config.quiet, config.json_lines, out)
-    names = config.model, config.algorithm
-    folder = chosen_folder(config.resume, config.output_dir, *names, config.seed)
+    folder = chosen_folder(
+        config.resume, config.output_dir, config.model, config.algorithm, config.seed
+    )
     evaluator = evaluator_of(plan)
     heads, heldout = evaluator.head_map, evaluator.heldout
     assert heldout is not None  # from_pretrained always makes a held-out part
