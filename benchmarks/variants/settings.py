@@ -6,15 +6,14 @@ import argparse
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.variants.flags import FLAGS, OWN, RUN, SHARED, flag_names, refuse_own
 from sos_deap.cli import Parser
-from sos_deap.config import RunConfig
 from sos_deap.errors import InputError, first_line, unknown
 from sos_deap.safe_yaml import plain
-from sos_deap.tasks.settings import TaskSettings
 
 #: The variants that come with the benchmark.
 VARIANTS_FILE = Path(__file__).with_name("variants.yaml")
@@ -22,58 +21,8 @@ VARIANTS_FILE = Path(__file__).with_name("variants.yaml")
 #: Default number of held-out examples: 16 k tokens with 128 tokens per sequence.
 HELDOUT_SAMPLES = 128
 
-#: The flags of a comparison, which are also the keys of a ``--config`` file.
-FLAGS: dict[str, dict[str, Any]] = {
-    "config": {"help": "YAML file of flags, names without --; the command line overrides it"},
-    "model": {"nargs": "+", "help": "models, as for sos_deap.run (builtin:tiny)"},
-    "dataset": {"nargs": "+", "help": "data sets, as for sos_deap.run (builtin:pydoc)"},
-    "variants": {
-        "nargs": "+",
-        "help": "names of variants, separated by commas or spaces (sos,sos-repaired,swap)",
-    },
-    "variants_file": {"help": "YAML file of more variants, NAME: {FLAG: VALUE, ...}"},
-    "budget": {
-        "nargs": "+",
-        "type": int,
-        "help": "distinct evaluations per run on the shared calibration examples, counted by "
-        "tokens: one on half of the examples is half an evaluation (1000)",
-    },
-    "budget_tokens": {"nargs": "+", "type": int, "help": "tokens per run, instead of --budget"},
-    "sparsity": {"nargs": "+", "type": float, "help": "proportions of heads to remove (0.31)"},
-    "seeds": {"type": int, "help": "runs per variant, paired by seed (15)"},
-    "first_seed": {"type": int, "help": "first seed (0)"},
-    "workers": {"type": int, "help": "processes, which share the cores (1)"},
-    "store": {"help": "SQLite file of all evaluations (store.sqlite in --output_dir)"},
-    "heldout_task": {
-        "help": "task of the held-out metrics (kl if a variant uses it, else that of all variants)"
-    },
-    "heldout_metric": {
-        "help": "metric to compare (perplexity for kl, else the default of the task)"
-    },
-    "reference": {"help": "variant whose median is the target (the first)"},
-    "target": {"type": float, "help": "held-out metric to reach (the median of --reference)"},
-    "control": {"help": "variant to test all others against (all pairs are tested)"},
-    "ioh": {"action": "store_true", "help": "also write files for IOHanalyzer"},
-    "output_dir": {"help": "folder of the results; an existing folder is resumed"},
-}
-
 #: Upper bounds: larger values exhaust memory before anything is compared.
 _MOST = {"seeds": 10_000, "workers": 1_000, "budget": 10**12, "budget_tokens": 10**15}
-
-_RUN = {field.name for field in fields(RunConfig)}
-_TASK = {field.name for field in fields(TaskSettings)}
-
-#: Flags of a run that the benchmark sets.
-_OWN = {
-    *("model", "dataset", "seed", "output_dir", "store", "profile", "tensorboard", "layout"),
-    *("engine", "workers", "hostfile"),
-    *(f"max_{what}" for what in ("sparsity", "evaluations", "tokens")),
-}
-
-#: Flags that all variants share, so that all solve the same problem on the same examples.
-_SHARED = {"unit", "sparsity_of", "device", "dtype"} | (
-    _TASK - {"samples", "validation_samples", "metric", "top_k"}
-)
 
 
 @dataclass(frozen=True)
@@ -141,33 +90,21 @@ def _pairs(rest: list[str]) -> dict[str, str]:
     for token in tokens:
         flag, equals, value = token.partition("=")
         name = flag.removeprefix("--")
-        if not token.startswith("--") or name not in _RUN | _TASK:
-            raise unknown("flag", flag, [f"--{known}" for known in _known()])
-        _refuse_own(name, "the command line")
+        if not token.startswith("--") or name not in RUN:
+            raise unknown("flag", flag, [f"--{name}" for name in flag_names()])
+        refuse_own(name, "the command line")
         if not equals and (value := next(tokens, "")) == "":
             raise InputError(f"--{name} has no value: give one after it")
         pairs[name] = value
     return pairs
 
 
-def _known() -> set[str]:
-    return set(FLAGS) | ((_RUN | _TASK) - _OWN)
-
-
-def _refuse_own(name: str, where: str) -> None:
-    if name in _OWN:
-        raise InputError(
-            f"{where} sets {name}, which the benchmark sets itself: remove it "
-            "(the benchmark has --seeds, --sparsity, --budget, --budget_tokens and --store)"
-        )
-
-
 def _config(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     """Return a configuration file's flags of the benchmark and its flags of a run."""
     tokens, common = [], {}
     for name, value in _mapping(path, "configuration file").items():
-        if name not in _known() - {"config"}:
-            raise unknown(f"setting in {path}", name, _known() - {"config"})
+        if name not in flag_names() - {"config"}:
+            raise unknown(f"setting in {path}", name, flag_names() - {"config"})
         if name not in FLAGS:
             common[name] = _text(value)
         elif isinstance(value, bool):
@@ -205,14 +142,14 @@ def _variants_in(path: Path) -> dict[str, dict[str, str]]:
         if not isinstance(flags, dict):
             raise InputError(f"variant {name} in {path} is {flags!r}: write {{flag: value, ...}}")
         for flag in flags:
-            _refuse_own(flag, f"variant {name} in {path}")
-            if flag in _SHARED:
+            refuse_own(flag, f"variant {name} in {path}")
+            if flag in SHARED:
                 raise InputError(
                     f"variant {name} in {path} sets {flag}, which all variants must share: "
                     f"give --{flag} on the command line"
                 )
-            if flag not in _RUN | _TASK:
-                raise unknown(f"flag of variant {name} in {path}", flag, (_RUN | _TASK) - _OWN)
+            if flag not in RUN:
+                raise unknown(f"flag of variant {name} in {path}", flag, RUN - OWN)
         variants[name] = {k: _text(v) for k, v in flags.items() if v is not None}
     return variants
 
