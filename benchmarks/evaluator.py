@@ -15,185 +15,37 @@ including duplicates, one generation at a time.
 from __future__ import annotations
 
 import argparse
-import copy
 import os
 import random
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from deap import base, tools
-from torch.nn.functional import cross_entropy, linear
-from transformers import LlamaConfig, LlamaForCausalLM
 
-from benchmarks.main_job import spread
-from sos_deap import (
-    Chromosome,
-    Evaluator,
-    cxFitnessWeighted,
-    evolve,
-    head_map,
-    limit_sparsity,
-    masked,
-    mutSparsityFlipBit,
-    prune,
-    register,
+from benchmarks.loops import (
+    bare_products,
+    dense_passes,
+    ours,
+    plain_loop,
+    ratio,
+    sliced_loop,
+    timed,
 )
+from benchmarks.main_job import spread
+from benchmarks.workloads import first_asked, generations_of, tiny, wide
+from sos_deap import Evaluator, head_map
 from sos_deap.artifacts import versions
 from sos_deap.files.atomic import write_json
 from sos_deap.models.measure import peak_bytes
 from sos_deap.search.chromosome import random_genes
 from sos_deap.tasks import likelihood
-from sos_deap.tasks.data.sequences import Sequences
 from sos_deap.tasks.language import Perplexity
 
 RESULTS = Path(__file__).parent / "results"
-Generations = list[list[list[int]]]  # the chromosomes that each generation requests
-
-
-def generations_of(model: Any, task: Perplexity, seed: int) -> Generations:
-    """Return the chromosomes that a run of the paper's algorithm requests, by generation."""
-    random.seed(seed)
-    evaluator, requested = Evaluator(model, task), list[list[list[int]]]()
-    toolbox = base.Toolbox()
-    register(toolbox, evaluator)
-
-    def listed(function: Callable[..., Any], individuals: Sequence[Any]) -> list[Any]:
-        if individuals:
-            requested.append([list(individual) for individual in individuals])
-        return evaluator.many(individuals, max_sparsity=0.31)
-
-    toolbox.register("map", listed)
-    evolve(toolbox, "sos-repaired", population=10, generations=100, max_sparsity=0.31)
-    return requested
-
-
-def lookup_generations(genes: int, seed: int = 0) -> Generations:
-    """Return the chromosomes of a run whose fitness needs no model: a random cost per head."""
-    random.seed(seed)
-    costs, requested = [random.random() for _ in range(genes)], list[list[list[int]]]()
-    toolbox = base.Toolbox()
-    bound = limit_sparsity(0.31)
-    toolbox.register("individual", lambda: Chromosome(random_genes(genes, 0.05)))
-    toolbox.register("population", tools.initRepeat, list, toolbox.individual)
-    toolbox.register("select", tools.selTournament, tournsize=3)
-    toolbox.register("mate", bound(cxFitnessWeighted))
-    toolbox.register("mutate", bound(partial(mutSparsityFlipBit, indpb=0.01)))
-    toolbox.register(
-        "evaluate", lambda one: (-sum(c for c, g in zip(costs, one, strict=True) if g),)
-    )
-
-    def listed(function: Callable[..., Any], individuals: Sequence[Any]) -> list[Any]:
-        if individuals:
-            requested.append([list(individual) for individual in individuals])
-        return list(map(function, individuals))
-
-    toolbox.register("map", listed)
-    evolve(toolbox, "sos-repaired", population=10, generations=100, max_sparsity=0.31)
-    return requested
-
-
-def first_asked(generations: Generations) -> Generations:
-    """Return each generation's chromosomes that are no cache hits."""
-    known = set[bytes]()
-    new = []
-    for generation in generations:
-        distinct_ones = {bytes(genes): genes for genes in generation}
-        new.append([genes for key, genes in distinct_ones.items() if key not in known])
-        known |= distinct_ones.keys()
-    return new
-
-
-def plain_loop(model: Any, task: Perplexity, generations: Generations) -> None:
-    """Evaluate one candidate at a time: a full forward pass with all logits, without a cache."""
-    ids, heads = task.sequences.input_ids.to(model.device), head_map(model)
-    with torch.inference_mode():
-        for genes in (genes for generation in generations for genes in generation):
-            with masked(model, [genes], heads):
-                logits = model(ids, use_cache=False).logits[:, :-1].float()
-            cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten()).exp().item()
-
-
-def sliced_loop(model: Any, task: Perplexity, generations: Generations) -> None:
-    """Evaluate one candidate at a time: copy and slice the model for each."""
-    ids, heads = task.sequences.input_ids, head_map(model)
-    with torch.inference_mode():
-        for genes in (genes for generation in generations for genes in generation):
-            smaller: Any = prune(model, genes, heads)
-            logits = smaller(ids, use_cache=False).logits[:, :-1].float()
-            cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten()).exp().item()
-
-
-def ours(model: Any, task: Perplexity, generations: Generations, **settings: Any) -> Evaluator:
-    """Evaluate one generation at a time with a new evaluator, and return it."""
-    evaluator = Evaluator(model, task, **settings)
-    for generation in generations:
-        evaluator.many(generation)
-    return evaluator
-
-
-def products(model: Any, tokens: int) -> Iterator[tuple[int, int, int]]:
-    """Yield the matrix products of one forward pass as (rows, inner, columns)."""
-    for module in model.modules():
-        if isinstance(module, torch.nn.Linear):
-            yield tokens, module.in_features, module.out_features
-
-
-def bare_products(model: Any, tokens: int, times: int) -> None:
-    """Compute only the linear layers' products of some sub-models, in the model's dtype."""
-    dtype = model.dtype
-    operands = [
-        (torch.empty(rows, inner, dtype=dtype), torch.empty(columns, inner, dtype=dtype))
-        for rows, inner, columns in products(model, tokens)
-    ]
-    with torch.inference_mode():
-        for _ in range(times):
-            for left, right in operands:
-                linear(left, right)
-
-
-def timed(ways: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
-    """Return the seconds of each function by name; each round calls all of them in turn."""
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(rounds):
-        for name, way in ways.items():
-            started = time.perf_counter()
-            way()
-            seconds[name].append(time.perf_counter() - started)
-            print(f"{name}: {seconds[name][-1]:.2f} s", flush=True)
-    return seconds
-
-
-def ratio(seconds: dict[str, list[float]], slow: str, fast: str) -> dict[str, float]:
-    """Return median and range over rounds of the time of `slow` over that of `fast`."""
-    return spread([a / b for a, b in zip(seconds[slow], seconds[fast], strict=True)])
-
-
-def tiny() -> tuple[Any, Any, Perplexity]:
-    """Return the embedded model in float32 and in bfloat16, and its default calibration text."""
-    evaluator = Evaluator.from_pretrained(device="cpu", dtype="float32", heldout_samples=1)
-    task: Any = evaluator.task
-    return evaluator.model, copy.deepcopy(evaluator.model).bfloat16(), task
-
-
-def wide() -> tuple[Any, Any, Perplexity]:
-    """Return a random Llama of 12 layers x 768 with 12 heads in both dtypes, and 2,048 tokens."""
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=2048,
-        hidden_size=768,
-        intermediate_size=2048,
-        num_hidden_layers=12,
-        num_attention_heads=12,
-        max_position_embeddings=2048,
-    )
-    model = LlamaForCausalLM(config).eval()
-    task = Perplexity(Sequences("random", torch.randint(2048, (4, 512))))
-    return model, copy.deepcopy(model).bfloat16(), task
 
 
 def whole_runs(seeds: int, every: int) -> dict[str, Any]:
@@ -202,47 +54,10 @@ def whole_runs(seeds: int, every: int) -> dict[str, Any]:
     Alternatives whose time per generation does not depend on earlier ones are timed on every
     `every`-th generation and scaled up. Cached hidden states in float32 are timed for seed 0 only.
     """
-    model, low, task = tiny()
+    models = tiny()
     rows: list[dict[str, Any]] = []
     for seed in range(seeds):
-        generations = generations_of(low, task, seed)
-        new = first_asked(generations)
-        part, new_part = generations[::every], new[::every]
-        asked, asked_part, new_asked, new_asked_part = (
-            sum(map(len, g)) for g in (generations, part, new, new_part)
-        )
-        evaluators: dict[str, Evaluator] = {}
-
-        def default() -> None:
-            evaluators["default"] = ours(low, task, generations)  # noqa: B023
-
-        ways: dict[str, Callable[[], Any]] = {
-            "1 field's loop, float32": partial(plain_loop, model, task, part),
-            "2 field's loop, bfloat16": partial(plain_loop, low, task, part),
-            "3 copy and slice, float32": partial(sliced_loop, model, task, part),
-            "4a cache and batches": partial(ours, model, task, new_part, batching="masked"),
-            "4b shared layers, heads left out": partial(
-                ours, model, task, new_part, reuse_memory=0
-            ),
-            "4d bfloat16": default,
-        }
-        if seed == 0:
-            ways["4c states kept"] = partial(ours, model, task, generations)
-        scales = dict.fromkeys("123", asked / asked_part)
-        scales |= dict.fromkeys(("4a", "4b"), new_asked / new_asked_part)
-        scaled = {name: s[0] * scales.get(name.split()[0], 1) for name, s in timed(ways, 1).items()}
-        best = evaluators["default"].accounting
-        rows.append(
-            {
-                "seed": seed,
-                "asked": asked,
-                "computed": best.forward_evaluations,
-                "layers_computed": best.layers_computed / best.layers,
-                "outside_forward": best.seconds_outside
-                / (best.seconds_outside + best.seconds_forward),
-                "seconds": scaled,
-            }
-        )
+        rows.append(whole_run(*models, seed, every))
         print(rows[-1], flush=True)
     first, second, last = "1 field's loop, float32", "2 field's loop, bfloat16", "4d bfloat16"
     return {
@@ -250,6 +65,47 @@ def whole_runs(seeds: int, every: int) -> dict[str, Any]:
         "runs": rows,
         "loop_1_over_ours": spread([r["seconds"][first] / r["seconds"][last] for r in rows]),
         "loop_2_over_ours": spread([r["seconds"][second] / r["seconds"][last] for r in rows]),
+    }
+
+
+def whole_run(model: Any, low: Any, task: Perplexity, seed: int, every: int) -> dict[str, Any]:
+    """Time one run of the search.
+
+    :param model: the model in float32.
+    :param low: the model in bfloat16.
+    """
+    generations = generations_of(low, task, seed)
+    new = first_asked(generations)
+    part, new_part = generations[::every], new[::every]
+    asked, asked_part, new_asked, new_asked_part = (
+        sum(map(len, g)) for g in (generations, part, new, new_part)
+    )
+    evaluators: dict[str, Evaluator] = {}
+
+    def default() -> None:
+        evaluators["default"] = ours(low, task, generations)
+
+    ways: dict[str, Callable[[], Any]] = {
+        "1 field's loop, float32": partial(plain_loop, model, task, part),
+        "2 field's loop, bfloat16": partial(plain_loop, low, task, part),
+        "3 copy and slice, float32": partial(sliced_loop, model, task, part),
+        "4a cache and batches": partial(ours, model, task, new_part, batching="masked"),
+        "4b shared layers, heads left out": partial(ours, model, task, new_part, reuse_memory=0),
+        "4d bfloat16": default,
+    }
+    if seed == 0:
+        ways["4c states kept"] = partial(ours, model, task, generations)
+    scales = dict.fromkeys("123", asked / asked_part)
+    scales |= dict.fromkeys(("4a", "4b"), new_asked / new_asked_part)
+    scaled = {name: s[0] * scales.get(name.split()[0], 1) for name, s in timed(ways, 1).items()}
+    best = evaluators["default"].accounting
+    return {
+        "seed": seed,
+        "asked": asked,
+        "computed": best.forward_evaluations,
+        "layers_computed": best.layers_computed / best.layers,
+        "outside_forward": best.seconds_outside / (best.seconds_outside + best.seconds_forward),
+        "seconds": scaled,
     }
 
 
@@ -322,13 +178,6 @@ def elementwise(rounds: int) -> dict[str, Any]:
             for kind, seconds in (("wall", wall), ("processor", processor))
         }
     return found
-
-
-def dense_passes(evaluator: Evaluator, count: int) -> None:
-    """Evaluate the dense model `count` times, each time with an empty cache."""
-    for _ in range(count):
-        evaluator.clear()
-        evaluator.metric([1] * len(evaluator.head_map))
 
 
 def memory() -> dict[str, Any]:

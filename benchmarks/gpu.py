@@ -20,7 +20,8 @@ from typing import Any
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-from benchmarks.evaluator import lookup_generations, plain_loop
+from benchmarks.loops import plain_loop
+from benchmarks.workloads import lookup_generations
 from sos_deap import Evaluator, head_map
 from sos_deap.artifacts import versions
 from sos_deap.files.atomic import write_json
