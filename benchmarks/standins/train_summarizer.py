@@ -102,15 +102,6 @@ def build(tokenizer: PreTrainedTokenizerFast, flags: Namespace) -> LlamaForCausa
     )
 
 
-def learning_rate(step: int, steps: int, warmup: int = 50) -> float:
-    """Return the factor of the peak rate at a step: linear up, constant, linear to zero."""
-    return min((step + 1) / warmup, 1.0, 2.0 * (steps - step) / steps)
-
-
-def _in_a_layer(name: str, parameter: torch.Tensor) -> bool:
-    return parameter.ndim == 2 and "embed" not in name
-
-
 def fit(
     model: LlamaForCausalLM,
     examples: Examples,
@@ -119,7 +110,7 @@ def fit(
 ) -> list[dict[str, float]]:
     """Train with Muon for the matrices, which takes fewer steps than Adam; return the log."""
     optimizers = training.Optimizers(
-        model, _in_a_layer, muon=0.02, adamw=0.01, beta2=0.95, decay=0.0
+        model, training.is_matrix_of_a_layer, muon=0.02, adamw=0.01, beta2=0.95, decay=0.0
     )
     log: list[dict[str, float]] = []
     began, recent = time.perf_counter(), 0.0
@@ -127,7 +118,7 @@ def fit(
         inputs, labels = examples.batch(stage_at(step, steps))
         logits = summary_logits(model, inputs, labels.shape[1])
         loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
-        optimizers.step(loss, learning_rate(step, steps))
+        optimizers.step(loss, training.learning_rate(step, steps))
         recent = loss.item() if step == 0 else 0.95 * recent + 0.05 * loss.item()
         if (step + 1) % 100 == 0 or step + 1 == steps:
             row = {

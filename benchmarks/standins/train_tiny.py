@@ -16,16 +16,19 @@ import argparse
 import csv
 import importlib.util
 import math
-import os
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+# A script that is run by its path imports from its own folder only.
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from benchmarks.standins import training
 from sos_deap.tasks.data import pydoc
 
 PACKAGES = ("numpy", "torch", "transformers", "datasets")
@@ -54,19 +57,34 @@ def training_documents() -> list[pydoc.Document]:
 
 def train_tokenizer(documents: list[pydoc.Document], vocabulary: int) -> PreTrainedTokenizerFast:
     """Train a byte-level BPE tokenizer with one special token, which ends every document."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary,
-        special_tokens=[END],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    tokenizer = training.train_byte_level_bpe(
+        (document.text for document in documents),
+        vocabulary,
+        [END],
         max_token_length=16,  # no tokens for long rows of = or blanks
-        show_progress=False,
+        leading_blank=False,
     )
-    tokenizer.train_from_iterator((d.text for d in documents), trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token=END, eos_token=END, pad_token=END
+    )
+
+
+def build(vocabulary: int, seqlen: int) -> LlamaForCausalLM:
+    """Return the untrained model."""
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=vocabulary,
+            hidden_size=144,
+            intermediate_size=288,
+            num_hidden_layers=12,
+            num_attention_heads=12,
+            num_key_value_heads=12,
+            max_position_embeddings=seqlen,
+            tie_word_embeddings=True,
+            bos_token_id=0,
+            eos_token_id=0,
+            pad_token_id=0,
+        )
     )
 
 
@@ -90,11 +108,6 @@ def batches(
         yield from (windows[i] for i in order.split(rows) if len(i) == rows)
 
 
-def learning_rate(step: int, steps: int, warmup: int = 50) -> float:
-    """Return the factor of the peak rate at a step: linear up, constant, linear to zero."""
-    return min((step + 1) / warmup, 1.0, 2.0 * (steps - step) / steps)
-
-
 def perplexity(model: LlamaForCausalLM, stream: torch.Tensor, seqlen: int, limit: int) -> float:
     """Return the perplexity over the first `limit` sequences of a token stream."""
     windows = stream[: len(stream) // seqlen * seqlen].view(-1, seqlen)[:limit]
@@ -109,8 +122,73 @@ def next_token_loss(model: LlamaForCausalLM, batch: torch.Tensor) -> torch.Tenso
     return torch.nn.functional.cross_entropy(logits, batch[:, 1:].flatten())
 
 
-def main() -> None:
+def train(flags: argparse.Namespace) -> None:
     """Train, write the log and save the weights in bfloat16."""
+    training.prepare(flags.seed, flags.threads)
+    documents = training_documents()
+    tokenizer = train_tokenizer(documents, flags.vocabulary)
+    stream = token_stream(tokenizer, documents)
+    calibration = token_stream(tokenizer, list(pydoc.pydoc_documents("calibration")))
+    print(
+        f"{len(documents)} documents, {len(stream)} tokens; calibration {len(calibration)}",
+        flush=True,
+    )
+
+    model = build(flags.vocabulary, flags.seqlen)
+    tokenizer.model_max_length = flags.seqlen
+    fit(model, tokenizer, stream, calibration, flags)
+    print(f"saved to {flags.output_dir}")
+
+
+def fit(
+    model: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    stream: torch.Tensor,
+    calibration: torch.Tensor,
+    flags: argparse.Namespace,
+) -> None:
+    """Train a model on a token stream; log and save it every 100 steps.
+
+    :param calibration: token stream whose perplexity is logged.
+    """
+    optimizers = training.Optimizers(
+        model, training.is_matrix_of_a_layer, muon=0.02, adamw=0.004, beta2=0.95, decay=0.0
+    )
+    source = batches(stream, flags.rows, flags.seqlen, torch.Generator().manual_seed(flags.seed))
+    start, recent = time.perf_counter(), 0.0
+    with flags.log.open("w", newline="") as file:
+        log = csv.writer(file, lineterminator="\n")
+        log.writerow(["step", "tokens", "train_loss", "calibration_perplexity", "seconds"])
+        for step in range(flags.steps):
+            loss = next_token_loss(model, next(source))
+            optimizers.step(loss, training.learning_rate(step, flags.steps))
+            recent = loss.item() if step == 0 else 0.95 * recent + 0.05 * loss.item()
+            if (step + 1) % 100 == 0 or step + 1 == flags.steps:
+                held = perplexity(model, calibration, flags.seqlen, 128)
+                tokens = (step + 1) * flags.rows * flags.seqlen
+                log.writerow(
+                    [
+                        step + 1,
+                        tokens,
+                        f"{recent:.4f}",
+                        f"{held:.3f}",
+                        f"{time.perf_counter() - start:.0f}",
+                    ]
+                )
+                file.flush()
+                save(model, tokenizer, flags.output_dir)
+
+
+def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Write the weights in bfloat16 and the tokenizer."""
+    copy: Any = LlamaForCausalLM(model.config)
+    copy.load_state_dict(model.state_dict())
+    copy.to(torch.bfloat16).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def main() -> None:
+    """Parse the flags and train."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -122,83 +200,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2, help="threads of PyTorch (2)")
     parser.add_argument("--output_dir", type=Path, default=HOME, help="folder for the model")
     parser.add_argument("--log", type=Path, default=LOG, help="CSV file for the training log")
-    arguments = parser.parse_args()
-
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    torch.manual_seed(arguments.seed)
-    torch.set_num_threads(arguments.threads)
-    documents = training_documents()
-    tokenizer = train_tokenizer(documents, arguments.vocabulary)
-    stream = token_stream(tokenizer, documents)
-    calibration = token_stream(tokenizer, list(pydoc.pydoc_documents("calibration")))
-    print(
-        f"{len(documents)} documents, {len(stream)} tokens; calibration {len(calibration)}",
-        flush=True,
-    )
-
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=arguments.vocabulary,
-            hidden_size=144,
-            intermediate_size=288,
-            num_hidden_layers=12,
-            num_attention_heads=12,
-            num_key_value_heads=12,
-            max_position_embeddings=arguments.seqlen,
-            tie_word_embeddings=True,
-            bos_token_id=0,
-            eos_token_id=0,
-            pad_token_id=0,
-        )
-    )
-    tokenizer.model_max_length = arguments.seqlen
-    inner = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
-    outer = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
-    optimizers: list[torch.optim.Optimizer] = [
-        torch.optim.Muon(inner, lr=0.02, momentum=0.95, weight_decay=0.02),
-        torch.optim.AdamW(outer, lr=0.004, betas=(0.9, 0.95), weight_decay=0.0),
-    ]
-    peaks = [o.param_groups[0]["lr"] for o in optimizers]
-    source = batches(
-        stream, arguments.rows, arguments.seqlen, torch.Generator().manual_seed(arguments.seed)
-    )
-    start, recent = time.perf_counter(), 0.0
-    with arguments.log.open("w", newline="") as file:
-        log = csv.writer(file, lineterminator="\n")
-        log.writerow(["step", "tokens", "train_loss", "calibration_perplexity", "seconds"])
-        for step in range(arguments.steps):
-            for optimizer, peak in zip(optimizers, peaks, strict=True):
-                optimizer.param_groups[0]["lr"] = peak * learning_rate(step, arguments.steps)
-            loss = next_token_loss(model, next(source))
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            for optimizer in optimizers:
-                optimizer.step()
-                optimizer.zero_grad()
-            recent = loss.item() if step == 0 else 0.95 * recent + 0.05 * loss.item()
-            if (step + 1) % 100 == 0 or step + 1 == arguments.steps:
-                held = perplexity(model, calibration, arguments.seqlen, 128)
-                tokens = (step + 1) * arguments.rows * arguments.seqlen
-                log.writerow(
-                    [
-                        step + 1,
-                        tokens,
-                        f"{recent:.4f}",
-                        f"{held:.3f}",
-                        f"{time.perf_counter() - start:.0f}",
-                    ]
-                )
-                file.flush()
-                save(model, tokenizer, arguments.output_dir)
-    print(f"saved to {arguments.output_dir}")
-
-
-def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """Write the weights in bfloat16 and the tokenizer."""
-    copy: Any = LlamaForCausalLM(model.config)
-    copy.load_state_dict(model.state_dict())
-    copy.to(torch.bfloat16).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    train(parser.parse_args())
 
 
 if __name__ == "__main__":

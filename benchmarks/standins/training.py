@@ -30,19 +30,20 @@ def train_byte_level_bpe(
     special: Sequence[str],
     normalizer: normalizers.Normalizer | None = None,
     max_token_length: int | None = None,
+    leading_blank: bool = True,
 ) -> Tokenizer:
     """Train a byte-level BPE tokenizer.
-
-    Every text gets a leading blank, so that a word has the same tokens at every position.
 
     :param vocabulary: number of tokens, including special tokens.
     :param special: special tokens, in the order of their ids, from 0.
     :param max_token_length: in characters; default: unlimited.
+    :param leading_blank: add a blank to the start of every text, so that a word has the same tokens
+        at every position.
     """
     tokenizer = Tokenizer(tokenizers.models.BPE())
     if normalizer is not None:
         tokenizer.normalizer = normalizer
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=leading_blank)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary,
@@ -95,6 +96,16 @@ class Optimizers:
             optimizer.param_groups[0]["lr"] = peak * factor
             optimizer.step()
             optimizer.zero_grad()
+
+
+def learning_rate(step: int, steps: int, warmup: int = 50) -> float:
+    """Return the factor of the peak rate at a step: linear up, constant, linear to zero."""
+    return min((step + 1) / warmup, 1.0, 2.0 * (steps - step) / steps)
+
+
+def is_matrix_of_a_layer(name: str, parameter: Tensor) -> bool:
+    """Return whether a parameter is a matrix, except the embeddings of the tokens."""
+    return parameter.ndim == 2 and "embed" not in name
 
 
 def parameters(model: nn.Module) -> int:
