@@ -89,8 +89,17 @@ def found_by(
     return fitness
 
 
-def main() -> None:
-    """Enumerate, run the searches, print their results and write the JSON file."""
+def summary(ranks: list[int]) -> dict[str, float]:
+    """Return statistics of the ranks of solutions among all chromosomes; the optimum has rank 1."""
+    return {
+        "found the optimum": ranks.count(1) / len(ranks),
+        "rank, median": statistics.median(ranks),
+        "rank, worst": max(ranks),
+    }
+
+
+def parsed() -> argparse.Namespace:
+    """Return the flags."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -103,7 +112,12 @@ def main() -> None:
         "--share", type=float, default=0.05, help="budget as a proportion of all chromosomes (0.05)"
     )
     parser.add_argument("--seeds", type=int, default=40, help="runs of each search (40)")
-    given = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Enumerate, run the searches, print their results and write the JSON file."""
+    given = parsed()
     evaluator = Evaluator.from_pretrained(
         given.model,
         dataset=given.dataset,
@@ -131,11 +145,7 @@ def main() -> None:
         for seed in range(given.seeds):
             random.seed(seed)
             ranks.append(1 + ranked.index(found_by(search, space, known, evaluator, budget)))
-        searches[search] = {
-            "found the optimum": ranks.count(1) / given.seeds,
-            "rank, median": statistics.median(ranks),
-            "rank, worst": max(ranks),
-        }
+        searches[search] = summary(ranks)
         print(search, searches[search], flush=True)
     write_json(
         RESULTS / "enumeration.json",
