@@ -17,6 +17,7 @@ from deap import base
 from sos_deap import Evaluator, InputError, masked, register
 from sos_deap.engines.attach import open_engine
 from sos_deap.evaluation.evaluator import register_local
+from sos_deap.models.identity import state
 from tests.conftest import GENES, small_llama
 from tests.test_evaluator import by_hand, chromosomes, token_ids
 
@@ -100,6 +101,25 @@ def test_an_undetectable_change_takes_effect_after_clear(evaluator: Evaluator) -
         parameter.data.mul_(1.05)
     evaluator.clear()
     assert evaluator.metrics(genes) == Evaluator(evaluator.model, evaluator.task).metrics(genes)
+
+
+def test_a_change_is_checked_once_per_batch_and_also_before_validation(
+    evaluator: Evaluator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    genes = [[1] * GENES, [1] * 10 + [0] * 2]
+    judged = Evaluator(evaluator.model, evaluator.task, validation=evaluator.task)
+    before, calls = judged.validate(genes), list[Any]()
+
+    def counted(model: Any) -> Any:
+        calls.append(model)
+        return state(model)
+
+    monkeypatch.setattr("sos_deap.evaluation.metrics.state", counted)
+    assert judged.validate(genes) == judged.many(genes) == before
+    assert len(calls) == 2
+    step(evaluator.model)
+    fresh = Evaluator(evaluator.model, evaluator.task).many(genes)
+    assert judged.validate(genes) == judged.many(genes) == fresh != before
 
 
 def test_a_model_must_not_change_under_a_journal_or_a_worker(

@@ -143,7 +143,7 @@ class FitnessEvaluator(MetricEvaluator):
             if within(share, bound):
                 by_span.setdefault(spans[i], []).append(i)
         for span, numbers in by_span.items():
-            metrics = source._metrics([keys[i] for i in numbers], span)
+            metrics = source._cache.metrics([keys[i] for i in numbers], span)
             for i, metric in zip(numbers, metrics, strict=True):
                 fitnesses[i] = self._fitness(metric, shares[i])
         infeasible = len(keys) - sum(map(len, by_span.values()))
@@ -168,10 +168,12 @@ class FitnessEvaluator(MetricEvaluator):
         :returns: a metric for each, in order; may be NaN or infinite.
         :raises InputError: for a chromosome that does not fit the model.
         """
-        if self._validates:
-            keys = [self._key(individual) for individual in individuals]
-            return self._validated(lambda source: source._metrics(keys))
-        return super().metrics(individuals)
+        if not self._validates:
+            return super().metrics(individuals)
+        keys = [self._key(individual) for individual in individuals]
+        with self._lock:
+            self._drop_if_changed()
+            return self._validated(lambda source: source._cache.metrics(keys))
 
     @contextmanager
     def validating(self) -> Iterator[None]:

@@ -16,7 +16,7 @@ from sos_deap.evaluation.cache import EvaluationCache
 from sos_deap.evaluation.compute import ComputeEngine
 from sos_deap.evaluation.forward import ForwardOptions, ForwardRunner
 from sos_deap.evaluation.journal import Journal
-from sos_deap.evaluation.partial_scores import PartialScores, Span
+from sos_deap.evaluation.partial_scores import PartialScores
 from sos_deap.evaluation.priors import Priors
 from sos_deap.evaluation.scope import scope_of
 from sos_deap.evaluation.store import Store
@@ -99,12 +99,10 @@ class MetricEvaluator:
         :returns: a metric for each, in order; may be NaN or infinite.
         :raises InputError: for a chromosome that does not fit the model.
         """
-        return self._metrics([self._key(individual) for individual in individuals])
-
-    def _metrics(self, keys: list[bytes], span: Span | None = None) -> list[float]:
+        keys = [self._key(individual) for individual in individuals]
         with self._lock:
             self._drop_if_changed()
-            return self._cache.metrics(keys, span)
+            return self._cache.metrics(keys)
 
     def cached(self, individual: Sequence[int]) -> float | None:
         """The metric of an individual if it is cached, else ``None``; not counted."""
