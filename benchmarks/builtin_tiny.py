@@ -1,6 +1,6 @@
 """Compare `builtin:tiny` with a 3-gram model and random pruning; write results/builtin_tiny.json.
 
-    python -m benchmarks.builtin_tiny    # from the repository root; about 3 minutes on 2 CPU cores
+    python -m benchmarks.builtin_tiny    # from the repository root
 
 It measures held-out perplexity. The 3-gram model is estimated on the training tokens of the model
 and predicts the same held-out tokens; its two tokens of context may belong to the previous

@@ -1,6 +1,6 @@
 """Measure what torch.compile saves in evaluations on a CPU; write results/compiling.json.
 
-    python -m benchmarks.compiling [--rounds 15]    # about 6 minutes on 2 CPU cores
+    python -m benchmarks.compiling [--rounds 15]
 
 Only the decoder layers are compiled. The evaluator runs in bfloat16 on `builtin:tiny`, as in a
 search but without cached hidden states: on the dense model, whose layers have one shape, and on

@@ -2,9 +2,9 @@
 
     python -m benchmarks.engines [process scoop ray] [--workers 2] [--samples 48] [--rounds 7]
 
-It takes about 2 minutes per engine. The same new chromosomes are evaluated alternately by this
-process with one thread and by workers with one thread each. The overhead of messages is measured
-with tasks that sleep. Run it on a machine with at least as many idle cores as workers.
+The same new chromosomes are evaluated alternately by this process with one thread and by workers
+with one thread each. The overhead of messages is measured with tasks that sleep. Run it
+on a machine with at least as many idle cores as workers.
 """
 
 from __future__ import annotations

@@ -5,8 +5,7 @@
 It scores every chromosome of one sparsity on the same calibration tokens by the divergence from the
 dense model. Then it runs each search with many seeds and a budget of 5 % of these evaluations,
 where repeated evaluations count again. The results are how often a search found the optimum, and
-the ranks of its solutions among all chromosomes. With stories260K (38,760 chromosomes) it takes
-about 45 minutes on one CPU core.
+the ranks of its solutions among all chromosomes.
 """
 
 from __future__ import annotations

@@ -1,15 +1,15 @@
 """Compare the evaluator with a plain loop and matrix products; write results/evaluator_NAME.json.
 
-    python -m benchmarks.evaluator run          # runs of the paper's algorithm, 3 seeds; 7 minutes
-    python -m benchmarks.evaluator distinct     # chromosomes that share no layers; 2 minutes
-    python -m benchmarks.evaluator elementwise  # rotations on copies, losses in blocks; 1 minute
-    python -m benchmarks.evaluator memory       # peak memory with 8 times the tokens; 1 minute
-    python -m benchmarks.evaluator ranking      # rank correlation of bfloat16 and float32; 1 minute
+    python -m benchmarks.evaluator run          # runs of the paper's algorithm, 3 seeds
+    python -m benchmarks.evaluator distinct     # chromosomes that share no layers
+    python -m benchmarks.evaluator elementwise  # rotations on copies, losses in blocks
+    python -m benchmarks.evaluator memory       # peak memory with 8 times the tokens
+    python -m benchmarks.evaluator ranking      # rank correlation of bfloat16 and float32
 
-The durations are approximate, on 2 CPU cores. The plain loop evaluates one candidate at a time. All
-alternatives are timed in one process, in turn, on the same tokens and the same lists of
-chromosomes. `run` takes the lists from real runs of the paper's algorithm (100 generations of 10),
-including duplicates, one generation at a time.
+The plain loop evaluates one candidate at a time. All alternatives are timed in
+one process, in turn, on the same tokens and the same lists of chromosomes. `run` takes the lists
+from real runs of the paper's algorithm (100 generations of 10), including duplicates, one
+generation at a time.
 """
 
 from __future__ import annotations

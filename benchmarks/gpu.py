@@ -6,7 +6,7 @@ The file contains the seconds of 1,000 evaluations of 8 x 2,048 tokens (the pape
 4,096 on an RTX 3090), the achieved proportion of the GPU's measured rate of matrix products, and
 the gain of batches over one sub-model at a time. The large model has the size of Llama-2-7B. The
 models are random, in bfloat16; the chromosomes are those that the paper's algorithm requests with a
-fitness that needs no model. It has not been run yet, so its duration is unknown.
+fitness that needs no model. It has not been run yet.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
 
 The file contains the settings that differ from the defaults, the seconds of the whole process, the
 proportion of the search outside forward passes, and `result.json` of the last run; the script
-checks that all runs have the same result. A run with the defaults takes about 40 s on 2 CPU cores.
+checks that all runs have the same result.
 """
 
 from __future__ import annotations

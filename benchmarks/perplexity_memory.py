@@ -1,6 +1,6 @@
 """Measure the peak memory of a perplexity evaluation; write results/perplexity_memory.json.
 
-    python -m benchmarks.perplexity_memory    # about 15 s on a CPU
+    python -m benchmarks.perplexity_memory
 
 The vocabulary has 256 k and the text 16 k tokens. The model is random and narrow, since only tokens
 x vocabulary matters: all logits at once would take 17 GB in float32. The file contains the bytes of

@@ -1,6 +1,6 @@
 """Compare the time saved by pruning with its bound; write results/speed_SHAPE_DEVICE_DTYPE.json.
 
-    python benchmarks/speed.py gpt2    # 12 layers x 768, float32; about 4 minutes on 2 CPU cores
+    python benchmarks/speed.py gpt2    # 12 layers x 768, float32
     python benchmarks/speed.py llama-2-7b --device cuda --dtype bfloat16
 
 It times prefill and decoding of a dense and a pruned model alternately. The bound is the saving

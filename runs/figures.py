@@ -1,14 +1,14 @@
 """Reproduce the paper's figures 1, 3, 4 and its study of the mutation rate (IV.A) on builtin:tiny.
 
-    python -m runs.figures sparsities [--evaluations 1000]  # searches of figure 1; 20 minutes
-    python -m runs.figures speeds                           # times their results; 3 minutes
-    python -m runs.figures study [--seeds 3]                # data of figures 3 and 4; 10 minutes
+    python -m runs.figures sparsities [--evaluations 1000]  # searches of figure 1
+    python -m runs.figures speeds                           # times their results
+    python -m runs.figures study [--seeds 3]                # data of figures 3 and 4
     python -m runs.figures                                  # draws the figures from the CSV files
 
-All steps write to runs/results/figures/: CSV files, and the figures as PNG and SVG. The durations
-are approximate, on 2 CPU cores; run `speeds` on an idle machine. Figures 3, 4 and the study use
-`sos-repaired` with its defaults, which continues at the maximum sparsity. In figure 1, each search
-has the tokens of 1,000 evaluations of 8 sequences; other budgets are written to sparsities_N.csv.
+All steps write to runs/results/figures/: CSV files, and the figures as PNG and SVG. Run `speeds` on
+an idle machine. Figures 3, 4 and the study use `sos-repaired` with its defaults, which continues at
+the maximum sparsity. In figure 1, each search has the tokens of 1,000 evaluations of 8 sequences;
+other budgets are written to sparsities_N.csv.
 """
 
 from __future__ import annotations

@@ -4,8 +4,7 @@
 
 It runs the search in a temporary folder, then times the dense model and the saved pruned model
 alternately on the held-out part. The file contains metrics and seconds before and after pruning,
-the removed heads, the settings, and the figures of the paper. The stand-ins take some minutes on 2
-CPU cores.
+the removed heads, the settings, and the figures of the paper.
 """
 
 from __future__ import annotations

@@ -3,9 +3,8 @@
     python -m benchmarks.variants --model M --dataset D --variants sos,swap,nsga2
         --budget 1000 --seeds 15 --output_dir DIR
 
-One run takes about 30 s to 1 minute on `builtin:tiny` with the default budget, on 2 CPU cores. The
-exit status is 0, 1 if a run failed, or 2 for invalid input, before anything is written. The same
-command with the same folder resumes a stopped comparison.
+The exit status is 0, 1 if a run failed, or 2 for invalid input, before anything is written. The
+same command with the same folder resumes a stopped comparison.
 """
 
 from __future__ import annotations
