@@ -45,7 +45,7 @@ def main() -> None:
     windows = heldout.sequences.input_ids
     dense = evaluator.metric_of(evaluator.model, heldout)
     ngram, trained_on = ngram_perplexity(evaluator.tokenizer, windows)
-    generator, heads = random.Random(0), len(evaluator.head_map)
+    generator, heads = random.Random(0), len(evaluator.gene_map)
     pruned = []
     for _ in range(DRAWS):
         removed = set(generator.sample(range(heads), round(REMOVED * heads)))

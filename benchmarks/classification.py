@@ -29,7 +29,7 @@ def batched(evaluator: Evaluator, chromosomes: list[list[int]]) -> torch.Tensor:
     task: Any = evaluator.heldout
     step = max(1, 4096 // task.seqlen // len(chromosomes))
     parts = [slice(start, start + step) for start in range(0, len(task), step)]
-    with torch.inference_mode(), masked(evaluator.model, chromosomes, evaluator.head_map):
+    with torch.inference_mode(), masked(evaluator.model, chromosomes, evaluator.gene_map):
         logits = [task.logits(evaluator.model, part, len(chromosomes)) for part in parts]
     return torch.cat(logits, dim=1).argmax(-1)
 
@@ -58,7 +58,7 @@ def main() -> None:
         flags.model, dataset=flags.dataset, task="accuracy", heldout_split=flags.heldout_split
     )
     random.seed(0)
-    genes = len(evaluator.head_map)
+    genes = len(evaluator.gene_map)
     chromosomes = [random_genes(genes, 0.31) for _ in range(flags.sub_models)]
     started = time.perf_counter()
     together = batched(evaluator, chromosomes)

@@ -39,7 +39,7 @@ _WARM = 12  # evaluations before the steady ones, in which most shapes occur
 def compiled(evaluator: Evaluator) -> dict[Any, Callable[..., Any]]:
     """Compile the forward pass of each decoder layer separately, for dynamic shapes."""
     model: Any = evaluator.model
-    blocks = [model.get_submodule(path) for path in blocks_of(model, evaluator.head_map) or []]
+    blocks = [model.get_submodule(path) for path in blocks_of(model, evaluator.gene_map) or []]
     return {block: torch.compile(block.forward, dynamic=True) for block in blocks}
 
 
@@ -67,7 +67,7 @@ def measured(evaluator: Evaluator, share: float, rounds: int) -> dict[str, Any]:
     """Measure warm-up and steady gain on sub-models with this proportion of heads removed."""
     torch.compiler.reset()
     random.seed(0)
-    forwards, length = compiled(evaluator), len(evaluator.head_map)
+    forwards, length = compiled(evaluator), len(evaluator.gene_map)
     eager, fast = list[tuple[float, float, float]](), list[tuple[float, float, float]]()
     for number in range(_WARM + rounds):
         genes = random_genes(length, share)
@@ -98,7 +98,7 @@ def main() -> None:
     torch._dynamo.config.recompile_limit = 64  # one per number of heads; the default is 8
     torch._inductor.config.force_disable_caches = True
     evaluator = Evaluator.from_pretrained(device="cpu", heldout_samples=1, reuse_memory=0)
-    evaluator.metric(random_genes(len(evaluator.head_map), 0.9))  # one-time work
+    evaluator.metric(random_genes(len(evaluator.gene_map), 0.9))  # one-time work
     found: dict[str, Any] = {
         "dtype": str(evaluator.model.dtype),
         "dense": measured(evaluator, 0.0, rounds),

@@ -43,7 +43,7 @@ def evaluator_of(samples: int) -> Evaluator:
 def chromosomes(evaluator: Evaluator, count: int, draw: random.Random) -> list[list[int]]:
     """Return random chromosomes; their sub-models share nearly no layers."""
     return [
-        [int(draw.random() > _REMOVED) for _ in range(len(evaluator.head_map))]
+        [int(draw.random() > _REMOVED) for _ in range(len(evaluator.gene_map))]
         for _ in range(count)
     ]
 

@@ -128,7 +128,7 @@ def main() -> None:
         seqlen=128,
         samples=8,
     )
-    genes = evaluator.head_map.genes_per_layer
+    genes = tuple(part.size for part in evaluator.gene_map.parts)
     space = Space(
         genes,
         most_removed(sum(genes), given.sparsity, evaluator.sparsity),

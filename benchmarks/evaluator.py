@@ -154,7 +154,7 @@ def elementwise(rounds: int) -> dict[str, Any]:
     for threads in (1, torch.get_num_threads()):
         torch.set_num_threads(threads)
         evaluator = Evaluator(low, task, reuse_memory=0)
-        genes = len(evaluator.head_map)
+        genes = len(evaluator.gene_map)
         evaluator.metrics([random_genes(genes, 0.9)])
         copies, block = evaluator.runner._rotations, likelihood._MOST_ON_CPU
         ways = {"neither": ([], 2**62), "rotations": (copies, 2**62), "losses": ([], block)}
@@ -187,7 +187,7 @@ def memory() -> dict[str, Any]:
         evaluator = Evaluator.from_pretrained(
             device="cpu", samples=samples, heldout_samples=1, reuse_memory=0.1
         )
-        genes = len(evaluator.head_map)
+        genes = len(evaluator.gene_map)
         evaluator.metrics([random_genes(genes, 0.9)])
         chromosomes = [random_genes(genes, 0.25) for _ in range(10)]
         peak = peak_bytes(evaluator.model, lambda: evaluator.metrics(chromosomes))  # noqa: B023

@@ -47,7 +47,7 @@ def dense_passes(evaluator: Evaluator, count: int) -> None:
     """Evaluate the dense model `count` times, each time with an empty cache."""
     for _ in range(count):
         evaluator.clear()
-        evaluator.metric([1] * len(evaluator.head_map))
+        evaluator.metric([1] * len(evaluator.gene_map))
 
 
 def products(model: Any, tokens: int) -> Iterator[tuple[int, int, int]]:

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from sos_deap.errors import InputError as InputError
     from sos_deap.evaluation.batched_map import batched_map as batched_map
     from sos_deap.evaluation.evaluator import Evaluator as Evaluator
-    from sos_deap.models.genes import head_map as head_map
+    from sos_deap.models.find_genes import gene_map as gene_map
+    from sos_deap.models.find_genes import head_map as head_map
     from sos_deap.models.loading import load as load
     from sos_deap.models.masking import masked as masked
     from sos_deap.models.prune import prune as prune
@@ -51,7 +52,8 @@ _MODULES = {
     "cxFitnessWeighted": "search.operators",
     "cxFitnessWeightedPaper": "search.operators",
     "evolve": "search.drive",
-    "head_map": "models.genes",
+    "gene_map": "models.find_genes",
+    "head_map": "models.find_genes",
     "limit_sparsity": "search.operators",
     "load": "models.loading",
     "masked": "models.masking",

@@ -16,7 +16,7 @@ from sos_deap.errors import InputError
 from sos_deap.evaluation.evaluator import Evaluator
 from sos_deap.files.atomic import whole_folder, write_json, write_text
 from sos_deap.files.chromosome_file import write_chromosome
-from sos_deap.models.genes import HeadMap
+from sos_deap.models.genes import GeneMap
 from sos_deap.models.identity import fingerprint
 from sos_deap.models.loading import load, load_as
 from sos_deap.models.prune import prune
@@ -39,7 +39,7 @@ def prune_to(
     folder: Path,
     model: PreTrainedModel,
     chromosome: Sequence[int],
-    heads: HeadMap,
+    genes: GeneMap,
     layout: str,
     dtype: torch.dtype,
 ) -> PreTrainedModel:
@@ -47,13 +47,13 @@ def prune_to(
 
     :param folder: an empty folder for the files.
     :param model: the dense model, with its weights as precise as they were stored.
-    :param chromosome: one 0/1 gene per unit of ``heads``.
-    :param heads: head map of the model.
+    :param chromosome: one 0/1 gene for each in ``genes``.
+    :param genes: gene map of the model.
     :param layout: a name in :data:`sos_deap.models.prune.LAYOUTS`.
     :param dtype: dtype of the files, which may be smaller than the one computed in.
     :returns: the pruned model, in the dtype of ``model``.
     """
-    smaller: Any = prune(model, chromosome, heads, layout)
+    smaller: Any = prune(model, chromosome, genes, layout)
     smaller.to(dtype).save_pretrained(folder)
     del smaller  # to hold two models in memory, not three
     return load(folder, dtype=model.dtype)
@@ -64,7 +64,7 @@ def write_card(
     name: str,
     model: PreTrainedModel,
     chromosome: Sequence[int],
-    heads: HeadMap,
+    genes: GeneMap,
     layout: str,
     facts: Mapping[str, Any],
     metrics: Sequence[tuple[str, float, float]] = (),
@@ -74,8 +74,8 @@ def write_card(
     :param folder: the folder that :func:`prune_to` saved the model in.
     :param name: name of the dense model.
     :param model: the dense model.
-    :param chromosome: one 0/1 gene per unit of ``heads``.
-    :param heads: head map of the dense model.
+    :param chromosome: one 0/1 gene for each in ``genes``.
+    :param genes: gene map of the dense model.
     :param layout: a name in :data:`sos_deap.models.prune.LAYOUTS`.
     :param facts: rows of the card's table, by label.
     :param metrics: label, value of the dense and value of the pruned model.
@@ -84,8 +84,10 @@ def write_card(
         base_model=name,
         layout=layout,
         auto=auto_class(model),
-        heads_per_layer=heads.heads_per_layer,
-        kept=heads.kept_heads(chromosome),
+        heads_per_layer=genes.heads_per_layer,
+        kept=genes.kept_heads(chromosome),
+        channels_per_layer=[site.units for site in genes.feed_forward],
+        kept_channels=list(map(len, genes.kept_channels(chromosome))),
         facts={**facts, "versions": ", ".join(f"{k} {v}" for k, v in versions().items())},
         metrics=metrics,
     )
@@ -128,13 +130,13 @@ def save_best(
 
     :param folder: the run folder.
     :param evaluator: the evaluator of the search, with held-out data.
-    :param chromosome: the winner, one 0/1 gene per unit of the evaluator's head map.
+    :param chromosome: the winner, one 0/1 gene for each in the evaluator's gene map.
     :param layout: a name in :data:`sos_deap.models.prune.LAYOUTS`.
     :param name: name of the dense model.
     :param result: the value of :func:`initial_result`, for the model card.
     :returns: the ``best`` part of ``result.json``, and the pruned model as loaded from the files.
     """
-    heads, stored, heldout = evaluator.head_map, evaluator.stored_dtype, evaluator.heldout
+    genes, stored, heldout = evaluator.gene_map, evaluator.stored_dtype, evaluator.heldout
     assert heldout is not None
     dense, model = result["dense"], original(name, evaluator)
     facts = {
@@ -143,14 +145,14 @@ def save_best(
         **{f"{part} data": inline(described) for part, described in result["data"].items()},
     }
     path, mark = folder / "chromosome.json", fingerprint(model)
-    write_chromosome(path, chromosome, model=name, fingerprint=mark, unit=heads.unit)
+    write_chromosome(path, chromosome, model=name, fingerprint=mark, genes=genes.described())
     with whole_folder(folder / "pruned") as temporary:
-        pruned: Any = prune_to(temporary, model, chromosome, heads, layout, stored)
+        pruned: Any = prune_to(temporary, model, chromosome, genes, layout, stored)
         evaluator.tokenizer.save_pretrained(temporary)
         pruned.to(evaluator.model.device, evaluator.model.dtype)
         best: dict[str, Any] = {
             **quality(evaluator, heldout, pruned),
-            **size(pruned, stored, sum(map(len, heads.kept_heads(chromosome)))),
+            **size(pruned, stored, genes, chromosome),
             "sparsity": evaluator.sparsity(chromosome),
             "chromosome": chromosome,
         }
@@ -160,7 +162,7 @@ def save_best(
             for metric, value in dense[part].items()
             if None not in (value, best[part][metric])
         ]
-        write_card(temporary, name, model, chromosome, heads, layout, facts, metrics)
+        write_card(temporary, name, model, chromosome, genes, layout, facts, metrics)
     return best, pruned
 
 
@@ -188,10 +190,29 @@ def quality(
     return found
 
 
-def size(model: PreTrainedModel, stored_dtype: torch.dtype, heads: int) -> dict[str, int]:
-    """Return the numbers of heads and parameters, and the bytes of the parameters in a dtype."""
+def size(
+    model: PreTrainedModel,
+    stored_dtype: torch.dtype,
+    genes: GeneMap,
+    chromosome: Sequence[int] | None = None,
+) -> dict[str, int]:
+    """Return the numbers of heads, channels and parameters, and the bytes in a dtype.
+
+    :param model: the dense model, or the one pruned by the chromosome.
+    :param stored_dtype: dtype of the weights as stored.
+    :param genes: gene map of the dense model.
+    :param chromosome: genes of the pruned model; default: all kept.
+    """
+    kept = [1] * len(genes) if chromosome is None else chromosome
+    found = {"heads": sum(map(len, genes.kept_heads(kept)))}
+    if genes.feed_forward:
+        found["channels"] = sum(map(len, genes.kept_channels(kept)))
     parameters = model.num_parameters()
-    return {"heads": heads, "parameters": parameters, "bytes": parameters * stored_dtype.itemsize}
+    return {
+        **found,
+        "parameters": parameters,
+        "bytes": parameters * stored_dtype.itemsize,
+    }
 
 
 def original(name: str, evaluator: Evaluator) -> PreTrainedModel:

@@ -28,7 +28,7 @@ def prune(arguments: list[str]) -> int:
     """``python -m sos_deap prune``; returns the exit status."""
     parser = Parser(
         prog="python -m sos_deap prune",
-        description="Remove the given heads from a model, without a search.",
+        description="Remove given heads and channels from a model, without a search.",
         allow_abbrev=False,
     )
     parser.add_argument("model", help="Hub name or folder of a model, or builtin:tiny")
@@ -37,14 +37,16 @@ def prune(arguments: list[str]) -> int:
         "--chromosome",
         type=Path,
         metavar="FILE",
-        help="chromosome.json of a run, or a JSON list of one 0 (remove) or 1 (keep) per head",
+        help="chromosome.json of a run, or a JSON list of one 0 (remove) or 1 (keep) per gene",
     )
     which.add_argument(
         "--heads", metavar="LIST", help='heads to remove by layer, both counted from 0: "3:1,4;7:0"'
     )
     parser.add_argument("--output_dir", type=Path, required=True, help="folder for the result")
     parser.add_argument(
-        "--unit", help="what a gene of a plain JSON list removes: head (default) or group"
+        "--genes",
+        help="what the genes of a plain JSON list stand for: heads (default), groups, attention, "
+        "ffn or layers, joined by +",
     )
     parser.add_argument("--layout", default="sliced", help="sliced (default), uniform or zeroed")
     return run_with_exit_status(lambda: _prune(parser.parse_args(arguments), shlex.join(arguments)))
@@ -117,7 +119,7 @@ def _prune(flags: Namespace, given: str) -> None:
     from sos_deap.artifacts import prune_to, size, write_card
     from sos_deap.files.atomic import free_folder, whole_folder
     from sos_deap.files.chromosome_file import read_chromosome
-    from sos_deap.models.genes import head_map
+    from sos_deap.models.find_genes import gene_map
     from sos_deap.models.loading import check_prunable, load
     from sos_deap.models.prune import check_layout
     from sos_deap.models.sources import read_config
@@ -129,22 +131,37 @@ def _prune(flags: Namespace, given: str) -> None:
     removed = {} if flags.heads is None else _removed(flags.heads)
     check_prunable(flags.model, read_config(flags.model))
     model = load(flags.model)
-    heads = head_map(model, saved.get("unit", "head") if flags.unit is None else flags.unit)
-    check_layout(model, heads, flags.layout)
+    mapping = gene_map(model, *_genes(flags, saved))
+    check_layout(model, mapping, flags.layout)
     _check_fingerprint(flags, saved, model)
-    genes = saved["chromosome"] if saved else heads.without(removed)
+    genes = saved["chromosome"] if saved else mapping.without(removed)
     with whole_folder(folder) as temporary:
-        pruned = prune_to(temporary, model, genes, heads, flags.layout, model.dtype)
+        pruned = prune_to(temporary, model, genes, mapping, flags.layout, model.dtype)
         save_companions(flags.model, temporary)
         facts = {"command": f"python -m sos_deap prune {given}"}
-        write_card(temporary, flags.model, model, genes, heads, flags.layout, facts)
+        write_card(temporary, flags.model, model, genes, mapping, flags.layout, facts)
     say(f"{'':20}{'dense':>16}{'pruned':>16}{'change':>10}")
-    before = size(model, model.dtype, sum(heads.heads_per_layer))
-    after = size(pruned, model.dtype, sum(map(len, heads.kept_heads(genes))))
+    before = size(model, model.dtype, mapping)
+    after = size(pruned, model.dtype, mapping, genes)
     for label, value in before.items():
         change = after[label] / value - 1
         say(f"{label:20}{value:>16,}{after[label]:>16,}{change:>+10.1%}")
     say(f"pruned model: {folder}  (its README.md shows how to load it)")
+
+
+def _genes(flags: Namespace, saved: dict[str, Any]) -> tuple[str, int, Any]:
+    """Return the arguments of the gene map: kinds of genes, channel blocks and their order."""
+    from sos_deap.models.find_genes import checked_kinds
+    from sos_deap.models.genes import CHANNEL_BLOCKS
+
+    genes = saved.get("genes", "heads") if flags.genes is None else flags.genes
+    order = saved.get("channel_order")
+    if "channels" in checked_kinds(genes) and order is None:
+        raise InputError(
+            "genes of kind channels need the order of the channels that they were found with: give "
+            "the chromosome.json of a run"
+        )
+    return genes, saved.get("channel_blocks", CHANNEL_BLOCKS), order
 
 
 def _check_free(path: Path) -> None:

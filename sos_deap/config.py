@@ -101,31 +101,39 @@ class RunConfig:
         3, "search", "Chromosomes in a selection tournament: tournsize of the selection."
     )
     initial_sparsity: float = setting(
-        0.05, "search", "Share of heads removed in the initial population."
+        0.05, "search", "Share of genes removed in the initial population."
     )
     max_sparsity: float | None = setting(
         None,
         "genes",
         "Largest share removed, S.",
-        unset="0.31 of heads, 0.095 of parameters",
+        unset="0.31 of genes; of heads alone 0.095, else 0.27 of parameters and operations; "
+        "0.21875 of the time",
         common=True,
     )
-    sparsity_of: str = setting(
+    genes: str = setting(
         "heads",
         "genes",
-        "What sparsity is a share of: heads, or parameters of the whole model (which is also the "
-        "share of its bytes).",
+        "What a gene removes: heads (a query head), groups (a key/value head and its query heads), "
+        "channels (a block of a layer's feed-forward channels), attention or ffn (a whole "
+        "sub-layer), layers (both sub-layers); joined by +, as in heads+channels.",
         common=True,
     )
-    unit: str = setting(
-        "head",
+    channel_blocks: int = setting(
+        16, "genes", "channels: blocks of each layer's channels, which are in order of importance."
+    )
+    sparsity_of: str | None = setting(
+        None,
         "genes",
-        "What a gene removes: head, or group (a key/value head and its query heads).",
+        "What sparsity is a share of: genes, parameters of the whole model (which is also the "
+        "share of its bytes), operations of a forward pass, or time.",
+        unset="genes for heads or groups alone, else parameters",
+        common=True,
     )
     layout: str = setting(
         "sliced",
         "genes",
-        "How heads are removed: sliced (their weights are cut out), uniform (cut out, the same "
+        "How units are removed: sliced (their weights are cut out), uniform (cut out, the same "
         "number in every layer, which gives a stock model), or zeroed (weights set to zero).",
     )
     finalists: int = setting(
@@ -171,7 +179,7 @@ class RunConfig:
         "auto",
         "evaluation",
         "How sub-models are evaluated together: shared (each layer is computed once for all "
-        "sub-models that are equal up to it, without its removed heads), masked (all in one "
+        "sub-models that are equal up to it, without its removed units), masked (all in one "
         "batch), or auto (the faster of those that the model allows).",
     )
     reuse_memory: float | None = setting(
@@ -267,7 +275,7 @@ def parse(arguments: list[str]) -> tuple[RunConfig, TaskSettings]:
         (RunConfig, TaskSettings),
         prog="python -m sos_deap.run",
         usage="%(prog)s [best|SETTINGS.yaml|SETTINGS.json] [--FLAG VALUE ...]",
-        description="Prune a model's attention heads with a genetic algorithm. Without flags, the "
+        description="Prune a model with a genetic algorithm. Without flags, the "
         "small model in this package is pruned, on text from Python's standard library. The "
         "first argument may be a file of settings, or best: the search that kept most of the "
         "quality in the comparisons in the README (for causal language models with the task kl "

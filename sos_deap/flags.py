@@ -17,6 +17,7 @@ FORMER = {
     "density": "is now --sparsity_of",
     "elite": "is now --finalists",
     "enough_sparsity": "is now --target_sparsity",
+    "unit": "is now --genes, with heads for head and groups for group",
     "fidelity": "was removed together with racing: leave it out",
 }
 

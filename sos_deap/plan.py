@@ -15,12 +15,13 @@ from deap import base
 
 from sos_deap.config import PRESETS, RunConfig
 from sos_deap.engines import check_engine
-from sos_deap.errors import InputError, unknown
+from sos_deap.errors import InputError
 from sos_deap.evaluation.evaluator import OPTIONS, Evaluator
 from sos_deap.evaluation.store import check_store
 from sos_deap.flags import changed_flags
-from sos_deap.models.costs import MAX_SPARSITY
-from sos_deap.models.prune import uniform_counts
+from sos_deap.models.costs import sparsity_defaults
+from sos_deap.models.find_genes import checked_kinds
+from sos_deap.models.uniform import uniform_counts
 from sos_deap.report.live import check_tensorboard
 from sos_deap.search.algorithms import Algorithm, algorithm_of
 from sos_deap.search.drive import (
@@ -98,6 +99,7 @@ def plan_of(config: RunConfig, settings: TaskSettings) -> Plan:
     check_values(row, several=objective == "pareto")
     _check_fit(config, row)
     operators = _operators(config, row, objective)
+    checked_kinds(config.genes)
     max_sparsity = _max_sparsity(config)
     fitness = checked_objective(objective, config.tradeoff_weight)
     return Plan(
@@ -181,10 +183,7 @@ def _operators(config: RunConfig, row: Algorithm, objective: str) -> dict[str, A
 
 def _max_sparsity(config: RunConfig) -> float:
     """Return the maximum sparsity that is given or the measure's own, checked."""
-    of, given = config.sparsity_of, config.max_sparsity
-    if of not in MAX_SPARSITY:
-        raise unknown("sparsity_of", of, MAX_SPARSITY)
-    chosen = MAX_SPARSITY[of] if given is None else given
+    of, chosen = sparsity_defaults(config.genes, config.sparsity_of, config.max_sparsity)
     check_operators(
         config.initial_sparsity, chosen, config.mutation_rate, config.tournament_size, of
     )
@@ -222,7 +221,7 @@ def toolbox_of(plan: Plan, evaluator: Evaluator) -> Any:
         max_sparsity=plan.max_sparsity,
         prior=config.prior,
         repair=not row.literal,
-        uniform=uniform_counts(evaluator.model, evaluator.head_map) if uniform else None,
+        uniform=uniform_counts(evaluator.model, evaluator.gene_map)["heads"] if uniform else None,
         finalists=config.finalists,
         **plan.operators,
     )

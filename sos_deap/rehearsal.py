@@ -60,11 +60,12 @@ def timed_lengths(model: PreTrainedModel, seqlen: int) -> tuple[int, int]:
 
 def _skeleton(evaluator: Evaluator, layout: str) -> Any:
     """Return the model with a copy of its config, as an object of the pruned model's class."""
-    heads = evaluator.head_map
+    genes = evaluator.gene_map
     twin: Any = copy.copy(evaluator.model)
     twin.config = copy.deepcopy(twin.config)
     if layout == "sliced":
-        twin.config.kept_heads = heads.kept_heads([1] * len(heads))
+        twin.config.kept_heads = genes.kept_heads([1] * len(genes))
+        twin.config.kept_channels = [site.units for site in genes.feed_forward]
         twin.__class__ = pruned_type(type(twin))
     return twin
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,14 +63,14 @@ def run(config: RunConfig, settings: TaskSettings, out: TextIO | None = None) ->
         config.resume, config.output_dir, config.model, config.algorithm, config.seed
     )
     evaluator = evaluator_of(plan)
-    heads, heldout = evaluator.head_map, evaluator.heldout
+    genes, heldout = evaluator.gene_map, evaluator.heldout
     assert heldout is not None  # from_pretrained always makes a held-out part
-    check_layout(evaluator.model, heads, config.layout)
+    check_layout(evaluator.model, genes, config.layout)
     toolbox = toolbox_of(plan, evaluator)
     rehearse(evaluator, config.layout, *timed_lengths(evaluator.model, evaluator.task.seqlen))
     dense: dict[str, Any] = {
         **quality(evaluator, heldout, evaluator.model),
-        **size(evaluator.model, evaluator.stored_dtype, sum(heads.heads_per_layer)),
+        **size(evaluator.model, evaluator.stored_dtype, genes),
     }
     with _engine(evaluator, config):
         _Run(plan, evaluator, toolbox, folder, dense, console).do()
@@ -135,10 +135,13 @@ class _Run:
 
     def _announce(self) -> None:
         """Print the model, its genes and the run folder."""
-        heads, say, config = self.evaluator.head_map, self.console.say, self.plan.config
-        layers = f"in {len(heads.layers)} layers"
-        groups = f"; {len(heads)} groups are the genes" if config.unit == "group" else ""
-        say(f"{config.model}: {self.dense['heads']} attention heads {layers}{groups}")
+        genes, say, config = self.evaluator.gene_map, self.console.say, self.plan.config
+        counts = [f"{self.dense['heads']:,} attention heads"]
+        if "channels" in self.dense:
+            counts.append(f"{self.dense['channels']:,} feed-forward channels")
+        layers = len({site.block for site in genes.sites})
+        say(f"{config.model}: {' and '.join(counts)} in {layers} layers")
+        say(f"genes: {len(genes)} ({genes.genes.replace('+', ' and ')})")
         say(f"run folder: {self.folder}")
         self.console.event("run", folder=str(self.folder), dense=self.dense)
 
@@ -150,8 +153,9 @@ class _Run:
         settings = {
             "algorithm": config.algorithm,
             "objective": self.plan.objective,
-            "sparsity_of": config.sparsity_of,
-            "genes_per_layer": list(self.evaluator.head_map.genes_per_layer),
+            "sparsity_of": self.evaluator.sparsity_of,
+            "genes": self.evaluator.gene_map.genes,
+            "parts": [asdict(part) for part in self.evaluator.gene_map.parts],
             "seed": config.seed,
         }
         return initial_result(self.evaluator, self.dense, settings, self.plan.command())

@@ -109,7 +109,7 @@ def register(
         mutation_bias=mutation_bias,
         tournament_size=tournament_size,
     )
-    length = len(evaluator.head_map)
+    length = len(evaluator.gene_map)
     for choice in operators.values():
         try_out(choice, lambda: Chromosome(random_genes(length, initial_sparsity), fitness))
     weights = None if prior is None else _weights(evaluator, prior)
@@ -145,8 +145,8 @@ def _search_context(
 ) -> SearchContext:
     """Return what searches need beyond DEAP's aliases."""
     space = Space(
-        evaluator.head_map.genes_per_layer,
-        removed=most_removed(len(evaluator.head_map), max_sparsity, evaluator.sparsity),
+        tuple(part.size for part in evaluator.gene_map.parts),
+        removed=most_removed(len(evaluator.gene_map), max_sparsity, evaluator.sparsity),
         individual=partial(Chromosome, fitness=fitness),
         examples=len(evaluator.task),
         tokens=evaluator.task.tokens,
@@ -165,7 +165,7 @@ def _search_context(
 def _weights(evaluator: Evaluator, prior: str) -> RemovalWeights:
     """Return removal weights by a prior; cheap ones are computed, and so checked, at once."""
     weights = RemovalWeights(partial(evaluator.importance, prior), EXPLORATION)
-    if evaluator.importance_cost(prior) < len(evaluator.head_map):
+    if evaluator.importance_cost(prior) < len(evaluator.gene_map):
         assert weights.made  # the evaluations of an ablation count as the search's, so they wait
     return weights
 
@@ -238,8 +238,8 @@ def _even_out(evaluator: Evaluator, max_sparsity: float, counts: Sequence[int]) 
 
     :raises InputError: if ``max_sparsity`` permits none of the counts.
     """
-    size, unit = max(evaluator.head_map.genes_per_layer), evaluator.head_map.unit
-    layers = len(evaluator.head_map.layers)
+    size, unit = evaluator.gene_map.parts[0].size, evaluator.gene_map.gene_name
+    layers = len(evaluator.gene_map.parts)
 
     def fits(count: int) -> bool:
         genes = ([1] * count + [0] * (size - count)) * layers
@@ -260,7 +260,7 @@ def check_operators(
     max_sparsity: float,
     mutation_rate: float,
     tournament_size: int,
-    sparsity_of: str = "heads",
+    sparsity_of: str = "genes",
 ) -> None:
     """Check the settings of the operators.
 
@@ -274,8 +274,8 @@ def check_operators(
     for name, share in (("initial_sparsity", initial_sparsity), ("max_sparsity", max_sparsity)):
         if not 0 <= share < 1:
             raise InputError(f"{name} is {share}: a sparsity lies in [0, 1)")
-    # The initial sparsity is a share of heads, which compares with a share of heads only.
-    if sparsity_of == "heads" and initial_sparsity >= max_sparsity:
+    # The initial sparsity is a share of genes, which compares with a share of genes only.
+    if sparsity_of == "genes" and initial_sparsity >= max_sparsity:
         raise InputError(
             f"initial_sparsity {initial_sparsity} is not below max_sparsity {max_sparsity}: "
             "give a smaller initial or a larger maximum sparsity"

@@ -20,6 +20,8 @@ from tests.tiny import assert_close, build, output
 
 GENES = [1, 0, 1, 1] + [0] * 4 + [1, 1, 0, 0]
 
+HEADS = {"genes": "heads"}
+
 
 def run(*arguments: Any) -> int:
     return main([str(argument) for argument in arguments])
@@ -53,7 +55,7 @@ def test_prune_with_a_list_of_heads(model_folder: Path, tmp_path: Path, capsys: 
 def test_prune_with_a_chromosome_of_a_run(model_folder: Path, tmp_path: Path) -> None:
     path, folder = tmp_path / "chromosome.json", tmp_path / "pruned"
     mark = fingerprint(load(model_folder))
-    write_chromosome(path, GENES, model=str(model_folder), fingerprint=mark, unit="head")
+    write_chromosome(path, GENES, model=str(model_folder), fingerprint=mark, genes=HEADS)
     assert run("prune", model_folder, "--chromosome", path, "--output_dir", folder) == 0
     assert_close(output(load(folder), {"input_ids": IDS}), expected(model_folder, GENES, IDS))
 
@@ -62,7 +64,7 @@ def test_a_fingerprint_of_an_earlier_version_is_not_compared(
     model_folder: Path, tmp_path: Path, capsys: Any
 ) -> None:
     path = tmp_path / "chromosome.json"
-    write_chromosome(path, GENES, model="m", fingerprint="0123456789abcdef", unit="head")
+    write_chromosome(path, GENES, model="m", fingerprint="0123456789abcdef", genes=HEADS)
     flags = ["--chromosome", path, "--output_dir", tmp_path / "pruned"]
     assert run("prune", model_folder, *flags) == 0
     assert "of an earlier version" in capsys.readouterr().out
@@ -100,7 +102,7 @@ def test_a_chromosome_of_another_model_is_refused(
         next(iter(other.parameters())).mul_(1.001)
     assert len(head_map(other)) == 12
     mark = fingerprint(other)
-    write_chromosome(path, GENES, model="other/model", fingerprint=mark, unit="head")
+    write_chromosome(path, GENES, model="other/model", fingerprint=mark, genes=HEADS)
     assert run("prune", model_folder, "--chromosome", path, "--output_dir", folder) == 2
     error = capsys.readouterr().err
     assert f"is for another model, other/model ({mark}), and {model_folder} is " in error

@@ -10,8 +10,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from sos_deap import InputError, head_map, prune
-from sos_deap.models.costs import Flops, sparsity_measure
+from sos_deap.models.costs import sparsity_measure
 from sos_deap.models.families import FAMILIES
+from sos_deap.models.flops import Flops
 from sos_deap.models.sharing import blocks_of
 from tests.tiny import LAYERS, VOCABULARY, WIDTH, build, chromosomes, output
 
@@ -44,7 +45,7 @@ def test_groups() -> None:
 
 def test_heads_are_counted_as_the_paper_does() -> None:
     model = build("llama")
-    share = sparsity_measure(model, head_map(model), "heads")
+    share = sparsity_measure(model, head_map(model), "genes")
     assert share([1] * 12) == 0
     assert share([0] * 3 + [1] * 9) == 0.25
     assert share(bytes([0] * 12)) == 1
@@ -83,7 +84,10 @@ def test_sub_models_cost_what_the_sliced_model_s_operations_are(
     assert flops.total == count(model) and 0 <= flops.outside < flops.total
     for genes in chromosomes(len(heads), 4):
         mine = flops.outside + sum(
-            flops.layer(depth, keep) for depth, keep in enumerate(heads.kept_heads(genes))
+            block - flops.saved(2 * depth, keep)  # of two sites, the attention is the first
+            for depth, (block, keep) in enumerate(
+                zip(flops.blocks, heads.kept_heads(genes), strict=True)
+            )
         )
         assert mine == pytest.approx(count(prune(model, genes)))
 

@@ -19,7 +19,7 @@ from sos_deap.__main__ import main
 from sos_deap.config import parse
 from sos_deap.errors import InputError
 from sos_deap.evaluation.priors import PRIORS
-from sos_deap.models.genes import UNITS
+from sos_deap.models.genes import KINDS
 from sos_deap.models.prune import LAYOUTS
 from sos_deap.plan import plan_of
 from sos_deap.search.algorithms import ALGORITHMS
@@ -79,7 +79,7 @@ def check_names(arguments: list[str]) -> None:
     config = plan_of(*parse(arguments)).config
     assert task_kind(config.task)
     assert config.layout in LAYOUTS
-    assert config.unit in UNITS
+    assert set(config.genes.split("+")) <= set(KINDS)
     assert config.prior is None or config.prior in PRIORS
 
 

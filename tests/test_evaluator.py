@@ -263,7 +263,7 @@ def test_other_errors_pass_through(evaluator: Evaluator, monkeypatch: pytest.Mon
     ],
 )
 def test_bad_chromosomes(evaluator: Evaluator, genes: Any, message: str) -> None:
-    uses: list[Any] = [evaluator, evaluator.head_map.checked, evaluator.head_map.kept_heads]
+    uses: list[Any] = [evaluator, evaluator.gene_map.checked, evaluator.gene_map.kept_heads]
     uses += [lambda genes: prune(evaluator.model, genes)]
     uses += [lambda genes: masked(evaluator.model, [genes]).__enter__()]
     for use in uses:

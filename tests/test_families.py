@@ -23,8 +23,10 @@ from transformers import (
 from sos_deap import InputError, head_map, load, masked, prune
 from sos_deap.models.costs import sparsity_measure
 from sos_deap.models.families import FAMILIES, why_unsliceable
+from sos_deap.models.genes import GeneMap
+from sos_deap.models.hidden_states import States
 from sos_deap.models.prune import check_layout
-from sos_deap.models.sharing import States, shared
+from sos_deap.models.sharing import shared
 from tests.tiny import (
     HEAD_DIM,
     HEADS,
@@ -223,13 +225,13 @@ def test_pruning_removes_parameters_of_the_copy_only(family: str, kv_heads: int 
     assert not own & {p.data_ptr() for p in pruned.parameters() if p.numel()}
     # By hand: a query head has rows of q and columns of o, a key/value head rows of k and v.
     expected = 0
-    for layer, lost in zip(heads.layers, heads.head_genes(genes), strict=True):
-        group = layer.heads // layer.kv_heads
-        gone_kv = sum(not any(lost[i : i + group]) for i in range(0, layer.heads, group))
-        attention = model.get_submodule(layer.attention)
+    for layer, lost in zip(heads.attention, lost_heads(heads, genes), strict=True):
+        group = layer.units // layer.groups
+        gone_kv = sum(not any(lost[i : i + group]) for i in range(0, layer.units, group))
+        attention = model.get_submodule(layer.module)
         names = [name for name, _ in attention.named_parameters() if name.endswith("bias")]
         biased = any(
-            name.split(".")[0] not in layer.output and "norm" not in name for name in names
+            name.split(".")[0] not in layer.consumer and "norm" not in name for name in names
         )
         expected += lost.count(0) * HEAD_DIM * (2 * WIDTH + biased)
         expected += 2 * gone_kv * HEAD_DIM * (WIDTH + biased)
@@ -239,6 +241,12 @@ def test_pruning_removes_parameters_of_the_copy_only(family: str, kv_heads: int 
             * sum(1 + WIDTH for part in heads.family.more if hasattr(attention, part))
         )
     assert model.num_parameters() - pruned.num_parameters() == expected
+
+
+def lost_heads(heads: GeneMap, genes: list[int]) -> list[list[int]]:
+    """For each attention module 1 or 0 for each head."""
+    masks = zip(heads.sites, heads.masks([genes]), strict=True)
+    return [mask[0].tolist() for site, mask in masks if site.kind == "attention"]
 
 
 def test_tied_embeddings_stay_tied(tmp_path: Path) -> None:
@@ -280,7 +288,7 @@ def test_head_map() -> None:
     heads = head_map(build("llama", 2))
     assert len(heads) == LAYERS * HEADS
     assert heads.heads_per_layer == (HEADS,) * LAYERS
-    assert {layer.kv_heads for layer in heads.layers} == {2}
+    assert {layer.groups for layer in heads.attention} == {2}
 
 
 def test_a_gene_can_stand_for_a_key_value_head_and_its_query_heads() -> None:
@@ -484,7 +492,7 @@ def test_norms_of_each_head(kv_heads: int | None, tmp_path: Path) -> None:
 def test_tensors_that_depend_on_the_heads_and_are_in_no_row_are_refused(
     family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    attention: Any = type(build(family).get_submodule(head_map(build(family)).layers[0].attention))
+    attention: Any = type(build(family).get_submodule(head_map(build(family)).attention[0].module))
     stock, follows = attention.__init__, True
 
     def with_sinks(self: Any, config: Any, *args: Any, **kwargs: Any) -> None:

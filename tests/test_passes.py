@@ -11,7 +11,7 @@ import torch
 from sos_deap import Evaluator
 from sos_deap.evaluation.batch_size import BatchSizes
 from sos_deap.evaluation.forward import ForwardRunner
-from sos_deap.models.genes import head_map
+from sos_deap.models.find_genes import head_map
 from tests.conftest import GENES
 
 ROWS = 3  # sequences of the evaluator's task

@@ -11,7 +11,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from sos_deap import InputError, head_map, load, masked, prune
-from sos_deap.models.prune import uniform_counts
+from sos_deap.models.uniform import uniform_counts
 from tests.conftest import GENES, small_llama
 from tests.tiny import assert_close, build, chromosomes, inputs, output
 
@@ -56,11 +56,11 @@ def test_a_foreign_or_missing_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"kept_heads": [[0, 2, 3], []]}, "for each of the model's 3 layers"),
+        ({"kept_heads": [[0, 2, 3], []]}, "for each of the model's 3 attention modules"),
         ({"kept_heads": [[0, 2, 4], [], [0, 1, 2, 3]]}, "rising order"),
         ({"kept_heads": [[3, 2, 0], [], [0, 1, 2, 3]]}, "rising order"),
         ({"kept_heads": [[0, "2", 3], [], [0, 1, 2, 3]]}, "rising order"),
-        ({"kept_heads": 7}, "for each of the model's 3 layers"),
+        ({"kept_heads": 7}, "for each of the model's 3 attention modules"),
         ({"kept_heads": [[0, 2], [], [0, 1, 2, 3]]}, "cannot load|do not fit"),
         ({"architectures": ["os"]}, "names the model class 'os'"),
         ({"architectures": [["LlamaForCausalLM"]]}, "names the model class"),
@@ -185,7 +185,7 @@ def test_counts_that_a_stock_config_can_have() -> None:
     # In LlamaConfig the number of heads must divide hidden_size (32), in MistralConfig not.
     for family, counts in (("llama", [1, 2, 4]), ("mistral", [1, 2, 3, 4])):
         model = build(family)
-        assert uniform_counts(model, head_map(model)) == counts
+        assert uniform_counts(model, head_map(model)) == {"heads": counts}
     with pytest.raises(InputError, match="hidden size .* is not a multiple"):
         prune(build("llama"), [1, 1, 1, 0] * 3, layout="uniform")
 

@@ -62,7 +62,7 @@ def test_models_continue_the_same_prompts_with_the_same_random_numbers(
     dense = writer(family)
     genes = [int(random.random() < 0.6) for _ in range(len(head_map(dense)))]
     if emptied:  # the first layer has no head left
-        width = head_map(dense).genes_per_layer[0]
+        width = head_map(dense).parts[0].size
         genes[:width] = [0] * width
     pruned, whole = prune(dense, genes), prune(dense, [1] * len(genes))
     task = task_of(rows=7, seqlen=24)

@@ -11,8 +11,9 @@ from transformers import AutoModelForSequenceClassification
 
 from sos_deap import InputError, head_map, masked, prune
 from sos_deap.models.families import FAMILIES
+from sos_deap.models.hidden_states import States
 from sos_deap.models.memory import is_out_of_memory
-from sos_deap.models.sharing import States, blocks_of, shared, shares
+from sos_deap.models.sharing import blocks_of, shared, shares
 from tests.tiny import VOCABULARY, assert_close, build, chromosomes, inputs, output, repeated
 
 GROUPED = {"gemma3_text": 2, "llama": 2, "mistral": 1, "phi3": 2, "qwen3": 2}

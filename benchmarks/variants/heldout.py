@@ -70,7 +70,7 @@ class Yardstick:
         # No cached hidden states: those of the search are in memory already.
         return ForwardRunner(
             of.model,
-            of.head_map,
+            of.gene_map,
             task,
             batch_tokens=config.batch_tokens,
             batching=config.batching,

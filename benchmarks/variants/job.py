@@ -45,7 +45,7 @@ def try_out(kind: list[Job], heldout_metric: str | None = None) -> None:
 
 def _try_search(job: Job, evaluator: Evaluator, budget: Budget) -> None:
     """Check the sparsity and the budget, and set up the search."""
-    plan, genes = _plan(job.plan(), job, evaluator, budget), len(evaluator.head_map)
+    plan, genes = _plan(job.plan(), job, evaluator, budget), len(evaluator.gene_map)
     if not most_removed(genes, job.problem.sparsity, evaluator.sparsity):
         raise InputError(
             f"sparsity {job.problem.sparsity} of {genes} heads removes none: "
@@ -85,14 +85,14 @@ def run_job(job: Job) -> dict[str, Any]:
     seconds = time.perf_counter() - started
     outcome = _outcome(job, evaluator, trace, plan.config.population_size)
     started = time.perf_counter()
-    measured = yardstick.measure(_to_measure(outcome, len(evaluator.head_map)))
+    measured = yardstick.measure(_to_measure(outcome, len(evaluator.gene_map)))
     return {
         **identity(job),
         "metric": {
             "name": yardstick.heldout.name,
             "greater_is_better": yardstick.heldout.greater_is_better,
         },
-        "genes": len(evaluator.head_map),
+        "genes": len(evaluator.gene_map),
         "budget_evaluations": budget.evaluations,
         "budget_tokens": budget.tokens,
         "evaluation_tokens": yardstick.calibration.tokens,
@@ -160,7 +160,7 @@ def _possible(budget: Budget, evaluator: Evaluator) -> float:
 
 def _outcome(job: Job, evaluator: Evaluator, trace: Trace, population: int) -> dict[str, Any]:
     """Return the incumbents at the checkpoints, raw and at equal sparsity; the last wins."""
-    removed = most_removed(len(evaluator.head_map), job.problem.sparsity, evaluator.sparsity)
+    removed = most_removed(len(evaluator.gene_map), job.problem.sparsity, evaluator.sparsity)
     checkpoints = []
     for share in CHECKPOINTS:
         i = trace.at(share)

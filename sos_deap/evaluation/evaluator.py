@@ -19,7 +19,10 @@ from sos_deap.tasks.registry import make_tasks, resolved_task, task_kind
 from sos_deap.tasks.settings import task_settings
 
 #: Parameters of the evaluator that are flags of the command line.
-OPTIONS = ("unit", "sparsity_of", "max_sparsity", *ForwardOptions.__annotations__)
+OPTIONS = (
+    *("genes", "channel_blocks", "sparsity_of", "max_sparsity"),
+    *ForwardOptions.__annotations__,
+)
 
 
 class Evaluator(FitnessEvaluator):
@@ -40,20 +43,28 @@ class Evaluator(FitnessEvaluator):
     :param heldout: the same task on held-out examples, which a search does not use.
     :param validation: the same task on examples that choose the winner of a search; see
         :meth:`validate`.
-    :param unit: what a gene removes: ``"head"``, or ``"group"`` for a key/value head with all its
-        query heads.
-    :param sparsity_of: what sparsity is a share of: ``"heads"``, or ``"parameters"`` of the model.
+    :param genes: what the genes stand for, joined by ``+``: ``heads`` (a query head each),
+        ``groups`` (a key/value head with its query heads), ``channels`` (a block of a layer's
+        feed-forward channels), ``attention`` and ``ffn`` (a whole sub-layer), or ``layers`` (both
+        sub-layers).
+    :param channel_blocks: number of genes of kind ``channels`` in each layer. The channels of a
+        layer are put in order of importance, then cut into blocks.
+    :param channel_order: for each feed-forward module its channels by decreasing importance;
+        default: measured on the task's examples, in one pass.
+    :param sparsity_of: what sparsity is a share of: ``"genes"``, ``"parameters"`` or
+        ``"operations"`` of the model, or its ``"time"``. Default: genes for heads or groups alone,
+        else parameters.
     :param max_sparsity: S, the largest share removed; an individual that removes more has the worst
         fitness. Default: :data:`sos_deap.models.costs.MAX_SPARSITY`; 1 for no bound.
     :param batch_tokens: most tokens in a forward pass, over all sub-models in it. Default: 4,096 on
         a CPU and 32,768 elsewhere, of which masked batches use as much as is fastest.
     :param batching: ``"shared"``: each layer once for all sub-models that are equal up to it,
-        without its removed heads; ``"masked"``: all in a batch, with the removed heads masked;
+        without its removed units; ``"masked"``: all in a batch, with the removed units masked;
         ``"auto"``: shared where the model allows it, and on an accelerator where that is faster.
     :param reuse_memory: most gigabytes of hidden states kept of earlier sub-models, from which
         later ones with the same first layers start. Default: 1; 0 keeps none.
-    :raises InputError: for an unknown architecture, unit, objective, batching or measure of
-        sparsity, a model without weights, and a parameter out of range.
+    :raises InputError: for an unknown architecture, kind of genes, objective, batching or measure
+        of sparsity, a model without weights, and a parameter out of range.
     """
 
     __slots__ = ()
@@ -84,13 +95,14 @@ class Evaluator(FitnessEvaluator):
         :param dtype: ``"auto"`` (on a CPU bfloat16 if it has that in hardware, else float32;
             elsewhere as stored), ``"float32"``, ``"bfloat16"`` or ``"float16"``.
         :param seed: seed of the choice of calibration examples.
-        :param settings: further parameters of the evaluator, such as ``batch_tokens`` or ``unit``,
+        :param settings: further parameters of the evaluator, such as ``batch_tokens`` or ``genes``,
             and fields of :class:`sos_deap.tasks.settings.TaskSettings`, such as ``samples``,
             ``seqlen``, ``text_column`` or ``metric``.
         :raises InputError: for an unknown name or setting, and for a model or data that cannot be
             loaded or do not fit.
         """
-        own = {name: settings.pop(name) for name in OPTIONS if name in settings}
+        options = (*OPTIONS, "channel_order")
+        own = {name: settings.pop(name) for name in options if name in settings}
         chosen = task_settings(settings)
         if isinstance(task, str):
             task = resolved_task(task, model)
@@ -117,6 +129,7 @@ class Evaluator(FitnessEvaluator):
                 "dtype": str(loaded.model.dtype).removeprefix("torch."),
                 "seed": seed,
                 **own,
+                "channel_order": evaluator.gene_map.channel_order,
                 **vars(chosen),
                 "validation_samples": None,  # only the searching process validates
             }

@@ -14,7 +14,9 @@ from sos_deap.errors import InputError
 from sos_deap.evaluation.forward import ForwardOptions
 from sos_deap.evaluation.metrics import MetricEvaluator
 from sos_deap.evaluation.partial_scores import Span, span_of
-from sos_deap.models.costs import MAX_SPARSITY, Sparsity, sparsity_measure
+from sos_deap.models.costs import Sparsity, sparsity_defaults, sparsity_measure
+from sos_deap.models.find_genes import ChannelOrder
+from sos_deap.models.genes import CHANNEL_BLOCKS
 from sos_deap.search.chromosome import WORST_FITNESS, within
 from sos_deap.tasks.custom import CallableTask
 from sos_deap.tasks.objectives import Objective, checked_objective
@@ -50,25 +52,42 @@ class FitnessEvaluator(MetricEvaluator):
         *,
         heldout: Task | None = None,
         validation: Task | None = None,
-        unit: str = "head",
-        sparsity_of: str = "heads",
+        genes: str = "heads",
+        channel_blocks: int = CHANNEL_BLOCKS,
+        channel_order: ChannelOrder | None = None,
+        sparsity_of: str | None = None,
         max_sparsity: float | None = None,
         **forward: Unpack[ForwardOptions],
     ) -> None:
         own = CallableTask(task) if callable(task) else task
         self.objective = checked_objective(objective) if isinstance(objective, str) else objective
-        super().__init__(model, own, unit, **forward)
+        super().__init__(
+            model,
+            own,
+            genes,
+            channel_blocks=channel_blocks,
+            channel_order=channel_order,
+            **forward,
+        )
         self.heldout = heldout
-        self.sparsity_of = sparsity_of
-        self.sparsity: Sparsity = sparsity_measure(model, self.head_map, sparsity_of)
-        self.max_sparsity = MAX_SPARSITY[sparsity_of] if max_sparsity is None else max_sparsity
+        self.sparsity_of, self.max_sparsity = sparsity_defaults(genes, sparsity_of, max_sparsity)
+        self.sparsity: Sparsity = sparsity_measure(
+            model, self.gene_map, self.sparsity_of, own.seqlen
+        )
         if not 0 <= self.max_sparsity <= 1:
             raise InputError(f"max_sparsity is {max_sparsity}: a sparsity lies in [0, 1]")
         #: Evaluates the metric on the validation examples; keeps no hidden states.
         self.validation: MetricEvaluator | None = None
         if validation is not None:
             keeps_none: ForwardOptions = {**forward, "reuse_memory": 0.0}
-            self.validation = MetricEvaluator(model, validation, unit, **keeps_none)
+            self.validation = MetricEvaluator(
+                model,
+                validation,
+                genes,
+                channel_blocks=channel_blocks,
+                channel_order=self.gene_map.channel_order,
+                **keeps_none,
+            )
         self._validates = False
         self.tokenizer: Any = None
         #: The dtype that pruned models are saved in.
@@ -110,7 +129,7 @@ class FitnessEvaluator(MetricEvaluator):
         A metric or fitness that is NaN or infinite becomes the worst fitness. Inside
         :meth:`validating` all validation examples are used.
 
-        :param individuals: chromosomes of 0/1 genes, one gene per head (or group). One with an
+        :param individuals: chromosomes of 0/1 genes. One with an
             attribute ``examples``, a pair ``(start, stop)``, is scored on those calibration
             examples only.
         :param max_sparsity: individuals that remove more get the worst fitness without a forward
@@ -164,7 +183,7 @@ class FitnessEvaluator(MetricEvaluator):
         The examples are the calibration examples, or inside :meth:`validating` the validation
         examples.
 
-        :param individuals: chromosomes of 0/1 genes, one gene per head (or group).
+        :param individuals: chromosomes of 0/1 genes.
         :returns: a metric for each, in order; may be NaN or infinite.
         :raises InputError: for a chromosome that does not fit the model.
         """

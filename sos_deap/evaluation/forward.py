@@ -18,13 +18,14 @@ from sos_deap.evaluation.compute import Chunk, Sums
 from sos_deap.evaluation.operations import OperationCounter
 from sos_deap.evaluation.randomness import seeded
 from sos_deap.models.attention import fast_attention
-from sos_deap.models.genes import HeadMap
+from sos_deap.models.genes import GeneMap
 from sos_deap.models.guard import evaluating
+from sos_deap.models.hidden_states import States
 from sos_deap.models.importance import checked_importance, importance
 from sos_deap.models.masking import masked
-from sos_deap.models.memory import MEMORY_ERRORS, is_out_of_memory
+from sos_deap.models.memory import MEMORY_ERRORS, is_out_of_memory, one_example_fits
 from sos_deap.models.rotary import fast_rotary, rotations
-from sos_deap.models.sharing import States, shared, shares
+from sos_deap.models.sharing import shared, shares
 from sos_deap.tasks.task import Task
 
 #: Default of the tokens in a forward pass, by type of device, and on all other devices.
@@ -35,7 +36,7 @@ BATCH_TOKENS_ACCELERATOR = 32_768
 REUSE_MEMORY = 1.0
 
 #: Ways to compute several sub-models: "shared" runs each layer once for all sub-models that are
-#: equal up to it, without its removed heads; "masked" runs all in one batch, with the removed heads
+#: equal up to it, without its removed units; "masked" runs all in one batch, with the removed units
 #: masked; "auto" uses "shared" where the model allows it and it is faster.
 BATCHING = ("auto", "shared", "masked")
 
@@ -55,7 +56,7 @@ class ForwardRunner:
     """Runs sub-models of one model on a task's examples.
 
     :param model: the model.
-    :param heads: its head map.
+    :param genes: its gene map.
     :param task: the task, which computes sums over examples.
     :param cost: the cost of the passes is added to it.
     :param batch_tokens: most tokens in a forward pass: of one sub-model where layers are shared,
@@ -70,7 +71,7 @@ class ForwardRunner:
     def __init__(
         self,
         model: Any,
-        heads: HeadMap,
+        genes: GeneMap,
         task: Task,
         cost: ForwardCost | None = None,
         *,
@@ -90,7 +91,7 @@ class ForwardRunner:
             raise InputError(f"reuse_memory is {memory}: give 0 or more gigabytes")
         self.batching = batching if task.one_pass else "masked"
         self.cost = ForwardCost() if cost is None else cost
-        self._model, self._heads, self._task = model, heads, task
+        self._model, self._genes, self._task = model, genes, task
         self._examples = max(1, batch_tokens // task.seqlen)
         self._together = _TOGETHER
         self._states = States(round(memory * 1e9))
@@ -155,15 +156,11 @@ class ForwardRunner:
                 self._choose()
         started = time.perf_counter()
         try:
-            with evaluating(self._model):
-                found = importance(name, self._model, self._heads, self._task)
-        except MEMORY_ERRORS as error:
-            if not is_out_of_memory(error):
-                raise
-            raise InputError(
-                f"one example of {self._task.seqlen} tokens does not fit in memory for the "
-                f"importance {name}: give a smaller --seqlen, or use another importance"
-            ) from error
+            with (
+                evaluating(self._model),
+                one_example_fits(self._task.seqlen, f"the importance {name}"),
+            ):
+                found = importance(name, self._model, self._genes, self._task)
         finally:
             self.cost.seconds += time.perf_counter() - started
         self._counter.add_examples(passes * len(self._task), layers_added=False)
@@ -180,8 +177,8 @@ class ForwardRunner:
         if self._chosen:
             return
         if self._task.one_pass:
-            self._rotations = rotations(self._model, self._heads, lambda: self._one(1))
-        self._counter.count_dense(self._model, self._heads, lambda: self._one(1))
+            self._rotations = rotations(self._model, self._genes, lambda: self._one(1))
+        self._counter.count_dense(self._model, self._genes, lambda: self._one(1))
         if self.batching != "masked" and not self._shares():
             self.batching = "masked"
         if self.batching == "auto":
@@ -197,7 +194,7 @@ class ForwardRunner:
         """
         for _ in range(2):
             try:
-                return shares(self._model, self._heads, lambda: self._one(2))
+                return shares(self._model, self._genes, lambda: self._one(2))
             except MEMORY_ERRORS as error:
                 if not is_out_of_memory(error):
                     raise
@@ -209,8 +206,8 @@ class ForwardRunner:
             return self._task.score(self._model, slice(0, 1), sub_models)
 
     def _masked_is_faster(self) -> bool:
-        genes, seconds = len(self._heads), dict[str, float]()
-        some = [bytes(int((gene + i) % 5 > 0) for gene in range(genes)) for i in range(8)]
+        count, seconds = len(self._genes), dict[str, float]()
+        some = [bytes(int((gene + i) % 5 > 0) for gene in range(count)) for i in range(8)]
         for batching in ("shared", "masked") * 2:  # the second time counts
             started, size = time.perf_counter(), self._fit(batching)
             for start in range(0, len(some), size):
@@ -236,15 +233,15 @@ class ForwardRunner:
         return [slice(start, min(start + step, examples.stop)) for start in starts]
 
     def _sums(self, chunk: Sequence[bytes], batching: str, states: States, examples: range) -> Sums:
-        model, heads, task = self._model, self._heads, self._task
+        model, genes, task = self._model, self._genes, self._task
 
         def layers(part: slice) -> AbstractContextManager[Any]:
-            return shared(model, chunk, heads, states, (part.start, part.stop))
+            return shared(model, chunk, genes, states, (part.start, part.stop))
 
         with fast_attention(model), fast_rotary(self._rotations), self._drawing(task, chunk[0]):
             if batching == "shared":
                 return self._added(model, task, self._slices(examples, 1), len(chunk), layers)
-            with masked(model, chunk, heads):
+            with masked(model, chunk, genes):
                 slices = self._slices(examples, len(chunk))
                 return self._added(model, task, slices, len(chunk))
 

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from sos_deap.errors import InputError
 from sos_deap.evaluation.accounting import Accounting
 from sos_deap.evaluation.cache import EvaluationCache
+from sos_deap.evaluation.channels import measured_genes
 from sos_deap.evaluation.compute import ComputeEngine
 from sos_deap.evaluation.forward import ForwardOptions, ForwardRunner
 from sos_deap.evaluation.journal import Journal
@@ -20,7 +21,8 @@ from sos_deap.evaluation.partial_scores import PartialScores
 from sos_deap.evaluation.priors import Priors
 from sos_deap.evaluation.scope import scope_of
 from sos_deap.evaluation.store import Store
-from sos_deap.models.genes import HeadMap, head_map
+from sos_deap.models.find_genes import ChannelOrder
+from sos_deap.models.genes import CHANNEL_BLOCKS, GeneMap
 from sos_deap.models.guard import exclusive
 from sos_deap.models.identity import state
 from sos_deap.models.masking import is_masked
@@ -36,11 +38,13 @@ class MetricEvaluator:
 
     :param model: a transformers model of a known architecture; it is put into evaluation mode.
     :param task: the metric and its data.
-    :param unit: what a gene removes: ``"head"``, or ``"group"`` for a key/value head with all its
-        query heads.
+    :param genes: what the genes stand for; see :func:`sos_deap.gene_map`.
+    :param channel_blocks: number of genes of kind ``channels`` in each layer.
+    :param channel_order: for each feed-forward module its channels by decreasing importance;
+        default: measured on the task's examples, if there are genes of kind ``channels``.
     :param forward: options of :class:`sos_deap.evaluation.forward.ForwardRunner`.
-    :raises InputError: for an unknown architecture, unit or batching, a model without weights, and
-        a parameter out of range.
+    :raises InputError: for an unknown architecture, kind of genes or batching, a model without
+        weights, and a parameter out of range.
     """
 
     # Without an instance dictionary DEAP's Toolbox.register cannot copy the model into a partial.
@@ -53,7 +57,7 @@ class MetricEvaluator:
         "_scores",
         "_state",
         "accounting",
-        "head_map",
+        "gene_map",
         "model",
         "runner",
         "task",
@@ -63,22 +67,28 @@ class MetricEvaluator:
         self,
         model: PreTrainedModel,
         task: Task,
-        unit: str = "head",
+        genes: str = "heads",
+        *,
+        channel_blocks: int = CHANNEL_BLOCKS,
+        channel_order: ChannelOrder | None = None,
         **forward: Unpack[ForwardOptions],
     ) -> None:
         if model.device.type == "meta":
             raise InputError("the model is on the device meta, without weights: load it on another")
         self.model: PreTrainedModel = model.eval()
         self.task = task
-        self.head_map: HeadMap = head_map(model, unit)
+        self.gene_map: GeneMap = measured_genes(model, task, genes, channel_blocks, channel_order)
         #: The cost of all evaluations so far.
         self.accounting = Accounting(len(task), tokens=task.reference_tokens)
+        if self.gene_map.channel_order is not None:
+            # Also if the order is given, so that a run that resumes counts as it did before.
+            self.accounting.tokens += task.tokens
         #: Runs the forward passes of this process.
-        self.runner = ForwardRunner(model, self.head_map, task, self.accounting.forward, **forward)
-        layers = len(self.head_map.layers)
+        self.runner = ForwardRunner(model, self.gene_map, task, self.accounting.forward, **forward)
+        layers = len(self.gene_map.attention)
         self._scores = PartialScores(self.runner.run, task, layers, self.accounting)
         self._cache = EvaluationCache(self._scores, task, self.accounting)
-        self._priors = Priors(len(self.head_map), self.runner, task, self.accounting)
+        self._priors = Priors(len(self.gene_map), self.runner, task, self.accounting)
         self._state = state(model)
         self._engine: ComputeEngine | None = None
         self._lock = threading.RLock()
@@ -95,7 +105,7 @@ class MetricEvaluator:
     def metrics(self, individuals: Iterable[Sequence[int]]) -> list[float]:
         """The task's metric of several individuals on all calibration examples.
 
-        :param individuals: chromosomes of 0/1 genes, one gene per head (or group).
+        :param individuals: chromosomes of 0/1 genes.
         :returns: a metric for each, in order; may be NaN or infinite.
         :raises InputError: for a chromosome that does not fit the model.
         """
@@ -232,8 +242,8 @@ class MetricEvaluator:
 
     @property
     def scope(self) -> str:
-        """Everything that a metric depends on, as JSON: model, unit, metric, data, dtype, ..."""
-        return scope_of(self.model, self.head_map, self.task)
+        """Everything that a metric depends on, as JSON: model, genes, metric, data, dtype, ..."""
+        return scope_of(self.model, self.gene_map, self.task)
 
     def _drop_if_changed(self) -> bool:
         """Drop all results if the model's weights have changed; returns whether they have.
@@ -243,9 +253,9 @@ class MetricEvaluator:
         """
         with exclusive(self.model):
             now = state(self.model)
-            if is_masked(self.model, self.head_map):
+            if is_masked(self.model, self.gene_map):
                 raise InputError(
-                    "the model is inside masked(), whose heads would be missing from every "
+                    "the model is inside masked(), whose removed units would be missing from every "
                     "sub-model: use the evaluator outside of it"
                 )
         if now == self._state:
@@ -262,4 +272,4 @@ class MetricEvaluator:
         return True
 
     def _key(self, individual: Sequence[int]) -> bytes:
-        return bytes(map(int, self.head_map.checked(individual)))
+        return bytes(map(int, self.gene_map.checked(individual)))

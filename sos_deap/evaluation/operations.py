@@ -6,14 +6,15 @@ from collections.abc import Callable
 from typing import Any
 
 from sos_deap.evaluation.accounting import ForwardCost
-from sos_deap.models.costs import Flops
-from sos_deap.models.genes import HeadMap
+from sos_deap.models.flops import Flops
+from sos_deap.models.genes import GeneMap
+from sos_deap.models.hidden_states import Kept
 from sos_deap.models.sharing import blocks_of
 from sos_deap.tasks.task import Task
 
 
 class OperationCounter:
-    """Adds the attention layers run and the floating-point operations to a cost.
+    """Adds the layers run and the floating-point operations to a cost.
 
     One example is counted with PyTorch's counter; the others count by their mean length.
 
@@ -27,7 +28,7 @@ class OperationCounter:
         if not task.one_pass:
             cost.flops = None
 
-    def count_dense(self, model: Any, heads: HeadMap, one_example: Callable[[], Any]) -> None:
+    def count_dense(self, model: Any, genes: GeneMap, one_example: Callable[[], Any]) -> None:
         """Count the operations of the dense model, of which those of sub-models are derived.
 
         :param one_example: computes the first example.
@@ -35,22 +36,26 @@ class OperationCounter:
         if self._cost.flops is None:
             return
         try:
-            blocks = blocks_of(model, heads) or []
-            self._dense = Flops(model, heads, blocks, one_example, self._task.seqlen)
+            blocks = blocks_of(model, genes) or []
+            self._dense = Flops(model, genes, blocks, one_example, self._task.seqlen)
         except Exception:  # out of memory, or code that the counter cannot follow
             self._cost.flops = None
 
-    def add_layer(self, depth: int, genes: tuple[int, ...], examples: int) -> None:
-        """Add a layer that was run without its removed heads.
+    def add_layer(self, depth: int, kept: Kept, attention: bool, examples: int) -> None:
+        """Add a layer that was run without its removed units.
 
         :param depth: number of the layer.
-        :param genes: 1 for each head kept, 0 for each removed.
+        :param kept: the kept units of each of its sites, the attention first.
+        :param attention: whether its attention was run as well.
         :param examples: examples that it was run on.
         """
         self._cost.layer_examples += examples
         if self._dense is not None and self._cost.flops is not None:
-            keep = [head for head, gene in enumerate(genes) if gene]
-            self._cost.flops += self._dense.layer(depth, keep) * examples * self._mean_length
+            flops: float = self._dense.blocks[depth]
+            flops -= sum(self._dense.saved(site, keep) for site, keep in kept.items())
+            if not attention:
+                flops -= self._dense.attention(*next(iter(kept.items())))
+            self._cost.flops += flops * examples * self._mean_length
 
     def add_examples(self, examples: int, layers_added: bool) -> None:
         """Add examples, summed over sub-models.

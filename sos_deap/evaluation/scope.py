@@ -5,24 +5,27 @@ from __future__ import annotations
 import json
 
 import transformers
+import xxhash
 from transformers import PreTrainedModel
 
-from sos_deap.models.genes import HeadMap
+from sos_deap.models.genes import GeneMap
 from sos_deap.models.identity import fingerprint
 from sos_deap.tasks.task import Task
 
+_UNITS = {"heads": "head", "groups": "group"}
 
-def scope_of(model: PreTrainedModel, heads: HeadMap, task: Task) -> str:
+
+def scope_of(model: PreTrainedModel, genes: GeneMap, task: Task) -> str:
     """The scope of a metric as JSON; two evaluations with the same scope have the same result.
 
     :param model: the model, of which the fingerprint, the dtype and the padding count.
-    :param heads: its head map.
+    :param genes: its gene map; the order of the channels counts.
     :param task: the task, of which the metric and the data count.
     """
     data = {name: value for name, value in task.describe().items() if name != "split"}
     scope = {
         "model": fingerprint(model),
-        "unit": heads.unit,
+        **_genes(genes),
         "metric": task.name,
         "data": data,
         "dtype": str(model.dtype),
@@ -30,3 +33,17 @@ def scope_of(model: PreTrainedModel, heads: HeadMap, task: Task) -> str:
         "transformers": transformers.__version__,
     }
     return json.dumps(scope, sort_keys=True)
+
+
+def _genes(genes: GeneMap) -> dict[str, str | int]:
+    """What the genes stand for."""
+    if genes.genes in _UNITS:  # as in the journals and stores of earlier versions
+        return {"unit": _UNITS[genes.genes]}
+    if genes.channel_order is None:
+        return {"genes": genes.genes}
+    order = json.dumps(genes.channel_order).encode()
+    return {
+        "genes": genes.genes,
+        "channel_blocks": genes.channel_blocks,
+        "channel_order": xxhash.xxh3_128(order).hexdigest(),
+    }

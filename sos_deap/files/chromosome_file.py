@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,24 +12,32 @@ from sos_deap.files.atomic import write_json
 
 
 def write_chromosome(
-    path: Path, chromosome: list[int], *, model: str, fingerprint: str, unit: str
+    path: Path,
+    chromosome: list[int],
+    *,
+    model: str,
+    fingerprint: str,
+    genes: Mapping[str, Any],
 ) -> None:
     """Write a chromosome file.
 
     :param path: the file.
-    :param chromosome: 0/1 genes; 1 keeps the head or group.
+    :param chromosome: 0/1 genes; 1 keeps what the gene stands for.
     :param model: name of the model.
     :param fingerprint: of the model (see :func:`sos_deap.models.identity.fingerprint`).
-    :param unit: what a gene stands for: ``"head"`` or ``"group"``.
+    :param genes: what the genes stand for, as arguments of :func:`sos_deap.gene_map`.
     """
-    content = {"model": model, "fingerprint": fingerprint, "unit": unit, "chromosome": chromosome}
-    write_json(path, content)
+    write_json(
+        path, {"model": model, "fingerprint": fingerprint, **genes, "chromosome": chromosome}
+    )
 
 
 def read_chromosome(path: Path) -> dict[str, Any]:
     """Read a chromosome file, or a plain JSON list of genes.
 
-    :returns: ``chromosome``, and ``model``, ``fingerprint`` and ``unit`` if the file has them.
+    :returns: ``chromosome``, and ``model``, ``fingerprint``, ``genes``, ``channel_blocks`` and
+        ``channel_order`` if the file has them. A file of an earlier version has the ``unit`` head
+        or group in place of ``genes``.
     :raises InputError: if the file is missing, unreadable or holds no chromosome.
     """
     try:
@@ -45,7 +54,20 @@ def read_chromosome(path: Path) -> dict[str, Any]:
             f"chromosome file {path} holds no chromosome: give the chromosome.json of a run, or a "
             "JSON list of 0 and 1"
         )
-    for name in ("model", "fingerprint", "unit"):
+    if "unit" in content:
+        content["genes"] = {"head": "heads", "group": "groups"}.get(str(content["unit"]), "")
+    for name in ("model", "fingerprint", "genes"):
         if not isinstance(content.get(name, ""), str):
             raise InputError(f"chromosome file {path} is damaged: its {name} is not text")
+    if not isinstance(content.get("channel_blocks", 1), int) or not _is_order(
+        content.get("channel_order", [])
+    ):
+        raise InputError(f"chromosome file {path} is damaged: its channel_order has no numbers")
     return dict(content)
+
+
+def _is_order(order: Any) -> bool:
+    return isinstance(order, list) and all(
+        isinstance(channels, list) and all(type(channel) is int for channel in channels)
+        for channels in order
+    )

@@ -1,4 +1,4 @@
-"""Hooks on output projections: statistics of their inputs, and a factor per head for gradients."""
+"""Hooks on the consumers of sites: statistics of their inputs, and factors for gradients."""
 
 from __future__ import annotations
 
@@ -12,124 +12,129 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from sos_deap.models.genes import HeadMap
-from sos_deap.models.slicing import AttentionLayer
+from sos_deap.models.sites import Site
 
 
 @dataclass
 class Inputs:
-    """Statistics of the input of an output projection over tokens, by head, in float64.
+    """Statistics of the input of a site's consumer over tokens, by unit, in float64.
 
-    :param total: sum over tokens of each channel, (heads, head_dim).
-    :param products: sum over tokens of the products of a head's channels, (heads, head_dim,
-        head_dim).
+    :param total: sum over tokens of each input, (units, width).
+    :param products: sum over tokens of the products of a unit's inputs, (units, width, width).
+    :param norms: sum over batches of the Euclidean norm of each unit's inputs, (units,).
     :param tokens: number of tokens.
+    :param batches: number of batches.
     """
 
     total: Tensor
     products: Tensor
+    norms: Tensor
     tokens: int = 0
+    batches: int = 0
 
     @property
     def squares(self) -> Tensor:
-        """Sum over tokens of each channel's square, (heads, head_dim)."""
+        """Sum over tokens of the square of each input, (units, width)."""
         return self.products.diagonal(dim1=1, dim2=2)
 
     @property
     def variance(self) -> Tensor:
-        """Unbiased variance over tokens of each channel, (heads, head_dim)."""
+        """Unbiased variance over tokens of each input, (units, width)."""
         deviations = self.squares - self.total.square() / self.tokens
         return deviations.clamp(min=0) / max(1, self.tokens - 1)
 
-    def add(self, context: Tensor) -> None:
+    def add(self, states: Tensor) -> None:
         """Add the tokens of a batch.
 
-        :param context: the projection's input, (..., heads * head_dim).
+        :param states: the consumer's input, (..., units * width).
         """
-        heads, width = self.total.shape
-        channels = context.detach().double().reshape(-1, heads, width).transpose(0, 1)
-        self.tokens += channels.shape[1]
-        self.total += channels.sum(1)
-        self.products += channels.mT @ channels
+        units, width = self.total.shape
+        by_unit = states.detach().double().reshape(-1, units, width).transpose(0, 1)
+        products = by_unit.mT @ by_unit
+        self.tokens += by_unit.shape[1]
+        self.batches += 1
+        self.total += by_unit.sum(1)
+        self.products += products
+        self.norms += products.diagonal(dim1=1, dim2=2).sum(1).sqrt()
 
 
-def output_weights(model: nn.Module, layer: AttentionLayer) -> Tensor:
-    """Return the weights of a layer's output projection, (outputs, heads, head_dim), in float64."""
-    projection: Any = model.get_submodule(layer.output)
+def consumer_weights(model: nn.Module, site: Site) -> Tensor:
+    """Return the weights of a site's consumer, (outputs, units, width), in float64."""
+    projection: Any = model.get_submodule(site.consumer)
     weight: Tensor = projection.weight.detach().double()
     weight = weight.T if isinstance(projection, Conv1D) else weight  # Conv1D stores (in, out)
-    return weight.reshape(len(weight), layer.heads, layer.head_dim)
+    return weight.reshape(len(weight), site.units, site.width)
 
 
 @contextmanager
 def _hooked(
-    model: nn.Module, head_map: HeadMap, hooks: Sequence[Callable[..., Any]]
+    model: nn.Module, sites: Sequence[Site], hooks: Sequence[Callable[..., Any]]
 ) -> Iterator[None]:
-    """Register one forward pre-hook per output projection, inside the context."""
+    """Register one forward pre-hook per consumer, inside the context."""
     with ExitStack() as stack:
-        for layer, hook in zip(head_map.layers, hooks, strict=True):
-            projection = model.get_submodule(layer.output)
-            stack.callback(projection.register_forward_pre_hook(hook).remove)
+        for site, hook in zip(sites, hooks, strict=True):
+            consumer = model.get_submodule(site.consumer)
+            stack.callback(consumer.register_forward_pre_hook(hook).remove)
         yield
 
 
 @contextmanager
-def recorded_inputs(model: nn.Module, head_map: HeadMap) -> Iterator[list[Inputs]]:
-    """Record statistics of the inputs of all output projections, inside the context.
+def recorded_inputs(model: nn.Module, sites: Sequence[Site]) -> Iterator[list[Inputs]]:
+    """Record statistics of the inputs of consumers, inside the context.
 
     :param model: the model; it is restored at the end, also after an exception.
-    :param head_map: its head map.
-    :returns: the statistics of each layer, updated by every forward pass.
+    :param sites: the sites to record.
+    :returns: the statistics of each site, updated by every forward pass.
     """
     device = next(model.parameters()).device
+
+    def zeros(*shape: int) -> Tensor:
+        return torch.zeros(shape, dtype=torch.float64, device=device)
+
     every = [
         Inputs(
-            torch.zeros(layer.heads, layer.head_dim, dtype=torch.float64, device=device),
-            torch.zeros(
-                layer.heads, layer.head_dim, layer.head_dim, dtype=torch.float64, device=device
-            ),
+            zeros(site.units, site.width),
+            zeros(site.units, site.width, site.width),
+            zeros(site.units),
         )
-        for layer in head_map.layers
+        for site in sites
     ]
 
     def record(inputs: Inputs, module: nn.Module, given: tuple[Tensor, ...]) -> None:
         inputs.add(given[0])
 
-    with _hooked(model, head_map, [partial(record, inputs) for inputs in every]):
+    with _hooked(model, sites, [partial(record, inputs) for inputs in every]):
         yield every
 
 
 @contextmanager
-def gates(model: nn.Module, head_map: HeadMap) -> Iterator[list[Tensor]]:
-    """Multiply the output of each head by a factor of 1 that requires a gradient.
+def gates(model: nn.Module, sites: Sequence[Site]) -> Iterator[list[Tensor]]:
+    """Multiply the output of each unit by a factor of 1 that requires a gradient.
 
     Inside the context the model's parameters require no gradients.
 
     :param model: the model; it is restored at the end, also after an exception.
-    :param head_map: its head map.
-    :returns: the factors of each layer, (heads,), in float32.
+    :param sites: the sites.
+    :returns: the factors of each site, (units,), in float32.
     """
     device = next(model.parameters()).device
-    factors = [
-        torch.ones(layer.heads, device=device, requires_grad=True) for layer in head_map.layers
-    ]
+    factors = [torch.ones(site.units, device=device, requires_grad=True) for site in sites]
 
     def scale(
         factor: Tensor, width: int, module: nn.Module, given: tuple[Tensor, ...]
     ) -> tuple[Tensor, ...]:
-        context, *rest = given
+        states, *rest = given
         # In float32, whatever the model's dtype: a gradient is a sum over many tokens.
-        scaled = context.float() * factor.repeat_interleave(width)
-        return (scaled.to(context.dtype), *rest)
+        scaled = states.float() * factor.repeat_interleave(width)
+        return (scaled.to(states.dtype), *rest)
 
     hooks = [
-        partial(scale, factor, layer.head_dim)
-        for factor, layer in zip(factors, head_map.layers, strict=True)
+        partial(scale, factor, site.width) for factor, site in zip(factors, sites, strict=True)
     ]
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     with ExitStack() as stack:
         for parameter in trainable:
             stack.callback(parameter.requires_grad_, True)
             parameter.requires_grad_(False)
-        stack.enter_context(_hooked(model, head_map, hooks))
+        stack.enter_context(_hooked(model, sites, hooks))
         yield factors

@@ -1,75 +1,208 @@
-"""Costs of sub-models: the share of heads or parameters removed, and floating-point operations."""
+"""Costs of sub-models: the share of genes, parameters, operations or time that one removes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
+import torch
 from torch import nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
 from sos_deap.errors import InputError, unknown
+from sos_deap.models.examples import random_inputs
 from sos_deap.models.families import why_unsliceable
-from sos_deap.models.genes import HeadMap
-from sos_deap.models.slicing import AttentionLayer, features, head_slices
+from sos_deap.models.flops import Flops
+from sos_deap.models.genes import GeneMap
+from sos_deap.models.sites import ATTENTION, Site, features, site_slices
 
-#: From a chromosome to its sparsity, between 0 (nothing removed) and 1.
-Sparsity = Callable[[Sequence[int]], float]
+#: What sparsity can be a share of.
+SPARSITIES = ("genes", "parameters", "operations", "time")
 
 #: Default of S, the maximum sparsity, by what sparsity is a share of. In the paper's Table II, the
-#: sizes of LLaMA-2 7B imply that 317 of 1,024 heads were removed, which are 9.5 % of the bytes.
-MAX_SPARSITY = {"heads": 0.31, "parameters": 0.095}
+#: sizes of LLaMA-2 7B imply that 317 of 1,024 heads were removed; its abstract states a size
+#: reduced by about 27 % and a speed-up of 1.28.
+MAX_SPARSITY = {
+    "genes": 0.31,
+    "parameters": 0.27,
+    "operations": 0.27,
+    "time": 1 - 1 / 1.28,
+}
+
+#: The same for heads alone: the 317 heads are 9.5 % of the bytes.
+MAX_SPARSITY_OF_HEADS = {**MAX_SPARSITY, "parameters": 0.095, "operations": 0.095}
 
 
-def _share_of_heads(model: PreTrainedModel, head_map: HeadMap) -> Sparsity:
-    """The share of genes that are 0."""
-    return lambda genes: (len(genes) - sum(genes)) / len(genes) if len(genes) else 0.0
+def sparsity_defaults(
+    genes: str, sparsity_of: str | None, max_sparsity: float | None
+) -> tuple[str, float]:
+    """Return what sparsity is a share of, and S, with the defaults for a kind of genes.
 
-
-def _share_of_parameters(model: PreTrainedModel, head_map: HeadMap) -> Sparsity:
-    """The share of the model's parameters that slicing removes.
-
-    A key/value head is removed with the last of its query heads, so the parameters that a gene
-    stands for depend on the other genes of its layer. The share of bytes is the same, since all
-    weights have one dtype.
+    :param genes: what the genes stand for; see :func:`sos_deap.gene_map`.
+    :param sparsity_of: one of :data:`SPARSITIES`; ``None`` for the share of genes if these are
+        heads or groups alone, otherwise of parameters.
+    :param max_sparsity: S; ``None`` for the value in :data:`MAX_SPARSITY` or
+        :data:`MAX_SPARSITY_OF_HEADS`.
+    :raises InputError: for an unknown ``sparsity_of``.
     """
-    if why := why_unsliceable(head_map.family, model.config):
+    heads = genes in ("heads", "groups")
+    of = sparsity_of or ("genes" if heads else "parameters")
+    if of not in SPARSITIES:
+        raise unknown("sparsity_of", of, SPARSITIES)
+    usual = MAX_SPARSITY_OF_HEADS if heads else MAX_SPARSITY
+    return of, usual[of] if max_sparsity is None else max_sparsity
+
+
+class Sparsity(Protocol):
+    """From a chromosome to its sparsity, between 0 (nothing removed) and 1."""
+
+    @property
+    def costs(self) -> tuple[float, ...]:
+        """For each gene its part of the sparsity with all genes removed, an additive estimate."""
+
+    def __call__(self, chromosome: Sequence[int]) -> float:
+        """Return the sparsity of a chromosome, exactly."""
+
+
+class ShareOfGenes:
+    """The share of genes that are 0.
+
+    :param genes: the number of genes.
+    """
+
+    def __init__(self, genes: int) -> None:
+        self.costs = (1 / genes,) * genes
+
+    def __call__(self, chromosome: Sequence[int]) -> float:
+        """Return the share of genes that are 0."""
+        genes = len(chromosome)
+        return (genes - sum(chromosome)) / genes if genes else 0.0
+
+
+class ShareOfSites:
+    """A share of a quantity that each site has a part of, which depends on the units it keeps.
+
+    The estimate for a gene is its share of its sites' units times what the sites save without any
+    unit.
+
+    :param genes: the model's gene map.
+    :param removed: from the index of a site and the units that it keeps to what it saves; it may
+        depend on the numbers of kept units and key/value heads only.
+    :param total: the quantity of the whole model.
+    """
+
+    def __init__(
+        self, genes: GeneMap, removed: Callable[[int, Sequence[int]], float], total: float
+    ) -> None:
+        self._genes, self._removed, self._total = genes, removed, total
+        self._cached: dict[tuple[int, bytes], float] = {}
+        self._by_size: dict[tuple[int, int, int], float] = {}
+        costs = [0.0] * len(genes)
+        for number, site in enumerate(genes.sites):
+            whole = removed(number, ()) / total if genes.site_genes[number] else 0.0
+            for gene in genes.gene_of[number]:
+                if gene >= 0:
+                    costs[gene] += whole / site.units
+        self.costs = tuple(_alike(costs))
+
+    def __call__(self, chromosome: Sequence[int]) -> float:
+        """Return the share of the quantity that a chromosome removes."""
+        checked = self._genes.checked(chromosome)
+        saved: float = 0
+        for number, own in enumerate(self._genes.site_genes):
+            if own:
+                values = bytes(int(checked[gene]) for gene in own)
+                if 0 in values:
+                    saved += self._saved(number, values)
+        return saved / self._total
+
+    def _saved(self, number: int, values: bytes) -> float:
+        if (number, values) not in self._cached:
+            site, keep = self._genes.sites[number], self._genes.kept_in(number, values)
+            groups = len(site.group_counts(keep)) if site.kind == ATTENTION else 0
+            # All units of a site have one width: their numbers determine what it saves.
+            size = number, len(keep), groups
+            if size not in self._by_size:
+                self._by_size[size] = self._removed(number, keep)
+            self._cached[number, values] = self._by_size[size]
+        return self._cached[number, values]
+
+
+def _alike(costs: list[float]) -> list[float]:
+    """Make costs exactly equal that differ by the rounding of their sums only."""
+    exact: list[float] = []
+    for cost in costs:
+        near = (other for other in dict.fromkeys(exact) if abs(other - cost) <= 1e-12 * abs(cost))
+        exact.append(next(near, cost))
+    return exact
+
+
+def sparsity_measure(
+    model: PreTrainedModel, genes: GeneMap, sparsity_of: str, tokens: int = 128
+) -> Sparsity:
+    """Return the function that computes the sparsity of a chromosome.
+
+    :param model: the model, not pruned.
+    :param genes: its gene map.
+    :param sparsity_of: one of :data:`SPARSITIES`: ``"genes"``; ``"parameters"`` of the whole model
+        (the share of bytes is the same, since all weights have one dtype); or ``"operations"``,
+        those of a forward pass of the whole model.
+    :param tokens: number of tokens of that forward pass.
+    :raises InputError: for an unknown ``sparsity_of``, and for any but ``"genes"`` if the model
+        cannot be sliced.
+    """
+    if sparsity_of not in SPARSITIES:
+        raise unknown("sparsity_of", sparsity_of, SPARSITIES)
+    if sparsity_of == "genes":
+        return ShareOfGenes(len(genes))
+    if why := why_unsliceable(genes.family, model.config, genes.removes_heads):
         raise InputError(
-            f"a {model.config.model_type} model cannot be sliced, so its sparsity_of parameters is "
-            f"undefined: {why}; use sparsity_of heads"
+            f"a {model.config.model_type} model cannot be sliced, so its sparsity_of {sparsity_of} "
+            f"is undefined: {why}; use sparsity_of genes"
         )
-    total = sum(parameter.numel() for parameter in model.parameters())
-    cached: list[dict[tuple[int, int], int]] = [{} for _ in head_map.layers]
+    if sparsity_of == "parameters":
 
-    def removed(number: int, layer: AttentionLayer, keep: Sequence[int]) -> int:
-        # All heads of a layer have one width: their numbers determine its parameters.
-        size = len(keep), len(layer.kv_counts(keep))
-        if size not in cached[number]:
-            cached[number][size] = _removed_parameters(model, head_map, layer, keep)
-        return cached[number][size]
+        def removed(number: int, keep: Sequence[int]) -> int:
+            return _removed_parameters(model, genes, genes.sites[number], keep)
 
-    def share(genes: Sequence[int]) -> float:
-        kept = zip(head_map.layers, head_map.kept_heads(genes), strict=True)
-        return sum(removed(number, *pair) for number, pair in enumerate(kept)) / total
-
-    return share
+        return ShareOfSites(genes, removed, _parameters(model))
+    flops = dense_flops(model, genes, tokens)
+    return ShareOfSites(genes, flops.saved, flops.total)
 
 
-def _removed_parameters(
-    model: nn.Module, head_map: HeadMap, layer: AttentionLayer, keep: Sequence[int]
-) -> int:
-    """The number of parameters that slicing a layer to some of its heads removes."""
-    if len(keep) == layer.heads:
+def dense_flops(model: PreTrainedModel, genes: GeneMap, tokens: int) -> Flops:
+    """Count the operations of a forward pass of the dense model on one random sequence.
+
+    :param model: the model.
+    :param genes: its gene map.
+    :param tokens: length of the sequence, and of the decoder's sequence in an encoder-decoder.
+    """
+    batch = random_inputs(model, 1, tokens, tokens)
+
+    def run() -> Any:
+        with torch.inference_mode():
+            return model(**batch)
+
+    return Flops(model, genes, [], run, tokens)
+
+
+def layer_parameters(model: PreTrainedModel, genes: GeneMap) -> int:
+    """Return the number of parameters in the layers of a model, without embeddings and heads."""
+    blocks = dict.fromkeys(site.block for site in genes.sites)
+    return sum(_parameters(model.get_submodule(block)) for block in blocks)
+
+
+def _removed_parameters(model: nn.Module, genes: GeneMap, site: Site, keep: Sequence[int]) -> int:
+    """The number of parameters that slicing a site to some of its units removes."""
+    if len(keep) == site.units:
         return 0
-    output, *producers = head_slices(model, head_map.family, layer, keep)
-    outputs, inputs = features(output.module)
-    removed = outputs * (inputs - len(output.kept))
-    if not keep:  # the attention module is removed, except for the bias of the output projection
-        own = _parameters(model.get_submodule(layer.attention))
-        return own - _parameters(output.module) * head_map.family.output_inside + removed
+    consumer, *producers = site_slices(model, genes.family, site, keep)
+    outputs, inputs = features(consumer.module)
+    removed = outputs * (inputs - len(consumer.kept))
+    if not keep and site.kind == ATTENTION:
+        # The attention module is removed, except for the bias of the output projection.
+        own = _parameters(model.get_submodule(site.module))
+        return own - _parameters(consumer.module) * genes.family.output_inside + removed
     for part in producers:
         own, rows = _parameters(part.module), features(part.module)[0]
         removed += own // rows * (rows - len(part.kept))
@@ -78,108 +211,3 @@ def _removed_parameters(
 
 def _parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
-
-
-#: What sparsity can be a share of.
-SPARSITIES: dict[str, Callable[[PreTrainedModel, HeadMap], Sparsity]] = {
-    "heads": _share_of_heads,
-    "parameters": _share_of_parameters,
-}
-
-
-def sparsity_measure(model: PreTrainedModel, head_map: HeadMap, sparsity_of: str) -> Sparsity:
-    """Return the function that computes the sparsity of a chromosome.
-
-    :param model: the model, not pruned.
-    :param head_map: its head map.
-    :param sparsity_of: a key of :data:`SPARSITIES`.
-    :raises InputError: for an unknown ``sparsity_of``, and for ``"parameters"`` if the model cannot
-        be sliced.
-    """
-    if sparsity_of not in SPARSITIES:
-        raise unknown("sparsity_of", sparsity_of, SPARSITIES)
-    return SPARSITIES[sparsity_of](model, head_map)
-
-
-@contextmanager
-def counting(model: Any) -> Iterator[FlopCounterMode]:
-    """Count the floating-point operations of a model's forward passes inside the context.
-
-    Inside the context no parameter requires a gradient: the counter registers hooks on the
-    gradients of module inputs, which fails where these are parameters, as in DeBERTa.
-
-    :param model: the model.
-    """
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    try:
-        for parameter in trainable:
-            parameter.requires_grad_(False)
-        # The maths backend computes attention by matrix products, which the counter can count.
-        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-            yield counter
-    finally:
-        for parameter in trainable:
-            parameter.requires_grad_(True)
-
-
-class Flops:
-    """Floating-point operations of sub-models, derived from those counted for the dense model.
-
-    :param model: the model.
-    :param head_map: its head map.
-    :param blocks: the paths of its blocks, one for each attention layer.
-    :param run: runs one forward pass of the dense model.
-    :param tokens: number of tokens in that forward pass.
-    """
-
-    def __init__(
-        self,
-        model: Any,
-        head_map: HeadMap,
-        blocks: Sequence[str],
-        run: Callable[[], Any],
-        tokens: int,
-    ) -> None:
-        with counting(model) as counter:
-            run()
-        counts = counter.get_flop_counts()
-        root = type(model).__name__
-
-        def of(path: str) -> int:
-            return sum(counts.get(f"{root}.{path}", {}).values())
-
-        self.total: int = counter.get_total_flops()
-        self.blocks = [of(path) for path in blocks]
-        self._model, self._head_map, self._tokens = model, head_map, tokens
-        self._attention = [
-            # The count of an attention module includes an output projection inside it.
-            of(layer.attention) + (0 if head_map.family.output_inside else of(layer.output))
-            for layer in head_map.layers
-        ]
-
-    @property
-    def outside(self) -> int:
-        """Operations outside the blocks, such as those of the language-modelling head."""
-        return self.total - sum(self.blocks)
-
-    def layer(self, depth: int, keep: Sequence[int]) -> float:
-        """The operations of a block with some of its query heads.
-
-        :param depth: index of the block.
-        :param keep: indices of the query heads to keep, in rising order.
-        """
-        layer = self._head_map.layers[depth]
-        if len(keep) == layer.heads:
-            return self.blocks[depth]
-        projections = 2 * self._tokens * self._weights(layer, range(layer.heads))
-        kept = 2 * self._tokens * self._weights(layer, keep)
-        scores = (self._attention[depth] - projections) * (1 - len(keep) / layer.heads)
-        return self.blocks[depth] - (projections - kept) - scores
-
-    def _weights(self, layer: AttentionLayer, keep: Sequence[int]) -> int:
-        """The number of weights in a layer's projections, without biases, for some of its heads."""
-        return sum(
-            len(part.kept) * features(part.module)[1 - part.axis]
-            for part in head_slices(self._model, self._head_map.family, layer, keep)
-            if part.projection
-        )

@@ -1,4 +1,4 @@
-"""The table of architectures: the names and layout of their attention modules.
+"""The table of architectures: names and layout of their attention and feed-forward modules.
 
 To add an architecture, add a row; tests/test_families.py tests every row. Paths are those of the
 classes in `transformers.models`, without the model's prefix (`model.`, `transformer.`, `bert.`, or
@@ -10,7 +10,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from sos_deap.models.slicing import Family
+from sos_deap.models.sites import Family, FeedForward
+
+_GATED = FeedForward(("mlp",), "down_proj", ("gate_proj", "up_proj"))
+_PLAIN = FeedForward(("mlp",), "dense_4h_to_h", ("dense_h_to_4h",))
 
 _LLAMA = Family(
     block="layers.*",
@@ -19,8 +22,14 @@ _LLAMA = Family(
     key="k_proj",
     value="v_proj",
     output="o_proj",
+    feed_forward=_GATED,
 )
-_BART = replace(_LLAMA, attention=("self_attn", "encoder_attn"), output="out_proj")
+_BART = replace(
+    _LLAMA,
+    attention=("self_attn", "encoder_attn"),
+    output="out_proj",
+    feed_forward=FeedForward(("",), "fc2", ("fc1",), sizes=("encoder_ffn_dim", "decoder_ffn_dim")),
+)
 _BERT = Family(
     block="layer.*",
     attention=("attention.self", "crossattention.self"),
@@ -29,6 +38,7 @@ _BERT = Family(
     value="value",
     output="../output.dense",
     head_dim="attention_head_size",
+    feed_forward=FeedForward(("",), "output.dense", ("intermediate.dense",)),
 )
 
 #: Architectures by ``config.model_type``.
@@ -42,6 +52,7 @@ FAMILIES: dict[str, Family] = {
         output="dense",
         interleaved=True,
         unsliceable="its position bias (ALiBi) is one tensor over all the heads of all layers",
+        feed_forward=replace(_PLAIN, sizes=()),
     ),
     "camembert": _BERT,
     "cohere": replace(_LLAMA, per_head=(("q_norm", "heads"), ("k_norm", "kv_heads"))),
@@ -62,6 +73,7 @@ FAMILIES: dict[str, Family] = {
         value="v_lin",
         output="out_lin",
         head_dim="attention_head_size",
+        feed_forward=FeedForward(("ffn",), "lin2", ("lin1",), sizes=("hidden_dim",)),
     ),
     "electra": _BERT,
     "falcon": Family(
@@ -71,6 +83,7 @@ FAMILIES: dict[str, Family] = {
         output="dense",
         attributes=(("num_heads", "heads"),),
         requires=(("multi_query", True), ("new_decoder_architecture", False), ("alibi", False)),
+        feed_forward=replace(_PLAIN, sizes=("ffn_hidden_size",)),
     ),
     "gemma": _LLAMA,
     "gemma2": _LLAMA,
@@ -81,6 +94,7 @@ FAMILIES: dict[str, Family] = {
         query="c_attn",
         output="c_proj",
         attributes=(("split_size", "width"),),
+        feed_forward=FeedForward(("mlp",), "c_proj", ("c_fc",), sizes=("n_inner",)),
     ),
     "gpt_neox": Family(
         block="layers.*",
@@ -89,6 +103,7 @@ FAMILIES: dict[str, Family] = {
         output="dense",
         interleaved=True,
         head_dim="head_size",
+        feed_forward=_PLAIN,
     ),
     "gptj": replace(
         _LLAMA,
@@ -96,22 +111,29 @@ FAMILIES: dict[str, Family] = {
         attention=("attn",),
         output="out_proj",
         attributes=(("num_attention_heads", "heads"),),
+        feed_forward=FeedForward(("mlp",), "fc_out", ("fc_in",), sizes=("n_inner",)),
     ),
     "granite": _LLAMA,
     "llama": _LLAMA,
     "mbart": _BART,
     "mistral": _LLAMA,
-    "mixtral": _LLAMA,
+    "mixtral": replace(_LLAMA, feed_forward=None),
     "modernbert": Family(
         block="layers.*",
         attention=("attn",),
         query="Wqkv",
         output="Wo",
+        feed_forward=FeedForward(("mlp",), "Wo", ("Wi",), fused=2),
     ),
     "olmo2": replace(
         _LLAMA, unsliceable="its query and key norms span all the heads, so each affects the others"
     ),
-    "opt": replace(_LLAMA, output="out_proj", attributes=(("num_heads", "heads"),)),
+    "opt": replace(
+        _LLAMA,
+        output="out_proj",
+        attributes=(("num_heads", "heads"),),
+        feed_forward=FeedForward(("",), "fc2", ("fc1",), sizes=("ffn_dim",)),
+    ),
     "pegasus": _BART,
     "phi3": replace(
         _LLAMA,
@@ -119,13 +141,14 @@ FAMILIES: dict[str, Family] = {
         key="",
         value="",
         attributes=(("config.num_attention_heads", "heads"), ("num_key_value_heads", "kv_heads")),
+        feed_forward=FeedForward(("mlp",), "down_proj", ("gate_up_proj",), fused=2),
     ),
     "qwen2": _LLAMA,
     "qwen3": _LLAMA,
-    "qwen3_moe": _LLAMA,
+    "qwen3_moe": replace(_LLAMA, feed_forward=None),
     "roberta": _BERT,
     "smollm3": _LLAMA,
-    "starcoder2": _LLAMA,
+    "starcoder2": replace(_LLAMA, feed_forward=FeedForward(("mlp",), "c_proj", ("c_fc",))),
     "t5": Family(
         block="block.*",
         attention=("layer.0.SelfAttention", "layer.1.EncDecAttention"),
@@ -135,8 +158,16 @@ FAMILIES: dict[str, Family] = {
         output="o",
         head_dim="key_value_proj_dim",
         unsliceable="the heads of its first layer hold the position bias of every layer's heads",
+        feed_forward=FeedForward(
+            ("layer.1.DenseReluDense", "layer.2.DenseReluDense"),
+            "wo",
+            ("wi", "wi_0", "wi_1"),
+            sizes=("d_ff",),
+        ),
     ),
-    "vit": replace(_LLAMA, attention=("attention",)),
+    "vit": replace(
+        _LLAMA, attention=("attention",), feed_forward=FeedForward(("mlp",), "fc2", ("fc1",))
+    ),
     "xlm-roberta": _BERT,
 }
 
@@ -146,13 +177,16 @@ _NO_ROW = "the table of architectures (sos_deap/models/families.py) has no row f
 FALLBACK_FAMILIES = tuple(replace(row, unsliceable=_NO_ROW) for row in (_LLAMA, _BART))
 
 
-def why_unsliceable(family: Family, config: Any) -> str:
+def why_unsliceable(family: Family, config: Any, attention: bool = True) -> str:
     """Return why a model can be masked but not sliced.
 
     :param family: the model's architecture.
     :param config: the model's config.
+    :param attention: whether heads are to be removed; otherwise only channels are.
     :returns: the reason, for an error message; empty if the model can be sliced.
     """
+    if family.unsliceable == _NO_ROW or not attention:
+        return _NO_ROW if family.unsliceable == _NO_ROW else ""
     for name, value in family.requires:
         if getattr(config, name, value) != value:
             return f"it has {name}={getattr(config, name)}, and only {name}={value} can be sliced"

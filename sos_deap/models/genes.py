@@ -1,123 +1,218 @@
-"""Which gene of a chromosome stands for which attention head of a model."""
+"""Which gene of a chromosome stands for which heads and channels of a model."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor
 
-from sos_deap.errors import InputError, unknown
-from sos_deap.models.families import FALLBACK_FAMILIES, FAMILIES
-from sos_deap.models.slicing import AttentionLayer, Family, attention_layers
+from sos_deap.errors import InputError
+from sos_deap.models.sites import ATTENTION, FEED_FORWARD, Family, Site
 
-#: What one gene stands for: a query head, or a key/value head with all its query heads.
-UNITS = ("head", "group")
+#: The kinds of genes: the kind of site whose units they stand for, and what one gene is called.
+KINDS: dict[str, tuple[tuple[str, ...], str]] = {
+    "heads": ((ATTENTION,), "head"),
+    "groups": ((ATTENTION,), "group"),
+    "channels": ((FEED_FORWARD,), "channel block"),
+    "attention": ((ATTENTION,), "attention sub-layer"),
+    "ffn": ((FEED_FORWARD,), "feed-forward sub-layer"),
+    "layers": ((ATTENTION, FEED_FORWARD), "layer"),
+}
+
+#: Default number of genes of kind ``channels`` in a layer.
+CHANNEL_BLOCKS = 16
 
 
 @dataclass(frozen=True)
-class HeadMap:
-    """The mapping between the genes of a chromosome and the query heads of a model.
+class Part:
+    """Consecutive genes of one kind that belong to one site, or of kind ``layers`` to one layer.
 
-    Genes are ordered by layer, then by head. ``len()`` is the number of genes.
+    :param layer: number of the layer, over the whole model, from 0.
+    :param kind: a key of :data:`KINDS`.
+    :param size: number of genes.
+    """
+
+    layer: int
+    kind: str
+    size: int
+
+
+@dataclass(frozen=True)
+class GeneMap:
+    """The mapping between the genes of a chromosome and the units of a model's sites.
+
+    Genes are ordered by layer, in a layer by site (attention first), and in a site by unit; those
+    of kind ``channels`` by decreasing importance of their channels. ``len()`` is the number of
+    genes. Each unit belongs to at most one gene; units without a gene are always kept.
 
     :param family: the model's architecture.
-    :param layers: the attention layers.
-    :param unit: one of :data:`UNITS`.
+    :param sites: all its attention and feed-forward modules.
+    :param genes: the kinds of genes, keys of :data:`KINDS` joined by ``+``.
+    :param parts: the genes by site.
+    :param gene_of: for each site the index of each unit's gene; -1 for a unit without a gene.
+    :param channel_blocks: the most genes of kind ``channels`` in a layer.
+    :param channel_order: for each feed-forward site its channels by decreasing importance; ``None``
+        without genes of kind ``channels``.
     """
 
     family: Family
-    layers: tuple[AttentionLayer, ...]
-    unit: str = "head"
+    sites: tuple[Site, ...]
+    genes: str
+    parts: tuple[Part, ...]
+    gene_of: tuple[tuple[int, ...], ...]
+    channel_blocks: int = CHANNEL_BLOCKS
+    channel_order: tuple[tuple[int, ...], ...] | None = None
 
     def __len__(self) -> int:
-        return sum(self.genes_per_layer)
+        return sum(part.size for part in self.parts)
+
+    @property
+    def kinds(self) -> list[str]:
+        """The kinds of genes."""
+        return self.genes.split("+")
+
+    @property
+    def gene_name(self) -> str:
+        """What one gene is called: ``"head"``, ``"group"``, ...; ``"gene"`` for several kinds."""
+        return KINDS[self.genes][1] if self.genes in KINDS else "gene"
+
+    @property
+    def attention(self) -> list[Site]:
+        """The attention sites."""
+        return [site for site in self.sites if site.kind == ATTENTION]
+
+    @property
+    def feed_forward(self) -> list[Site]:
+        """The feed-forward sites; empty if the architecture's row has none."""
+        return [site for site in self.sites if site.kind == FEED_FORWARD]
 
     @property
     def heads_per_layer(self) -> tuple[int, ...]:
-        """The number of query heads of each attention layer."""
-        return tuple(layer.heads for layer in self.layers)
+        """The number of query heads of each attention site."""
+        return tuple(site.units for site in self.attention)
 
     @property
-    def genes_per_layer(self) -> tuple[int, ...]:
-        """The number of genes of each attention layer."""
-        return tuple(layer.heads // self.heads_per_gene(layer) for layer in self.layers)
+    def removes_heads(self) -> bool:
+        """Whether any gene stands for heads."""
+        return any(ATTENTION in KINDS[kind][0] for kind in self.kinds)
 
-    def heads_per_gene(self, layer: AttentionLayer) -> int:
-        """The number of query heads of a layer that one gene stands for."""
-        return layer.heads // layer.kv_heads if self.unit == "group" else 1
+    @cached_property
+    def site_genes(self) -> tuple[tuple[int, ...], ...]:
+        """For each site the indices of the genes that its units belong to, in rising order."""
+        return tuple(tuple(sorted(set(genes) - {-1})) for genes in self.gene_of)
+
+    @cached_property
+    def _indices(self) -> list[Tensor]:
+        return [torch.tensor(genes, dtype=torch.long) for genes in self.gene_of]
+
+    def masks(self, chromosomes: Sequence[Sequence[int]]) -> list[Tensor]:
+        """Return for each site a mask of its units, (chromosomes, units): 1 if kept, 0 if removed.
+
+        :param chromosomes: sequences of genes, 0 or 1.
+        :raises InputError: for a chromosome that does not fit the model.
+        """
+        # The last column is always 1: it is the value of units without a gene.
+        rows = [[*map(int, self.checked(chromosome)), 1] for chromosome in chromosomes]
+        values = torch.tensor(rows)
+        return [values[:, index] for index in self._indices]
+
+    def kept(self, chromosome: Sequence[int]) -> list[list[int]]:
+        """Return for each site the indices of the units that are kept, in rising order.
+
+        :param chromosome: one gene, 0 or 1, for each that the map has.
+        :raises InputError: for a chromosome that does not fit the model.
+        """
+        return [mask[0].nonzero().flatten().tolist() for mask in self.masks([chromosome])]
+
+    def kept_in(self, site: int, values: Sequence[int]) -> tuple[int, ...]:
+        """Return the indices of a site's kept units, in rising order.
+
+        :param site: index of the site.
+        :param values: the values, 0 or 1, of the site's genes, in the order of :attr:`site_genes`.
+        """
+        gene_of = self._indices[site]
+        of = torch.ones(len(self) + 1, dtype=torch.bool)  # the last one for units without a gene
+        of[list(self.site_genes[site])] = torch.tensor(list(values), dtype=torch.bool)
+        return tuple(of[gene_of].nonzero().flatten().tolist())
+
+    def kept_heads(self, chromosome: Sequence[int]) -> list[list[int]]:
+        """Return for each attention site the indices of its kept heads, in rising order."""
+        return self._of_kind(ATTENTION, self.kept(chromosome))
+
+    def kept_channels(self, chromosome: Sequence[int]) -> list[list[int]]:
+        """Return for each feed-forward site the indices of its kept channels, in rising order."""
+        return self._of_kind(FEED_FORWARD, self.kept(chromosome))
+
+    def _of_kind(self, kind: str, kept: list[list[int]]) -> list[list[int]]:
+        return [keep for site, keep in zip(self.sites, kept, strict=True) if site.kind == kind]
+
+    def described(self) -> dict[str, Any]:
+        """Return what the genes stand for, as the arguments of :func:`sos_deap.gene_map`."""
+        if self.channel_order is None:
+            return {"genes": self.genes}
+        return {
+            "genes": self.genes,
+            "channel_blocks": self.channel_blocks,
+            "channel_order": [list(channels) for channels in self.channel_order],
+        }
 
     def checked(self, chromosome: Sequence[int]) -> Sequence[int]:
         """Return a chromosome unchanged if it fits the model.
 
-        :param chromosome: one gene, 0 or 1, per head or group.
+        :param chromosome: one gene, 0 or 1, for each that the map has.
         :raises InputError: if it is not a sequence, if its length is wrong, or if a gene is neither
             0 nor 1.
         """
+        name = self.gene_name
         if not hasattr(chromosome, "__getitem__") or isinstance(chromosome, Mapping):
             kind = type(chromosome).__name__
             raise InputError(
                 f"the chromosome is of type {kind}: give a list of {len(self)} genes, 0 or 1, one "
-                f"per {self.unit}"
+                f"per {name}"
             )
         if len(chromosome) != len(self):
             raise InputError(
-                f"the chromosome has {len(chromosome)} genes, the model {len(self)} {self.unit}s "
-                f"({len(self.layers)} layers): give one gene per {self.unit}"
+                f"the chromosome has {len(chromosome)} genes, the model {len(self)} {name}s "
+                f"({len({part.layer for part in self.parts})} layers): give one gene per {name}"
             )
         if invalid := [gene for gene in chromosome if not _is_gene(gene)]:
             raise InputError(
-                f"a gene is {invalid[0]!r}: genes are 1 (head kept) or 0 (head removed)"
+                f"a gene is {invalid[0]!r}: genes are 1 ({name} kept) or 0 ({name} removed)"
             )
         return chromosome
-
-    def head_genes(self, chromosome: Sequence[int]) -> list[list[int]]:
-        """Return for each layer one value per query head: 1 if it is kept, 0 if it is removed.
-
-        :param chromosome: one gene per head or group.
-        :raises InputError: for a chromosome that does not fit the model.
-        """
-        genes = iter(self.checked(chromosome))
-        return [
-            [gene for _ in range(count) for gene in [int(next(genes))] * self.heads_per_gene(layer)]
-            for layer, count in zip(self.layers, self.genes_per_layer, strict=True)
-        ]
-
-    def kept_heads(self, chromosome: Sequence[int]) -> list[list[int]]:
-        """Return for each layer the indices of the query heads that are kept, in rising order.
-
-        :param chromosome: one gene per head or group.
-        :raises InputError: for a chromosome that does not fit the model.
-        """
-        return [
-            [head for head, gene in enumerate(genes) if gene]
-            for genes in self.head_genes(chromosome)
-        ]
 
     def without(self, removed: Mapping[int, Sequence[int]]) -> list[int]:
         """Return the chromosome that removes certain query heads and keeps all others.
 
-        :param removed: from the index of a layer to the indices of the query heads to remove.
-        :raises InputError: for a layer or head that the model does not have, and with
-            ``unit="group"`` for a part of a group.
+        :param removed: from the number of an attention module to the indices of the query heads to
+            remove.
+        :raises InputError: for a layer or head that the model does not have, and for a part of a
+            gene.
         """
-        if unknown_layers := sorted(set(removed) - set(range(len(self.layers)))):
+        attention = [i for i, site in enumerate(self.sites) if site.kind == ATTENTION]
+        if unknown_layers := sorted(set(removed) - set(range(len(attention)))):
             raise InputError(
-                f"there is no layer {unknown_layers[0]}: the model has {len(self.layers)}"
+                f"there is no layer {unknown_layers[0]}: the model has {len(attention)}"
             )
-        chromosome: list[int] = []
-        for number, layer in enumerate(self.layers):
-            heads = set(removed.get(number, ()))
-            if unknown_heads := sorted(heads - set(range(layer.heads))):
+        chromosome = [1] * len(self)
+        for layer, heads in removed.items():
+            site, gene_of = self.sites[attention[layer]], self.gene_of[attention[layer]]
+            if unknown_heads := sorted(set(heads) - set(range(site.units))):
                 raise InputError(
-                    f"layer {number} has no head {unknown_heads[0]}: it has {layer.heads}"
+                    f"layer {layer} has no head {unknown_heads[0]}: it has {site.units}"
                 )
-            size = self.heads_per_gene(layer)
-            groups = [set(range(i, i + size)) for i in range(0, layer.heads, size)]
-            if any(group & heads and not group <= heads for group in groups):
-                raise InputError(f"layer {number}: remove whole groups of {size} heads, or none")
-            chromosome += [int(not group & heads) for group in groups]
+            for gene in {gene_of[head] for head in heads}:
+                units = {unit for unit, other in enumerate(gene_of) if other == gene}
+                if gene < 0 or not units <= set(heads):
+                    raise InputError(
+                        f"layer {layer}: remove whole {self.gene_name}s of {len(units)} heads, or "
+                        "none"
+                    )
+                chromosome[gene] = 0
         return chromosome
 
 
@@ -126,43 +221,3 @@ def _is_gene(gene: Any) -> bool:
         return gene in (0, 1) and int(gene) == gene  # int() fails for a complex number
     except (TypeError, ValueError):  # such as a row of an array
         return False
-
-
-def head_map(model: nn.Module, unit: str = "head") -> HeadMap:
-    """Find the attention heads of a transformers model.
-
-    :param model: any model class, with or without a task head, of an architecture in
-        :data:`sos_deap.models.families.FAMILIES` or one whose attention modules have the names of
-        Llama's or BART's.
-    :param unit: ``"head"`` for one gene per query head; ``"group"`` for one gene per key/value
-        head, which stands for all query heads that share it.
-    :returns: the head map; its ``len()`` is the number of genes.
-    :raises InputError: if no attention layer is found, if the model is already pruned, and for an
-        unknown unit.
-    """
-    if unit not in UNITS:
-        raise unknown("unit", unit, UNITS)
-    config = getattr(model, "config", None)
-    if getattr(config, "kept_heads", None) is not None:
-        raise InputError(
-            "the model is already pruned: prune the original, with all the heads to remove"
-        )
-    kind = getattr(config, "model_type", type(model).__name__)
-    family = FAMILIES.get(kind)
-    for candidate in [family] if family else FALLBACK_FAMILIES:
-        layers = _layers(model, candidate)
-        if layers:
-            return HeadMap(candidate, layers, unit)
-    if family is None:
-        raise unknown("architecture", kind, FAMILIES)
-    raise InputError(
-        f"no attention layer of the {kind} architecture in this {type(model).__name__}: "
-        f"expected modules named ...{family.block}.{family.attention[0]}"
-    )
-
-
-def _layers(model: nn.Module, family: Family) -> tuple[AttentionLayer, ...]:
-    try:
-        return tuple(attention_layers(model, family))
-    except AttributeError:  # modules with these names and another structure
-        return ()

@@ -1,14 +1,14 @@
-"""Importances of attention heads from one pass: by weights, activations or gradients.
+"""Importances of heads and channels from one pass: by weights, activations or gradients.
 
-The scale of a layer's activations grows with depth, so all importances but the gradient are
-standardised within their layer, as in FLAP (An et al., 2024). The gradient is in units of the loss,
-which are the same in all layers.
+The scale of a layer's activations grows with depth, so most importances are standardised within
+their site, as in FLAP (An et al., 2024). The gradient is in units of the loss, which are the same
+in all layers.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from sos_deap.errors import InputError, unknown
-from sos_deap.models.activations import Inputs, gates, output_weights, recorded_inputs
-from sos_deap.models.genes import HeadMap
+from sos_deap.models.activations import Inputs, consumer_weights, gates, recorded_inputs
+from sos_deap.models.genes import GeneMap
+from sos_deap.models.sites import Site
 
 
 class Text(Protocol):
@@ -43,57 +44,66 @@ class TextWithLoss(Text, Protocol):
         """Return the model's loss on some examples, a scalar that requires a gradient."""
 
 
-def magnitude(model: nn.Module, head_map: HeadMap, text: Text) -> list[Tensor]:
-    """Compute the norm of each head's weights in the output projection; no text is read.
+def magnitude(model: nn.Module, sites: Sequence[Site], text: Text) -> list[Tensor]:
+    """Compute the norm of each unit's weights in the consumer; no text is read.
 
     Li et al. (2017) rank filters by the L1 norm; this is the Euclidean norm, standardised over the
-    layer's heads.
+    site's units.
     """
-    norms = (output_weights(model, layer).square().sum((0, 2)).sqrt() for layer in head_map.layers)
+    norms = (consumer_weights(model, site).square().sum((0, 2)).sqrt() for site in sites)
     return [_standardised(norm[:, None]) for norm in norms]
 
 
 def wanda(weights: Tensor, inputs: Inputs) -> Tensor:
-    """Compute |W| * ||x||, weights times the norm of their inputs (Sun et al., 2024), per head.
+    """Compute |W| * ||x||, weights times the norm of their inputs (Sun et al., 2024), per unit.
 
-    As in FLAP's code, where it is called WIFN: a channel's mean over the outputs, standardised over
-    the layer's channels, and the mean over a head's channels.
+    As in FLAP's code, where it is called WIFN: an input's mean over the outputs, standardised over
+    the site's inputs, and the mean over a unit's inputs.
     """
     return _standardised(weights.abs().mean(0) * inputs.squares.sqrt())
 
 
 def flap(weights: Tensor, inputs: Inputs) -> Tensor:
-    """Compute the weighted fluctuation of each head's channels (FLAP, An et al., 2024).
+    """Compute the weighted fluctuation of each unit's inputs (FLAP, An et al., 2024).
 
-    The variance of each channel times the squared norm of its weights, standardised over the
-    layer's channels, and the mean over a head's channels. The bias with which FLAP compensates
-    removed channels is not implemented.
+    The variance of each input times the squared norm of its weights, standardised over the site's
+    inputs, and the mean over a unit's inputs. The bias with which FLAP compensates removed units is
+    not implemented.
     """
     return _standardised(weights.square().sum(0) * inputs.variance)
 
 
 def output(weights: Tensor, inputs: Inputs) -> Tensor:
-    """Compute the root mean square, over tokens, of the norm of what a head adds to the output.
+    """Compute the root mean square, over tokens, of the norm of what a unit adds to the output.
 
-    Standardised over the layer's heads.
+    Standardised over the site's units.
     """
     added = torch.einsum("ohd,hde,ohe->h", weights, inputs.products, weights)
     return _standardised((added.clamp(min=0) / inputs.tokens).sqrt()[:, None])
 
 
-def taylor(model: nn.Module, head_map: HeadMap, text: TextWithLoss) -> list[Tensor]:
-    """Estimate to first order how removing a head changes the loss (Michel et al., 2019).
+def activation(weights: Tensor, inputs: Inputs) -> Tensor:
+    """Compute the mean over batches of the norm of a unit's inputs (2SSP, Sandri et al., 2025).
 
-    The derivative of the loss by a factor on the head's output, its absolute value for each
+    For channels this is equation 3 of the paper: the norm over the tokens of a sequence, and the
+    mean over sequences. It is not standardised, and meant for units of one site.
+    """
+    return inputs.norms / inputs.batches
+
+
+def taylor(model: nn.Module, sites: Sequence[Site], text: TextWithLoss) -> list[Tensor]:
+    """Estimate to first order how removing a unit changes the loss (Michel et al., 2019).
+
+    The derivative of the loss by a factor on the unit's output, its absolute value for each
     example, and the mean over examples. Michel et al. divide by the layer's Euclidean norm; here
     the values stay in units of the loss, as in LLM-Pruner (Ma et al., 2023).
     """
     # enable_grad() alone does not end the inference mode of a caller.
-    with torch.inference_mode(False), torch.enable_grad(), gates(model, head_map) as factors:
+    with torch.inference_mode(False), torch.enable_grad(), gates(model, sites) as factors:
         means = [torch.zeros_like(factor, dtype=torch.float64) for factor in factors]
         for example in range(len(text)):
             loss = text.loss(model, slice(example, example + 1))
-            # Zeros for cross-attention that does not run: removing its heads changes nothing.
+            # Zeros for cross-attention that does not run: removing its units changes nothing.
             gradients = torch.autograd.grad(loss, factors, materialize_grads=True)
             means = [m + g.abs().double() for m, g in zip(means, gradients, strict=True)]
     return [mean / len(text) for mean in means]
@@ -103,42 +113,78 @@ def taylor(model: nn.Module, head_map: HeadMap, text: TextWithLoss) -> list[Tens
 class Importance:
     """A row of :data:`IMPORTANCES`.
 
-    :param of: computes for each layer the importances of its heads, from a model, its head map and
-        the calibration text.
+    :param of: computes for each site the importances of its units, from a model, the sites and the
+        calibration text.
     :param description: definition and source, in one line.
     :param passes: its cost in forward passes over all examples; a pass with gradients counts as
         three, since a backward pass takes about twice the operations of a forward pass.
     :param backward: whether it computes gradients, for which the text must be a
         :class:`TextWithLoss`.
+    :param standardised: whether values are relative to those of the site's other units. The
+        importance of a gene is then the mean over its units, otherwise the sum.
     """
 
-    of: Callable[[Any, HeadMap, Any], list[Tensor]]
+    of: Callable[[Any, Sequence[Site], Any], list[Tensor]]
     description: str
     passes: int = 1
     backward: bool = False
+    standardised: bool = True
 
 
 def _by_inputs(
-    score: Callable[[Tensor, Inputs], Tensor], model: nn.Module, head_map: HeadMap, text: Text
+    score: Callable[[Tensor, Inputs], Tensor], model: nn.Module, sites: Sequence[Site], text: Text
 ) -> list[Tensor]:
-    """Compute importances from the weights and inputs of the output projections, in one pass."""
-    with torch.inference_mode(), recorded_inputs(model, head_map) as inputs:
+    """Compute importances from the weights and inputs of consumers, in one pass."""
+    every = _recorded(model, sites, text)
+    for site, seen in zip(sites, every, strict=True):
+        if not seen.tokens:
+            raise InputError(
+                f"{text.name} does not run {site.module}, so its units have no activations: use "
+                "the importance magnitude"
+            )
+    return [
+        score(consumer_weights(model, site), seen) for site, seen in zip(sites, every, strict=True)
+    ]
+
+
+def _recorded(model: nn.Module, sites: Sequence[Site], text: Text) -> list[Inputs]:
+    """Record the inputs of consumers over all examples."""
+    with torch.inference_mode(), recorded_inputs(model, sites) as inputs:
         for example in range(len(text)):  # one at a time, so that none is padded
             text.score(model, slice(example, example + 1), 1)
-        for layer, seen in zip(head_map.layers, inputs, strict=True):
-            if not seen.tokens:
-                raise InputError(
-                    f"{text.name} does not run {layer.attention}, so there are no activations of "
-                    "its heads: use the importance magnitude"
-                )
-        return [
-            score(output_weights(model, layer), seen)
-            for layer, seen in zip(head_map.layers, inputs, strict=True)
-        ]
+        return inputs
+
+
+def channel_order(model: nn.Module, genes: GeneMap, text: Text) -> list[list[int]]:
+    """Return for each feed-forward site its channels by decreasing importance.
+
+    The importance is the norm of a channel's weights times the root mean square of its activation:
+    the channel's part of the energy of the output, as in Wanda (Sun et al., 2024). Only channels of
+    one site are compared.
+
+    :param model: the dense model, in evaluation mode; it is restored, also after an exception.
+    :param genes: its gene map, in any order of the channels.
+    :param text: the calibration text.
+    """
+    sites = genes.feed_forward
+    orders = []
+    for site, seen in zip(sites, _recorded(model, sites, text), strict=True):
+        energy = consumer_weights(model, site).square().sum((0, 2))
+        if seen.tokens:  # a text may not run a decoder
+            energy = energy * seen.squares.sum(1) / seen.tokens
+        # On the CPU and stable, so that equal values keep their order on every device.
+        orders.append(energy.cpu().argsort(descending=True, stable=True).tolist())
+    return orders
 
 
 #: Importances by name.
 IMPORTANCES: dict[str, Importance] = {
+    "activation": Importance(
+        partial(_by_inputs, activation),
+        "norm of the inputs, for channels of one layer (2SSP, Sandri et al., 2025, "
+        "arXiv:2501.17771)",
+        standardised=False,
+    ),
     "flap": Importance(
         partial(_by_inputs, flap),
         "variance of the inputs times squared weights (An et al., 2024, arXiv:2312.11983)",
@@ -148,14 +194,15 @@ IMPORTANCES: dict[str, Importance] = {
     ),
     "output": Importance(
         partial(_by_inputs, output),
-        "root mean square of what the head adds to the hidden state",
+        "root mean square of what the unit adds to the hidden state",
     ),
     "taylor": Importance(
         taylor,
-        "absolute gradient of the loss by a mask on the head (Michel et al., 2019, "
+        "absolute gradient of the loss by a mask on the unit (Michel et al., 2019, "
         "arXiv:1905.10650; LLM-Pruner, Ma et al., 2023, arXiv:2305.11627)",
         passes=3,
         backward=True,
+        standardised=False,
     ),
     "wanda": Importance(
         partial(_by_inputs, wanda),
@@ -182,25 +229,31 @@ def checked_importance(name: str, text: Text) -> Importance:
     return IMPORTANCES[name]
 
 
-def importance(name: str, model: nn.Module, head_map: HeadMap, text: Text) -> list[float]:
+def importance(name: str, model: nn.Module, genes: GeneMap, text: Text) -> list[float]:
     """Compute the importance of each gene of a model; the higher, the more removing it costs.
 
     :param name: a key of :data:`IMPORTANCES`.
     :param model: the dense model, in evaluation mode; it is restored, also after an exception.
-    :param head_map: its head map. The importance of a group is the sum over its heads.
+    :param genes: its gene map. The importance of a gene is the sum over its units, or the mean if
+        the values are standardised.
     :param text: the calibration text.
-    :returns: one value per gene, in the order of the head map. Values of different importances
+    :returns: one value per gene, in the order of the gene map. Values of different importances
         cannot be compared.
     :raises InputError: for an unknown name, for text without the loss or the activations that the
         importance needs, and for values that are not finite.
     """
-    per_head = checked_importance(name, text).of(model, head_map, text)
-    genes = [
-        value
-        for layer, values in zip(head_map.layers, per_head, strict=True)
-        for value in values.view(-1, head_map.heads_per_gene(layer)).sum(1).tolist()
-    ]
-    return checked_numbers(name, genes)
+    row = checked_importance(name, text)
+    touched = [number for number, own in enumerate(genes.site_genes) if own]
+    per_unit = row.of(model, [genes.sites[number] for number in touched], text)
+    totals, counts = [0.0] * len(genes), [0] * len(genes)
+    for number, values in zip(touched, per_unit, strict=True):
+        for gene, value in zip(genes.gene_of[number], values.tolist(), strict=True):
+            if gene >= 0:
+                totals[gene] += value
+                counts[gene] += 1
+    if row.standardised:
+        totals = [total / count for total, count in zip(totals, counts, strict=True)]
+    return checked_numbers(name, totals)
 
 
 def checked_numbers(name: str, genes: list[float]) -> list[float]:
@@ -218,7 +271,7 @@ def checked_numbers(name: str, genes: list[float]) -> list[float]:
     return genes
 
 
-def _standardised(channels: Tensor) -> Tensor:
-    """Standardise a layer's channels, (heads, head_dim), and return the mean of each head."""
-    deviation = channels.std(correction=0).clamp(min=torch.finfo(channels.dtype).tiny)
-    return ((channels - channels.mean()) / deviation).mean(1)
+def _standardised(inputs: Tensor) -> Tensor:
+    """Standardise the inputs of a site, (units, width), and return the mean of each unit."""
+    deviation = inputs.std(correction=0).clamp(min=torch.finfo(inputs.dtype).tiny)
+    return ((inputs - inputs.mean()) / deviation).mean(1)

@@ -1,4 +1,4 @@
-"""Compute many sub-models with one model: removed heads are multiplied by zero."""
+"""Compute many sub-models with one model: removed units are multiplied by zero."""
 
 from __future__ import annotations
 
@@ -6,34 +6,34 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from sos_deap.errors import InputError
-from sos_deap.models.genes import HeadMap, head_map
+from sos_deap.models.find_genes import gene_map
+from sos_deap.models.genes import GeneMap
 from sos_deap.models.guard import exclusive
-from sos_deap.models.slicing import AttentionLayer
+from sos_deap.models.sites import Site
 
 
 def masked(
-    model: nn.Module, chromosomes: Sequence[Sequence[int]], heads: HeadMap | None = None
+    model: nn.Module, chromosomes: Sequence[Sequence[int]], genes: GeneMap | None = None
 ) -> AbstractContextManager[nn.Module]:
     """Return a context in which one model computes many sub-models at once.
 
     Inside the context, a batch of ``len(chromosomes) * B`` rows is read as consecutive blocks of
-    ``B`` rows, one block per sub-model. The output of a removed head is multiplied by zero where it
-    enters the output projection, which gives the same result as removing the head. Other threads
-    that mask or evaluate the model wait until the context ends.
+    ``B`` rows, one block per sub-model. The output of a removed head or channel is multiplied by
+    zero where it enters the projection that follows, which gives the same result as removing it.
+    Other threads that mask or evaluate the model wait until the context ends.
 
     :param model: the model; it is restored at the end, also after an exception.
     :param chromosomes: one chromosome per sub-model.
-    :param heads: the model's :func:`head_map`; default: one gene per query head.
+    :param genes: the model's :func:`~sos_deap.gene_map`; default: one gene per query head.
     :returns: a context manager that can be entered once.
     :raises InputError: for a chromosome that does not fit the model; inside the context for a batch
         whose rows cannot be divided equally among the sub-models; and if the context is entered
         twice.
     """
-    return _Once(_masked(model, chromosomes, heads))
+    return _Once(_masked(model, chromosomes, genes))
 
 
 class _Once(AbstractContextManager[nn.Module]):
@@ -52,59 +52,57 @@ class _Once(AbstractContextManager[nn.Module]):
 
 @contextmanager
 def _masked(
-    model: nn.Module, chromosomes: Sequence[Sequence[int]], heads: HeadMap | None
+    model: nn.Module, chromosomes: Sequence[Sequence[int]], genes: GeneMap | None
 ) -> Iterator[nn.Module]:
-    mapping = heads or head_map(model)
+    mapping = genes or gene_map(model)
     if not hasattr(chromosomes, "__len__"):
         kind = type(chromosomes).__name__
         raise InputError(f"masked() was given a value of type {kind}: give a list of chromosomes")
     if len(chromosomes) == 0:
         raise InputError("masked() was given no chromosome: give at least one")
-    per_chromosome = [mapping.head_genes(chromosome) for chromosome in chromosomes]
+    masks = mapping.masks(chromosomes)
     with ExitStack() as stack:
         stack.enter_context(exclusive(model))
-        for layer, genes in zip(mapping.layers, zip(*per_chromosome, strict=True), strict=True):
-            if not all(map(all, genes)):  # otherwise every sub-model keeps all heads of this layer
-                stack.enter_context(masked_layer(model, layer, genes))
+        for site, mask in zip(mapping.sites, masks, strict=True):
+            if not mask.all():  # otherwise every sub-model keeps all units of this site
+                stack.enter_context(masked_site(model, site, mask))
         yield model
 
 
 @contextmanager
-def masked_layer(
-    model: nn.Module, layer: AttentionLayer, genes: Sequence[Sequence[int]]
-) -> Iterator[None]:
-    """Mask the heads of one attention layer for several sub-models, inside the context.
+def masked_site(model: nn.Module, site: Site, mask: Tensor) -> Iterator[None]:
+    """Mask the units of one site for several sub-models, inside the context.
 
     :param model: the model; it is restored at the end, also after an exception.
-    :param layer: the attention layer.
-    :param genes: for each sub-model one value per query head: 1 to keep the head, 0 to mask it.
+    :param site: the site.
+    :param mask: (sub-models, units): 1 to keep the unit, 0 to mask it.
     """
-    hook = _Mask(torch.tensor(genes).repeat_interleave(layer.head_dim, dim=1))
-    handle = model.get_submodule(layer.output).register_forward_pre_hook(hook)
+    hook = _Mask(mask.repeat_interleave(site.width, dim=1))
+    handle = model.get_submodule(site.consumer).register_forward_pre_hook(hook)
     try:
         yield
     finally:
         handle.remove()
 
 
-def is_masked(model: nn.Module, head_map: HeadMap) -> bool:
+def is_masked(model: nn.Module, genes: GeneMap) -> bool:
     """Whether a model is inside the context of :func:`masked`.
 
     :param model: the model.
-    :param head_map: its head map.
+    :param genes: its gene map.
     """
-    outputs = (model.get_submodule(layer.output) for layer in head_map.layers)
-    hooks = (hook for output in outputs for hook in output._forward_pre_hooks.values())
+    consumers = (model.get_submodule(site.consumer) for site in genes.sites)
+    hooks = (hook for consumer in consumers for hook in consumer._forward_pre_hooks.values())
     return any(isinstance(hook, _Mask) and hook.scales for hook in hooks)
 
 
 class _Mask:
-    """A forward pre-hook that multiplies the input of an output projection by a mask.
+    """A forward pre-hook that multiplies the input of a projection by a mask.
 
     A copy of the hook has no mask: a model that is copied inside the context and used after its end
-    computes with all heads.
+    computes with all units.
 
-    :param mask: (sub-models, heads * head_dim); ``None`` for no mask.
+    :param mask: (sub-models, inputs); ``None`` for no mask.
     """
 
     def __init__(self, mask: Tensor | None) -> None:
@@ -121,13 +119,13 @@ class _Mask:
     def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         if self._mask is None:
             return inputs
-        context, *rest = inputs  # (sub-models * rows, tokens, heads * head_dim)
+        states, *rest = inputs  # (sub-models * rows, tokens, inputs)
         # The mask is converted in the first call; later calls find device and dtype right.
-        mask = self._mask = self._mask.to(context)
-        if len(context) % len(mask):
+        mask = self._mask = self._mask.to(states)
+        if len(states) % len(mask):
             raise InputError(
-                f"the batch has {len(context)} rows for {len(mask)} sub-models: "
+                f"the batch has {len(states)} rows for {len(mask)} sub-models: "
                 "give the same number of rows for each"
             )
-        blocks = context.reshape(len(mask), -1, context.shape[-1])
-        return ((blocks * mask).view_as(context), *rest)
+        blocks = states.reshape(len(mask), -1, states.shape[-1])
+        return ((blocks * mask).view_as(states), *rest)

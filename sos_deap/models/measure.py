@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from sos_deap.errors import InputError
-from sos_deap.models.costs import counting
 from sos_deap.models.examples import random_inputs
+from sos_deap.models.flops import counting
 from sos_deap.models.length import most_tokens
 from sos_deap.models.memory import MEMORY_ERRORS, is_out_of_memory
 from sos_deap.models.timing import alternate, decode_seconds, generates, prefill

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
+
+from sos_deap.errors import InputError
 
 #: Types of the errors that allocators raise; a ``RuntimeError`` may have other causes.
 MEMORY_ERRORS = (RuntimeError, MemoryError)
@@ -24,3 +29,21 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(part in str(error) for part in _OUT_OF_MEMORY)
+
+
+@contextmanager
+def one_example_fits(tokens: int, purpose: str) -> Iterator[None]:
+    """Raise :class:`InputError` if memory runs out inside the context.
+
+    :param tokens: length of the example that is computed.
+    :param purpose: what it is computed for, for the error message.
+    """
+    try:
+        yield
+    except MEMORY_ERRORS as error:
+        if not is_out_of_memory(error):
+            raise
+        raise InputError(
+            f"one example of {tokens} tokens does not fit in memory for {purpose}: give a smaller "
+            "--seqlen, or use another importance"
+        ) from error

@@ -1,8 +1,8 @@
-"""Compute one attention module without the weights of its removed heads, inside a context."""
+"""Compute one site without the weights of its removed units, inside a context."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from sos_deap.models.genes import HeadMap
-from sos_deap.models.slicing import (
-    AttentionLayer,
+from sos_deap.models.sites import (
+    ATTENTION,
     EmptyAttention,
-    head_slices,
-    set_layer_sizes,
+    Family,
+    Site,
+    set_attention_sizes,
+    site_slices,
 )
 
 
@@ -38,26 +39,27 @@ def replaced(owner: Any, **attributes: Any) -> Iterator[None]:
 
 
 @contextmanager
-def narrowed(
-    model: Any, head_map: HeadMap, layer: AttentionLayer, keep: tuple[int, ...]
-) -> Iterator[None]:
-    """Make an attention module compute with some of its heads only, inside the context.
+def narrowed(model: Any, family: Family, site: Site, keep: Sequence[int]) -> Iterator[None]:
+    """Make a site compute with some of its units only, inside the context.
 
     :param model: the model; its weights are read, not changed.
-    :param head_map: the model's head map.
-    :param layer: the attention layer.
-    :param keep: indices of the query heads to keep, in rising order.
+    :param family: its architecture.
+    :param site: the site.
+    :param keep: indices of the units to keep, in rising order.
     """
-    attention, family = model.get_submodule(layer.attention), head_map.family
     with ExitStack() as stack:
-        if keep:
-            stack.callback(_restore, attention, dict(vars(attention)))
-            set_layer_sizes(model, family, layer, keep)
-        else:
-            output = model.get_submodule(layer.output)
-            empty = EmptyAttention({family.output: output} if family.output_inside else {}, None)
-            stack.enter_context(replaced(attention, forward=empty.forward))
-        for part in head_slices(model, family, layer, keep):
+        if site.kind == ATTENTION:
+            attention = model.get_submodule(site.module)
+            if keep:
+                stack.callback(_restore, attention, dict(vars(attention)))
+                set_attention_sizes(model, family, site, keep)
+            else:
+                output = model.get_submodule(site.consumer)
+                empty = EmptyAttention(
+                    {family.output: output} if family.output_inside else {}, None
+                )
+                stack.enter_context(replaced(attention, forward=empty.forward))
+        for part in site_slices(model, family, site, keep):
             stack.enter_context(_selected(part.module, part.axis, part.kept))
         yield
 

@@ -1,4 +1,4 @@
-"""Remove attention heads from a model's weights, in one of three layouts."""
+"""Remove heads and channels from a model's weights, in one of three layouts."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from sos_deap.errors import InputError, first_line, unknown
+from sos_deap.errors import InputError, unknown
 from sos_deap.models.families import why_unsliceable
-from sos_deap.models.genes import HeadMap, head_map
+from sos_deap.models.find_genes import gene_map
+from sos_deap.models.genes import GeneMap
 from sos_deap.models.saving import pruned_type
-from sos_deap.models.slicing import attention_layers, head_slices, set_sizes, smaller_modules
+from sos_deap.models.sites import ATTENTION, Site, set_sizes, site_slices, smaller_modules
+from sos_deap.models.uniform import Kept, uniform_config, uniform_counts
 
-Kept = list[list[int]]  # for each attention layer the indices of the query heads that it keeps
-
-#: How removed heads are represented: sliced out of the weights, with any number of heads left per
+#: How removed units are represented: sliced out of the weights, with any number of units left per
 #: layer; sliced out, with equally many left in every layer, so that the stock class can load the
 #: model; or kept in place with zero weights.
 LAYOUTS = ("sliced", "uniform", "zeroed")
 
-#: Attributes of configs that hold numbers of heads.
-_HEAD_COUNTS = (
-    *("num_attention_heads", "num_key_value_heads"),
+#: Attributes of configs that hold the hidden size and numbers of heads.
+_HEAD_SIZES = (
+    *("hidden_size", "num_attention_heads", "num_key_value_heads"),
     *("encoder_attention_heads", "decoder_attention_heads"),
 )
 
@@ -35,139 +35,123 @@ _HEAD_COUNTS = (
 def prune(
     model: PreTrainedModel,
     chromosome: Sequence[int],
-    heads: HeadMap | None = None,
+    genes: GeneMap | None = None,
     layout: str = "sliced",
 ) -> PreTrainedModel:
-    """Return a copy of a model without the heads that a chromosome removes.
+    """Return a copy of a model without the heads and channels that a chromosome removes.
 
-    - ``"sliced"``: the query, key, value and output projections lose the rows and columns of the
-      removed heads; a key/value head is removed with the last of its query heads. The indices of
-      the kept heads are written into the config, and ``save_pretrained(folder)`` also saves the
-      code that transformers needs to load the model.
-    - ``"uniform"``: the same, for a chromosome that keeps equally many heads in each layer; the
-      result has the stock class and a stock config.
-    - ``"zeroed"``: all sizes stay, and the removed heads' weights in the output projection are 0.
+    - ``"sliced"``: the projections of an attention module or a feed-forward lose the rows and
+      columns of the removed heads and channels; a key/value head is removed with the last of its
+      query heads. What is kept is written into the config, and ``save_pretrained(folder)`` also
+      saves the code that transformers needs to load the model.
+    - ``"uniform"``: the same, for a chromosome that keeps equally many heads and channels in each
+      layer; the result has the stock class and a stock config.
+    - ``"zeroed"``: all sizes stay, and the weights by which removed units are multiplied are 0.
 
     :param model: the model; it is not changed and shares no memory with the copy.
-    :param chromosome: one gene per head or group, in layer order: 1 to keep it, 0 to remove it.
-    :param heads: the model's :func:`~sos_deap.head_map`; default: one gene per query head.
+    :param chromosome: one gene for each in ``genes``, in layer order: 1 to keep it, 0 to remove it.
+    :param genes: the model's :func:`~sos_deap.gene_map`; default: one gene per query head.
     :param layout: one of :data:`~sos_deap.models.prune.LAYOUTS`.
     :returns: the pruned model.
     :raises InputError: for a chromosome or a layout that does not fit the model.
     """
-    mapping = heads or head_map(model)
-    kept = mapping.kept_heads(chromosome)
+    mapping = genes or gene_map(model)
+    kept = mapping.kept(chromosome)
     check_layout(model, mapping, layout)
     if layout == "zeroed":
         return _zeroed(model, mapping, kept)
-    uniform = _uniform_config(model, mapping, kept) if layout == "uniform" else None
+    uniform = uniform_config(model, mapping, kept) if layout == "uniform" else None
     # deepcopy takes what is in its memo as already copied: the full-size projections are never
     # copied, so the peak memory is that of the model and its pruned copy.
-    smaller = smaller_modules(model, mapping.family, mapping.layers, kept)
+    smaller = smaller_modules(model, mapping.family, mapping.sites, kept)
     memo: dict[int, Any] = {id(model.get_submodule(path)): new for path, new in smaller.items()}
     pruned = copy.deepcopy(model, memo)
-    set_sizes(pruned, mapping.family, mapping.layers, kept)
+    set_sizes(pruned, mapping.family, mapping.sites, kept)
     if uniform is not None:
         vars(pruned.config).update(vars(uniform))  # in place: the layers share it
     else:
-        pruned.config.kept_heads = kept
+        pruned.config.kept_heads = mapping.kept_heads(chromosome)
+        channels = list(map(len, mapping.kept_channels(chromosome)))
+        if channels != [site.units for site in mapping.feed_forward]:
+            pruned.config.kept_channels = channels
         pruned.__class__ = pruned_type(type(model))
     return pruned
 
 
-def check_layout(model: PreTrainedModel, head_map: HeadMap, layout: str) -> None:
+def check_layout(model: PreTrainedModel, genes: GeneMap, layout: str) -> None:
     """Check that a model can be pruned in a layout by at least one chromosome.
 
     :param model: the model, not pruned.
-    :param head_map: its head map.
+    :param genes: its gene map.
     :param layout: one of :data:`LAYOUTS`.
     :raises InputError: if the layout is unknown or does not fit the model.
     """
     if layout not in LAYOUTS:
         raise unknown("layout", layout, LAYOUTS)
-    for layer in head_map.layers:
-        for part in head_slices(model, head_map.family, layer, range(layer.heads)):
+    for site in _touched(genes):
+        for part in site_slices(model, genes.family, site, range(site.units)):
             if part.projection:
                 _check_projection(part.path, part.module)
     if layout == "zeroed":
         return
-    if why := why_unsliceable(head_map.family, model.config):
+    if why := why_unsliceable(genes.family, model.config, genes.removes_heads):
         raise InputError(
             f"a {model.config.model_type} model cannot be sliced: {why}; use the layout zeroed"
         )
-    if unnamed := _unnamed(model, head_map):
+    if unnamed := _unnamed(model, genes):
         raise InputError(
             f"a {model.config.model_type} model with {unnamed} cannot be sliced: its size depends "
-            "on the number of heads, and the table of architectures does not name it; use the "
-            "layout zeroed"
+            "on the number of heads or channels, and the table of architectures does not name "
+            "it; use the layout zeroed"
         )
     if layout == "uniform":
-        uniform_counts(model, head_map)
+        uniform_counts(model, genes)
 
 
-def uniform_counts(model: PreTrainedModel, head_map: HeadMap) -> list[int]:
-    """Return the numbers of genes that every layer can keep in the uniform layout.
-
-    Not all numbers are possible: some stock configs require a hidden size that is a multiple of the
-    number of heads.
-
-    :param model: the model, not pruned.
-    :param head_map: its head map.
-    :returns: numbers of genes per layer, in rising order; the last one is that of the dense model.
-    :raises InputError: if the model's stock config cannot have fewer heads.
-    """
-    grouped = any(1 < layer.kv_heads < layer.heads for layer in head_map.layers)
-    if grouped and head_map.unit == "head":
-        raise InputError(
-            "the uniform layout of a model with grouped-query attention needs whole groups: "
-            "use the unit group"
-        )
-    sizes = set(head_map.genes_per_layer)
-    if len(sizes) > 1:
-        raise InputError(
-            "the uniform layout needs equally many heads in all layers, and this model's layers "
-            "differ: use the layout sliced or zeroed"
-        )
-    size, counts, why = sizes.pop(), [], "each layer has one gene only"
-    for count in range(1, size):
-        genes = ([1] * count + [0] * (size - count)) * len(head_map.layers)
-        try:
-            config = _uniform_config(model, head_map, head_map.kept_heads(genes))
-            counts.append(count)
-        except InputError as error:
-            why = str(error)
-    if not counts:
-        raise _not_uniform(model, why)
-    _check_shapes(model, head_map, config)
-    return [*counts, size]
+def _touched(genes: GeneMap) -> list[Site]:
+    """The sites that any gene removes units of."""
+    return [site for site, own in zip(genes.sites, genes.site_genes, strict=True) if own]
 
 
-def _unnamed(model: PreTrainedModel, head_map: HeadMap) -> str:
-    """Find a tensor whose size depends on the number of heads and that the family does not name.
+def _unnamed(model: PreTrainedModel, genes: GeneMap) -> str:
+    """Find a tensor whose size depends on the number of units and that the family does not name.
 
     :returns: the tensor's name; empty if there is none.
     """
-    others = dict[str, torch.Size]()
-    for layer in head_map.layers:
-        parts = head_slices(model, head_map.family, layer, range(layer.heads))
-        named = tuple(f"{part.path}." for part in parts)
-        for name, tensor in _tensors(model.get_submodule(layer.attention)):
-            path = f"{layer.attention}.{name}"
-            if not path.startswith(named):
-                others[path] = tensor.shape
-    if not others:
-        return ""
-    wider = _with_twice_the_heads(model)
-    return next((name for name, shape in others.items() if wider.get(name, shape) != shape), "")
+    forward = genes.family.feed_forward
+    for kind in {site.kind for site in _touched(genes)}:
+        sizes = _HEAD_SIZES if kind == ATTENTION else forward.sizes if forward else ()
+        others = dict[str, torch.Size]()
+        for site in _touched(genes):
+            # A layer that computes its feed-forward itself has other parts.
+            if site.kind == kind and site.module != site.block:
+                others |= _others(model, genes, site)
+        if others:
+            wider = _with_twice(model, sizes)
+            for name, shape in others.items():
+                if wider.get(name, shape) != shape:
+                    return name
+    return ""
 
 
-def _with_twice_the_heads(model: PreTrainedModel) -> dict[str, torch.Size]:
-    """The shapes of a model's tensors if it had twice as many heads of the same width.
+def _others(model: PreTrainedModel, genes: GeneMap, site: Site) -> dict[str, torch.Size]:
+    """The shapes of a site's tensors that the family does not name."""
+    parts = site_slices(model, genes.family, site, range(site.units))
+    named = tuple(f"{part.path}." for part in parts)
+    shapes = {
+        f"{site.module}.{name}": tensor.shape
+        for name, tensor in _tensors(model.get_submodule(site.module))
+    }
+    return {path: shape for path, shape in shapes.items() if not path.startswith(named)}
 
-    Empty if the model's class cannot be built in this size.
+
+def _with_twice(model: PreTrainedModel, sizes: Sequence[str]) -> dict[str, torch.Size]:
+    """The shapes of a model's tensors if some sizes in its config were twice as large.
+
+    Empty if the model's class cannot be built so.
     """
     config: Any = copy.deepcopy(model.config)
-    for name in ("hidden_size", *_HEAD_COUNTS):
+    for name in sizes:
         if isinstance(size := getattr(model.config, name, None), int):
             setattr(config, name, 2 * size)
     kind: Any = type(model)
@@ -191,63 +175,12 @@ def _check_projection(path: str, projection: Any) -> None:
         )
 
 
-def _zeroed(model: PreTrainedModel, head_map: HeadMap, kept: Kept) -> PreTrainedModel:
+def _zeroed(model: PreTrainedModel, genes: GeneMap, kept: Kept) -> PreTrainedModel:
     pruned = copy.deepcopy(model)
-    for layer, keep in zip(head_map.layers, kept, strict=True):
-        output: Any = pruned.get_submodule(layer.output)
-        # Views of shape (heads, head_dim, outputs), so that the assignment changes the weights.
-        weight = output.weight if isinstance(output, Conv1D) else output.weight.T
-        by_head = weight.detach().unflatten(0, (layer.heads, layer.head_dim))
-        by_head[sorted(set(range(layer.heads)) - set(keep))] = 0
+    for site, keep in zip(genes.sites, kept, strict=True):
+        consumer: Any = pruned.get_submodule(site.consumer)
+        # Views of shape (units, width, outputs), so that the assignment changes the weights.
+        weight = consumer.weight if isinstance(consumer, Conv1D) else consumer.weight.T
+        by_unit = weight.detach().unflatten(0, (site.units, site.width))
+        by_unit[sorted(set(range(site.units)) - set(keep))] = 0
     return pruned
-
-
-def _uniform_config(model: PreTrainedModel, head_map: HeadMap, kept: Kept) -> Any:
-    """A copy of the model's config with the number of heads that every layer keeps.
-
-    :raises InputError: if the numbers of heads differ between layers, or if the config class does
-        not accept them.
-    """
-    sizes = {
-        (len(keep), *set(layer.kv_counts(keep).values()), len(layer.kv_counts(keep)))
-        for layer, keep in zip(head_map.layers, kept, strict=True)
-    }
-    size = min(sizes)
-    if len(sizes) > 1 or len(size) != 3 or size[0] == 0:  # (heads, heads per group, groups)
-        raise InputError(
-            "the uniform layout needs equally many heads, at least one, in every layer and in "
-            f"every group: the layers keep {', '.join(str(len(keep)) for keep in kept)}"
-        )
-    config = copy.deepcopy(model.config)
-    try:
-        config.num_attention_heads, config.head_dim = size[0], head_map.layers[0].head_dim
-        if hasattr(config, "num_key_value_heads"):
-            config.num_key_value_heads = size[2]
-        config.validate()
-    except Exception as error:  # config classes raise errors of many types
-        why = first_line(error.__cause__ or error).rstrip(".")
-        raise InputError(f"{why}: use another number of heads or another layout") from error
-    return config
-
-
-def _check_shapes(model: PreTrainedModel, head_map: HeadMap, config: Any) -> None:
-    """Raise :class:`InputError` if the stock class computes another head width from the config."""
-    try:
-        with torch.device("meta"):
-            built = list(attention_layers(type(model)(config), head_map.family))
-    except Exception as error:  # model classes raise errors of many types
-        raise _not_uniform(model, first_line(error)) from error
-    groups = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    for layer, before in zip(built, head_map.layers, strict=True):
-        shape = (layer.heads, layer.kv_heads, layer.head_dim)
-        if shape != (config.num_attention_heads, groups, before.head_dim):
-            raise _not_uniform(
-                model, "the model class computes the width of a head from their number"
-            )
-
-
-def _not_uniform(model: PreTrainedModel, why: str) -> InputError:
-    return InputError(
-        f"the stock {model.config.model_type} config cannot have fewer heads ({why}): "
-        "use the layout sliced or zeroed"
-    )

@@ -16,25 +16,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sos_deap.models.genes import HeadMap
+from sos_deap.models.genes import GeneMap
 from sos_deap.models.narrow import replaced
 
 NAME = "apply_rotary_pos_emb"  # in the module of transformers that defines the attention
 
 
-def rotations(model: Any, head_map: HeadMap, run: Callable[[], Tensor]) -> list[ModuleType]:
+def rotations(model: Any, genes: GeneMap, run: Callable[[], Tensor]) -> list[ModuleType]:
     """Find the Python modules in which :func:`fast_rotary` can replace the rotation of a model.
 
     A forward pass of each kind is compared, since a model may depend on the memory layout of the
     rotated tensors.
 
     :param model: the model.
-    :param head_map: its head map.
+    :param genes: its gene map.
     :param run: runs a forward pass and returns its result.
     :returns: the modules; empty if the results differ, or if the model is not on a CPU or has no
         rotary embeddings.
     """
-    classes = {type(model.get_submodule(layer.attention)) for layer in head_map.layers}
+    classes = {type(model.get_submodule(site.module)) for site in genes.attention}
     code = {sys.modules[each.__module__] for each in classes}
     found = [module for module in code if hasattr(module, NAME)]
     if not found or model.device.type != "cpu":

@@ -1,4 +1,4 @@
-"""Save a pruned model with the code that loads it and the head counts in its config."""
+"""Save a pruned model with the code that loads it and the numbers of its units in its config."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from transformers import PreTrainedModel
 
 from sos_deap.errors import InputError
 from sos_deap.files.atomic import write_text
-from sos_deap.models import slicing
+from sos_deap.models import sites
 from sos_deap.models.families import FAMILIES
-from sos_deap.models.slicing import pruned_class
+from sos_deap.models.sites import pruned_class
 
 #: Name of the module that is saved with the weights.
 CODE = "modeling_pruned"
@@ -43,7 +43,7 @@ def pruned_type(stock: Any) -> Any:
 
     class Pruned(pruned_class(stock, FAMILIES[stock.config_class.model_type])):  # type: ignore[misc]
         def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
-            """Save the model as the stock method does, with code and head counts per layer."""
+            """Save the model as the stock method does, with code and the units per layer."""
             if kwargs.get("push_to_hub"):
                 raise InputError("save_pretrained cannot push: call model.push_to_hub(name)")
             with _complete(self.config):
@@ -89,6 +89,9 @@ def _per_layer(config: Any) -> dict[int, dict[str, Any]]:
         counts = {"num_attention_heads": len(keep)}
         counts |= {"num_key_value_heads": len(groups)} if kv_heads else {}
         per_layer[layer] = counts if keep else {"skip": ["attention"]}
+    for layer, channels in enumerate(getattr(config, "kept_channels", None) or ()):
+        if hasattr(config, "intermediate_size"):
+            per_layer[layer]["intermediate_size"] = channels
     return per_layer
 
 
@@ -117,8 +120,8 @@ def auto_class(model: Any) -> str:
 
 
 def _code(config: Any) -> str:
-    """The source code saved with the weights: the module `slicing`, then the model's classes."""
-    source = Path(slicing.__file__).read_text(encoding="utf-8")
+    """The source code saved with the weights: the module `sites`, then the model's classes."""
+    source = Path(sites.__file__).read_text(encoding="utf-8")
     names = sorted(set(_auto_classes(type(config)).values()))
     classes = "\n".join(f"{name} = pruned_class(transformers.{name}, FAMILY)" for name in names)
     family = FAMILIES[config.model_type]

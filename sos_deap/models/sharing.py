@@ -1,16 +1,16 @@
 """Compute many sub-models with one model, layer by layer, sharing the layers they have in common.
 
-Two sub-models that keep the same heads in layers 0..k have the same hidden state after layer k.
+Two sub-models that keep the same units in layers 0..k have the same hidden state after layer k.
 Each layer therefore runs once for each distinct prefix of the chromosomes, and the hidden states of
-prefixes that were computed earlier are cached. A layer runs without the weights of its removed
-heads, so removed heads cost no operations.
+prefixes that were computed earlier are cached. In a layer the attention runs once for all
+sub-models that differ first in its feed-forward. A layer runs without the weights of its removed
+units, so removed units cost no operations.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -19,87 +19,36 @@ from transformers import Cache
 
 from sos_deap.errors import InputError
 from sos_deap.models.families import why_unsliceable
-from sos_deap.models.genes import HeadMap
-from sos_deap.models.masking import masked, masked_layer
+from sos_deap.models.genes import GeneMap
+from sos_deap.models.hidden_states import Kept, States
+from sos_deap.models.masking import masked, masked_site
 from sos_deap.models.memory import is_out_of_memory
 from sos_deap.models.narrow import narrowed, replaced
-from sos_deap.models.slicing import AttentionLayer
+from sos_deap.models.sites import ATTENTION
 
-Prefix = tuple[tuple[int, ...], ...]  # for each of the first layers one 0/1 value per query head
-
-
-class States:
-    """A cache of hidden states by prefix, limited in bytes; the least recently used are evicted.
-
-    :param most_bytes: the limit.
-    """
-
-    def __init__(self, most_bytes: int) -> None:
-        self.most_bytes = most_bytes
-        self.bytes = 0
-        #: Called with the index of each layer that is computed, its head genes, and the rows.
-        self.on_layer: Callable[[int, tuple[int, ...], int], None] | None = None
-        self._states = OrderedDict[Hashable, Tensor]()
-        # What blocks return after the hidden state; None if they return the hidden state alone.
-        self._rest: tuple[Any, ...] | None = None
-
-    def unpack(self, output: Any) -> Tensor:
-        """Return the hidden state from the output of a block."""
-        self._rest = output[1:] if isinstance(output, tuple) else None
-        state: Tensor = output if self._rest is None else output[0]
-        return state
-
-    def pack(self, state: Tensor) -> Any:
-        """Return a hidden state in the form of a block's output."""
-        return state if self._rest is None else (state, *self._rest)
-
-    def get(self, key: Hashable) -> Tensor | None:
-        """Return the hidden state of a key; ``None`` if it is not cached."""
-        state = self._states.get(key)
-        if state is not None:
-            self._states.move_to_end(key)
-        return state
-
-    def put(self, key: Hashable, state: Tensor) -> None:
-        """Cache a hidden state, if it is not larger than the limit."""
-        if key in self._states or state.nbytes > self.most_bytes:
-            return
-        self._states[key] = state
-        self.bytes += state.nbytes
-        while self.bytes > self.most_bytes:
-            _, evicted = self._states.popitem(last=False)
-            self.bytes -= evicted.nbytes
-
-    def clear(self) -> None:
-        """Remove all hidden states."""
-        self._states.clear()
-        self.bytes = 0
+Layer = tuple[bytes, ...]  # for each site of a layer the values of its genes
+Prefix = tuple[Layer, ...]  # of the first layers of a sub-model
 
 
-def blocks_of(model: Any, head_map: HeadMap) -> list[str] | None:
+def blocks_of(model: Any, genes: GeneMap) -> list[str] | None:
     """Return the paths of a model's blocks, in the order in which they run.
 
     :param model: the model.
-    :param head_map: its head map.
-    :returns: one path for each attention layer; ``None`` if the blocks are not a single chain with
+    :param genes: its gene map.
+    :returns: one path for each attention module; ``None`` if the blocks are not a single chain with
         one attention module each, as in an encoder-decoder.
     """
     if getattr(model.config, "is_encoder_decoder", False):
         return None
-    paths = [_block(layer, head_map) for layer in head_map.layers]
+    paths = [site.block for site in genes.attention]
     return paths if len(set(paths)) == len(paths) else None
-
-
-def _block(layer: AttentionLayer, head_map: HeadMap) -> str:
-    ends = [f".{part}" for part in head_map.family.attention]
-    return next(layer.attention.removesuffix(e) for e in ends if layer.attention.endswith(e))
 
 
 @contextmanager
 def shared(
     model: Any,
     chromosomes: Sequence[Sequence[int]],
-    head_map: HeadMap,
+    genes: GeneMap,
     states: States,
     data: Hashable,
 ) -> Iterator[Any]:
@@ -111,14 +60,13 @@ def shared(
 
     :param model: the model; it is restored at the end, also after an exception.
     :param chromosomes: one chromosome per sub-model.
-    :param head_map: the model's head map, for which :func:`blocks_of` returns paths.
+    :param genes: the model's gene map, for which :func:`blocks_of` returns paths.
     :param states: the cache of hidden states; states computed in the context are added.
     :param data: identifies the rows of the batch in the cache.
     """
-    blocks = blocks_of(model, head_map)
+    blocks = blocks_of(model, genes)
     assert blocks is not None
-    genes = [tuple(map(tuple, head_map.head_genes(chromosome))) for chromosome in chromosomes]
-    run = _Run(model, head_map, genes, states, data)
+    run = _Run(model, genes, blocks, chromosomes, states, data)
     with ExitStack() as stack:
         for depth, path in enumerate(blocks):
             block = model.get_submodule(path)
@@ -126,37 +74,52 @@ def shared(
         yield model
 
 
-def shares(model: Any, head_map: HeadMap, run: Callable[[], Any]) -> bool:
+def shares(model: Any, genes: GeneMap, run: Callable[[], Any]) -> bool:
     """Whether :func:`shared` gives the same hidden states as masking for this model.
 
-    The test is a forward pass of each kind, since a model may have parts that depend on the rows of
-    the batch in ways that the table of architectures does not describe, such as a position bias.
+    The test is a few forward passes, since a model may have parts that depend on the rows of the
+    batch in ways that the table of architectures does not describe, such as a position bias.
 
     :param model: the model.
-    :param head_map: its head map.
+    :param genes: its gene map.
     :param run: runs a forward pass of the rows of two sub-models.
     :raises RuntimeError, MemoryError: if memory runs out, which leaves the question open.
     """
-    blocks = blocks_of(model, head_map)
+    blocks = blocks_of(model, genes)
     if blocks is None:
         return False
-    seen: list[Tensor] = []
-    hook = model.get_submodule(blocks[-1]).register_forward_hook(
-        lambda module, inputs, output: seen.append(output[0] if type(output) is tuple else output)
-    )
-    genes = len(head_map)
-    two = [[1] * genes, [int(gene % 3 > 0) for gene in range(genes)]]
+    dense = [1] * len(genes)
+    some = [int(gene % 3 > 0) for gene in range(len(genes))]
+    attention = {
+        gene
+        for site, own in zip(genes.sites, genes.site_genes, strict=True)
+        for gene in own
+        if site.kind == ATTENTION
+    }
+    # These share the attention of the first layer.
+    narrower = [int(gene % 3 > 0 or gene in attention) for gene in range(len(genes))]
+    pairs = [[dense, some]] + ([[dense, narrower]] if narrower not in (dense, some) else [])
     try:
-        for context in (
-            masked(model, two, head_map),
-            shared(model, two, head_map, States(0), None),
-        ):
-            with context:
-                run()
+        return all(_agree(model, genes, pair, blocks[-1], run) for pair in pairs)
     except Exception as error:  # the model's code may fail in any way; then nothing is shared
         if is_out_of_memory(error):
             raise
         return False
+
+
+def _agree(
+    model: Any, genes: GeneMap, pair: list[list[int]], last: str, run: Callable[[], Any]
+) -> bool:
+    """Whether both ways give two sub-models the same hidden states after the last block."""
+    seen: list[Tensor] = []
+    hook = model.get_submodule(last).register_forward_hook(
+        lambda module, inputs, output: seen.append(output[0] if type(output) is tuple else output)
+    )
+    try:
+        with masked(model, pair, genes):
+            run()
+        with shared(model, pair, genes, States(0), None):
+            run()
     finally:
         hook.remove()
     expected, found = seen
@@ -167,21 +130,36 @@ def shares(model: Any, head_map: HeadMap, run: Callable[[], Any]) -> bool:
 class _Run:
     """One forward pass of a batch through the blocks.
 
-    A sub-model is represented by the tuple of its layers' head genes. A prefix of that tuple
+    A sub-model is represented by the tuple of the genes of its layers. A prefix of that tuple
     identifies the hidden state after the prefix's last layer.
     """
 
     def __init__(
-        self, model: Any, head_map: HeadMap, genes: list[Prefix], states: States, data: Hashable
+        self,
+        model: Any,
+        genes: GeneMap,
+        blocks: Sequence[str],
+        chromosomes: Sequence[Sequence[int]],
+        states: States,
+        data: Hashable,
     ) -> None:
-        self._model, self._head_map, self._genes = model, head_map, genes
+        self._model, self._genes = model, genes
+        self._sites = [[i for i, s in enumerate(genes.sites) if s.block == b] for b in blocks]
+        self._sub_models = [self._layers(genes.checked(one)) for one in chromosomes]
         self._states, self._data = states, data
-        self._narrow = not why_unsliceable(head_map.family, model.config)
-        self._last = len(head_map.layers) - 1
+        self._last = len(blocks) - 1
         self._rows = 0  # of the batch
         self._cached: dict[Prefix, Tensor] = {}  # states from the cache, until they are used
         self._starts: list[int] = []  # for each sub-model the layer of its cached state
         self._now: dict[Prefix, Tensor] = {}  # the distinct states after the latest layer
+        self._attended: dict[tuple[Prefix, bytes], Any] = {}  # outputs of one layer's attention
+
+    def _layers(self, chromosome: Sequence[int]) -> Prefix:
+        site_genes = self._genes.site_genes
+        return tuple(
+            tuple(bytes(int(chromosome[gene]) for gene in site_genes[site]) for site in sites)
+            for sites in self._sites
+        )
 
     def layer(self, depth: int, forward: Callable[..., Any]) -> Callable[..., Any]:
         """Return the replacement of the forward method of one block.
@@ -195,40 +173,40 @@ class _Run:
                 self._begin(hidden)
             arguments = _first((args, kwargs), self._rows, self._each)
             states: dict[Prefix, Tensor] = {}
+            self._attended.clear()
             for prefix in self._wanted(depth):
                 if (cached := self._cached.pop(prefix, None)) is not None:
                     states[prefix] = cached
                     continue
-                with self._with_heads(depth, prefix[-1]):
+                with self._with_units(depth, prefix):
                     output = forward(self._now[prefix[:-1]], *arguments[0], **arguments[1])
                 states[prefix] = self._states.unpack(output)
-                if self._states.on_layer is not None:
-                    self._states.on_layer(depth, prefix[-1], self._each)
                 if depth < self._last:
                     self._states.put((self._data, prefix), states[prefix])
             self._now = states
+            self._attended.clear()
             if depth < self._last:
                 return self._states.pack(hidden)  # the next layer starts from self._now
-            return self._states.pack(torch.cat([states[genes] for genes in self._genes]))
+            return self._states.pack(torch.cat([states[one] for one in self._sub_models]))
 
         return once_per_prefix
 
     def _begin(self, hidden: Tensor) -> None:
         self._rows = len(hidden)
-        self._each, rest = divmod(self._rows, len(self._genes))
+        self._each, rest = divmod(self._rows, len(self._sub_models))
         if rest:
             raise InputError(
-                f"the batch has {self._rows} rows for {len(self._genes)} sub-models: "
+                f"the batch has {self._rows} rows for {len(self._sub_models)} sub-models: "
                 "give the same number of rows for each"
             )
         self._now = {(): hidden[: self._each]}
         self._cached = {}
-        self._starts = [self._start(genes) for genes in self._genes]
+        self._starts = [self._start(one) for one in self._sub_models]
 
-    def _start(self, genes: Prefix) -> int:
+    def _start(self, sub_model: Prefix) -> int:
         """The deepest layer before the last whose state is cached; 0 if there is none."""
         for depth in range(self._last - 1, -1, -1):
-            prefix = genes[: depth + 1]
+            prefix = sub_model[: depth + 1]
             state = self._states.get((self._data, prefix))
             if state is not None:
                 self._cached[prefix] = state
@@ -237,17 +215,51 @@ class _Run:
 
     def _wanted(self, depth: int) -> list[Prefix]:
         """The distinct prefixes whose states are needed after this layer, in order."""
-        started = (g for g, start in zip(self._genes, self._starts, strict=True) if start <= depth)
-        return list(dict.fromkeys(genes[: depth + 1] for genes in started))
+        pairs = zip(self._sub_models, self._starts, strict=True)
+        started = (sub_model for sub_model, start in pairs if start <= depth)
+        return list(dict.fromkeys(sub_model[: depth + 1] for sub_model in started))
 
-    def _with_heads(self, depth: int, genes: tuple[int, ...]) -> AbstractContextManager[None]:
-        layer = self._head_map.layers[depth]
-        if all(genes):
-            return nullcontext()
-        if self._narrow:
-            keep = tuple(head for head, gene in enumerate(genes) if gene)
-            return narrowed(self._model, self._head_map, layer, keep)
-        return masked_layer(self._model, layer, [genes])
+    @contextmanager
+    def _with_units(self, depth: int, prefix: Prefix) -> Iterator[None]:
+        """Make a layer compute with the units that a prefix keeps in it, inside the context."""
+        genes, model, kept = self._genes, self._model, Kept()
+        attended = (prefix[:-1], prefix[-1][0])
+        computed = attended not in self._attended
+        with ExitStack() as stack:
+            for number, values in zip(self._sites[depth], prefix[-1], strict=True):
+                site = genes.sites[number]
+                attention = site.kind == ATTENTION
+                kept[number] = genes.kept_in(number, values)
+                # An attention module that is not run again may have its consumer outside.
+                if not all(values) and (
+                    computed or not attention or not genes.family.output_inside
+                ):
+                    stack.enter_context(self._without(number, kept[number]))
+                if attention and len(prefix[-1]) > 1:
+                    module = model.get_submodule(site.module)
+                    once = self._once(attended, module.forward)
+                    stack.enter_context(replaced(module, forward=once))
+            yield
+        if self._states.on_layer is not None:
+            self._states.on_layer(depth, kept, computed, self._each)
+
+    def _without(self, number: int, keep: tuple[int, ...]) -> AbstractContextManager[None]:
+        family, site = self._genes.family, self._genes.sites[number]
+        if why_unsliceable(family, self._model.config, site.kind == ATTENTION):
+            mask = torch.zeros(1, site.units)
+            mask[0, list(keep)] = 1
+            return masked_site(self._model, site, mask)
+        return narrowed(self._model, family, site, keep)
+
+    def _once(self, key: tuple[Prefix, bytes], forward: Callable[..., Any]) -> Callable[..., Any]:
+        """Return an attention module's forward method that computes each output once."""
+
+        def attend(*args: Any, **kwargs: Any) -> Any:
+            if key not in self._attended:
+                self._attended[key] = forward(*args, **kwargs)
+            return self._attended[key]
+
+        return attend
 
 
 def _first(value: Any, rows: int, each: int) -> Any:

@@ -45,6 +45,8 @@ def model_card(
     auto: str,
     heads_per_layer: Sequence[int],
     kept: Sequence[Sequence[int]],
+    channels_per_layer: Sequence[int] = (),
+    kept_channels: Sequence[int] = (),
     facts: Mapping[str, Any],
     metrics: Sequence[tuple[str, float, float]] = (),
 ) -> str:
@@ -55,6 +57,8 @@ def model_card(
     :param auto: name of the auto class that loads the model.
     :param heads_per_layer: number of query heads of each layer of the original.
     :param kept: indices of the query heads that each layer keeps.
+    :param channels_per_layer: number of feed-forward channels of each layer of the original.
+    :param kept_channels: number of channels that each layer keeps.
     :param facts: further lines by label: command, seed, data, versions.
     :param metrics: rows (name, dense value, pruned value).
     """

@@ -119,7 +119,7 @@ class LivePage:
         evaluator = self._evaluator
         metric = evaluator.cached(best)
         return {
-            "heads": sum(map(len, evaluator.head_map.kept_heads(best))),
+            "heads": sum(map(len, evaluator.gene_map.kept_heads(best))),
             "chromosome": list(best),
             "calibration": {} if metric is None else {evaluator.task.name: metric},
         }

@@ -1,4 +1,7 @@
-"""Remove attention heads from a model's weights: sliced projections, empty layers, unequal groups.
+"""Remove heads and channels from a model's weights: sliced projections and empty sub-layers.
+
+A site is one attention module or one feed-forward module: the place where removable units (query
+heads, channels) enter a consumer projection side by side.
 
 This file imports only torch and transformers. When sos_deap saves a pruned model, it writes a copy
 of this file, followed by the model's classes, into the folder of the weights, so that transformers
@@ -22,10 +25,34 @@ from transformers import AttentionInterface, Cache
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.pytorch_utils import Conv1D
 
+ATTENTION, FEED_FORWARD = "attention", "ffn"
+
+
+@dataclass(frozen=True)
+class FeedForward:
+    """Names of the feed-forward projections of one architecture.
+
+    :param modules: paths in a layer of the modules whose ``forward`` computes the feed-forward; an
+        empty path if the layer does so itself.
+    :param consumer: path in that module of the projection whose inputs are the channels.
+    :param producers: paths in that module of the projections whose outputs are the channels, such
+        as the gate and the value of a gated feed-forward. A model may lack some.
+    :param fused: number of projections that each producer computes, one after the other: 2 where
+        one projection computes the gate and the value.
+    :param sizes: attributes of the stock config that set the number of channels; empty if the
+        model's class computes it from other sizes.
+    """
+
+    modules: tuple[str, ...]
+    consumer: str
+    producers: tuple[str, ...]
+    fused: int = 1
+    sizes: tuple[str, ...] = ("intermediate_size",)
+
 
 @dataclass(frozen=True)
 class Family:
-    """Names and layout of the attention modules of one architecture.
+    """Names and layout of the attention and feed-forward modules of one architecture.
 
     :param block: path of a layer, with ``*`` for its number, without the model's prefix.
     :param attention: paths in the layer of the modules whose ``forward`` computes attention.
@@ -46,8 +73,10 @@ class Family:
         weights, and what each counts: ``"heads"``, ``"kv_heads"`` or ``"width"`` (heads *
         head_dim). A name that starts with ``config.`` is an attribute of the module's config.
     :param requires: config values without which the architecture cannot be sliced by this row.
-    :param unsliceable: why slicing would change what the kept heads compute; empty if it would
-        not. Masking works in either case.
+    :param unsliceable: why slicing heads would change what the kept heads compute; empty if it
+        would not. Masking works in either case, and so does slicing channels.
+    :param feed_forward: the feed-forward; ``None`` if its channels cannot be removed, as in a
+        mixture of experts.
     """
 
     block: str
@@ -63,6 +92,7 @@ class Family:
     attributes: tuple[tuple[str, str], ...] = ()
     requires: tuple[tuple[str, Any], ...] = ()
     unsliceable: str = ""
+    feed_forward: FeedForward | None = None
 
     @property
     def fused(self) -> bool:
@@ -76,94 +106,170 @@ class Family:
 
 
 @dataclass(frozen=True)
-class AttentionLayer:
-    """Paths and sizes of one attention module; a decoder layer with cross-attention has two.
+class Site:
+    """Paths and sizes of one attention module or one feed-forward module.
 
-    :param attention: path in the model of the attention module.
-    :param output: path in the model of the output projection.
-    :param heads: number of query heads.
-    :param kv_heads: number of key/value heads; smaller than ``heads`` with grouped-query attention.
-    :param head_dim: width of a head.
+    A decoder layer with cross-attention has two attention sites.
+
+    :param kind: :data:`ATTENTION`, whose units are query heads, or :data:`FEED_FORWARD`, whose
+        units are channels.
+    :param block: path in the model of the layer.
+    :param module: path in the model of the module whose ``forward`` computes the site; that of the
+        layer if the layer does so itself.
+    :param consumer: path in the model of the projection that the units enter.
+    :param units: number of query heads or channels.
+    :param width: number of the consumer's inputs that belong to one unit: the width of a head, or
+        1 for a channel.
+    :param groups: number of key/value heads, smaller than ``units`` with grouped-query attention;
+        for a feed-forward the number of channels.
     """
 
-    attention: str
-    output: str
-    heads: int
-    kv_heads: int
-    head_dim: int
+    kind: str
+    block: str
+    module: str
+    consumer: str
+    units: int
+    width: int
+    groups: int
 
-    def kv_counts(self, keep: Iterable[int]) -> dict[int, int]:
+    def group_counts(self, keep: Iterable[int]) -> dict[int, int]:
         """Count the query heads that use each key/value head.
 
         :param keep: indices of the kept query heads.
         :returns: from the index of each key/value head that is used to its number of query heads,
             in rising order of the index.
         """
-        return dict(sorted(Counter(head * self.kv_heads // self.heads for head in keep).items()))
+        return dict(sorted(Counter(unit * self.groups // self.units for unit in keep).items()))
 
 
-def attention_layers(model: nn.Module, family: Family) -> Iterator[AttentionLayer]:
-    """Yield the attention modules of a model, in the order of its layers.
+def find_sites(model: nn.Module, family: Family) -> list[Site]:
+    """Return the sites of a model, layer by layer, in each layer the attention first.
 
     :param model: the model, not pruned.
     :param family: its architecture.
     """
-    block = re.escape(family.block).replace(r"\*", r"\d+")
-    pattern = re.compile(rf"(?:.*\.)?{block}\.(?:{'|'.join(map(re.escape, family.attention))})")
-    for name, attention in model.named_modules():
-        if not pattern.fullmatch(name):
+    name = re.escape(family.block).replace(r"\*", r"\d+")
+    pattern = re.compile(rf"(?:.*\.)?{name}")
+    found = []
+    for block, layer in model.named_modules():
+        if not pattern.fullmatch(block):
             continue
-        parent = name.rpartition(".")[0]
-        inside = family.output_inside
-        output = f"{name}.{family.output}" if inside else f"{parent}.{family.output[3:]}"
-        head_dim = getattr(attention, family.head_dim)
-        heads = features(model.get_submodule(output))[1] // head_dim
-        keys = features(attention.get_submodule(family.key or family.query))[0] // head_dim
-        yield AttentionLayer(
-            attention=name,
-            output=output,
-            heads=heads,
-            kv_heads=(keys - heads) // 2 if family.fused else keys,
-            head_dim=head_dim,
-        )
+        attention = [path for path in family.attention if _has(layer, path)]
+        found += [_attention_site(layer, family, block, path) for path in attention]
+        forward = family.feed_forward
+        if attention and forward is not None:  # other modules may have the names of a layer
+            found += [
+                _feed_forward_site(layer, forward, block, path)
+                for path in forward.modules
+                if _has(layer, _joined(path, forward.consumer))
+            ]
+    return found
 
 
-def slice_heads(model: Any, family: Family, kept: Sequence[Sequence[int]]) -> None:
-    """Remove all but some heads from a model, in place.
+def _attention_site(layer: nn.Module, family: Family, block: str, path: str) -> Site:
+    attention = layer.get_submodule(path)
+    parent = path.rpartition(".")[0]
+    output = (
+        f"{path}.{family.output}" if family.output_inside else _joined(parent, family.output[3:])
+    )
+    head_dim: Any = getattr(attention, family.head_dim)
+    heads = features(layer.get_submodule(output))[1] // head_dim
+    keys = features(attention.get_submodule(family.key or family.query))[0] // head_dim
+    return Site(
+        kind=ATTENTION,
+        block=block,
+        module=f"{block}.{path}",
+        consumer=f"{block}.{output}",
+        units=heads,
+        width=head_dim,
+        groups=(keys - heads) // 2 if family.fused else keys,
+    )
+
+
+def _feed_forward_site(layer: nn.Module, forward: FeedForward, block: str, path: str) -> Site:
+    consumer = _joined(path, forward.consumer)
+    channels = features(layer.get_submodule(consumer))[1]
+    return Site(
+        kind=FEED_FORWARD,
+        block=block,
+        module=_joined(block, path),
+        consumer=f"{block}.{consumer}",
+        units=channels,
+        width=1,
+        groups=channels,
+    )
+
+
+def _joined(*parts: str) -> str:
+    return ".".join(filter(None, parts))
+
+
+def _has(module: nn.Module, path: str) -> bool:
+    try:
+        module.get_submodule(path)
+    except AttributeError:
+        return False
+    return True
+
+
+def slice_model(model: Any, family: Family, heads: Any, channels: Any = None) -> None:
+    """Remove heads and channels from a model, in place.
 
     :param model: the model, not pruned; on the meta device nothing is computed.
     :param family: its architecture.
-    :param kept: for each attention module the indices of the query heads to keep, in rising order.
-    :raises ValueError: for indices that do not fit the model.
+    :param heads: for each attention site the indices of the query heads to keep, in rising order.
+    :param channels: for each feed-forward site the number of channels to keep; the weights of the
+        first ones stay. Default: all channels.
+    :raises ValueError: for values that do not fit the model.
     """
-    layers = list(attention_layers(model, family))
-    check_kept(layers, kept)
-    for path, module in smaller_modules(model, family, layers, kept).items():
+    sites = find_sites(model, family)
+    kept = _checked_kept(sites, heads, channels)
+    for path, module in smaller_modules(model, family, sites, kept).items():
         model.set_submodule(path, module)
-    set_sizes(model, family, layers, kept)
+    set_sizes(model, family, sites, kept)
 
 
-def check_kept(layers: Sequence[AttentionLayer], kept: Any) -> None:
-    """Raise ``ValueError`` unless ``kept`` is a list of rising head indices for each layer."""
+def _checked_kept(sites: Sequence[Site], heads: Any, channels: Any) -> list[list[int]]:
+    """Return the kept units of each site, from the values in a ``config.json``.
 
-    def fits(keep: Any, layer: AttentionLayer) -> bool:
+    :raises ValueError: for values that do not fit the sites.
+    """
+    attention = [site for site in sites if site.kind == ATTENTION]
+    forward = [site for site in sites if site.kind == FEED_FORWARD]
+    channels = [site.units for site in forward] if channels is None else channels
+
+    def fits(keep: Any, site: Site) -> bool:
         plain = isinstance(keep, list) and all(type(head) is int for head in keep)
-        return plain and keep == sorted(set(keep) & set(range(layer.heads)))
+        return plain and keep == sorted(set(keep) & set(range(site.units)))
 
-    if not isinstance(kept, list) or len(kept) != len(layers) or not all(map(fits, kept, layers)):
+    if not _is_list(heads, len(attention)) or not all(map(fits, heads, attention)):
         raise ValueError(
             "kept_heads in config.json must list, for each of the model's "
-            f"{len(layers)} layers, the indices of its kept heads in rising order"
+            f"{len(attention)} attention modules, the indices of its kept heads in rising order"
         )
+    if not _is_list(channels, len(forward)) or not all(
+        type(count) is int and 0 <= count <= site.units
+        for count, site in zip(channels, forward, strict=True)
+    ):
+        raise ValueError(
+            "kept_channels in config.json must list, for each of the model's "
+            f"{len(forward)} feed-forward modules, its number of kept channels"
+        )
+    left = {ATTENTION: iter(heads), FEED_FORWARD: (list(range(count)) for count in channels)}
+    return [next(left[site.kind]) for site in sites]
+
+
+def _is_list(value: Any, length: int) -> bool:
+    return isinstance(value, list) and len(value) == length
 
 
 @dataclass(frozen=True)
-class HeadSlice:
-    """The rows or columns of a module that belong to the kept heads of its attention layer.
+class SiteSlice:
+    """The rows or columns of a module that belong to the kept units of its site.
 
     :param path: path of the module in the model.
     :param module: the module.
-    :param axis: 0 if heads are outputs (rows) of the module, 1 if they are its inputs (columns).
+    :param axis: 0 if units are outputs (rows) of the module, 1 if they are its inputs (columns).
     :param kept: indices of the kept rows or columns, in rising order.
     :param projection: whether the module multiplies by a matrix; otherwise it is a norm with one
         row per head.
@@ -176,54 +282,57 @@ class HeadSlice:
     projection: bool = True
 
 
-def head_slices(
-    model: nn.Module, family: Family, layer: AttentionLayer, keep: Sequence[int]
-) -> Iterator[HeadSlice]:
-    """Yield every module of an attention layer whose size depends on its heads.
+def site_slices(
+    model: nn.Module, family: Family, site: Site, keep: Sequence[int]
+) -> Iterator[SiteSlice]:
+    """Yield every module of a site whose size depends on its units.
 
-    The first one is the output projection, which consumes the heads' outputs. The others produce
-    the heads: the query, key and value projections, the family's further projections, and its
-    norms with one row per head, as far as the model has them. A key/value head is kept if at least
-    one of its query heads is. A layer that keeps no head has no producers.
+    The first one is the consumer. The others are the producers, as far as the model has them: of a
+    feed-forward its first projections; of an attention module the query, key and value projections,
+    the family's further projections, and its norms with one row per head. A key/value head is kept
+    if at least one of its query heads is. An attention module without heads has no producers.
 
     :param model: the model, not pruned.
     :param family: its architecture.
-    :param layer: the attention layer.
-    :param keep: indices of the kept query heads, in rising order.
+    :param site: the site.
+    :param keep: indices of the kept units, in rising order.
     """
-    output = model.get_submodule(layer.output)
-    yield HeadSlice(layer.output, output, 1, _indices(keep, layer.head_dim))
-    if not keep:
+    consumer = model.get_submodule(site.consumer)
+    yield SiteSlice(site.consumer, consumer, 1, _indices(keep, site.width))
+    if site.kind == ATTENTION and not keep:
         return
-    attention = model.get_submodule(layer.attention)
-    kept = {"heads": list(keep), "kv_heads": list(layer.kv_counts(keep))}
-    norms = {part: kept[which] for part, which in family.per_head}
-    for part, rows in (_projection_rows(family, layer, keep) | norms).items():
-        if hasattr(attention, part):
-            path, module = f"{layer.attention}.{part}", attention.get_submodule(part)
-            yield HeadSlice(path, module, 0, rows, part not in norms)
+    module = model.get_submodule(site.module)
+    kept = {"heads": list(keep), "kv_heads": list(site.group_counts(keep))}
+    norms = {part: kept[which] for part, which in family.per_head if site.kind == ATTENTION}
+    for part, rows in (_producer_rows(family, site, keep) | norms).items():
+        if _has(module, part):
+            path = f"{site.module}.{part}"
+            yield SiteSlice(path, module.get_submodule(part), 0, rows, part not in norms)
 
 
-def _projection_rows(
-    family: Family, layer: AttentionLayer, keep: Sequence[int]
-) -> dict[str, list[int]]:
-    """The kept output rows of each projection that produces heads, by its path."""
-    query = _indices(keep, layer.head_dim)
+def _producer_rows(family: Family, site: Site, keep: Sequence[int]) -> dict[str, list[int]]:
+    """The kept output rows of each projection that produces units, by its path."""
+    if site.kind == FEED_FORWARD:
+        forward = family.feed_forward
+        assert forward is not None
+        rows = [part * site.units + unit for part in range(forward.fused) for unit in keep]
+        return dict.fromkeys(forward.producers, rows)
+    query = _indices(keep, site.width)
     if family.interleaved:
-        return {family.query: _indices(keep, 3 * layer.head_dim)}
-    key_value = _indices(layer.kv_counts(keep), layer.head_dim)
+        return {family.query: _indices(keep, 3 * site.width)}
+    key_value = _indices(site.group_counts(keep), site.width)
     if not family.fused:
-        rows = {family.query: query, family.key: key_value, family.value: key_value}
-        return rows | dict.fromkeys(family.more, query)
-    key_start = layer.heads * layer.head_dim
-    value_start = key_start + layer.kv_heads * layer.head_dim
+        projections = {family.query: query, family.key: key_value, family.value: key_value}
+        return projections | dict.fromkeys(family.more, query)
+    key_start = site.units * site.width
+    value_start = key_start + site.groups * site.width
     keys, values = ([start + row for row in key_value] for start in (key_start, value_start))
     return {family.query: query + keys + values}
 
 
-def _indices(heads: Iterable[int], width: int) -> list[int]:
-    """The indices of the rows or columns of some heads, ``width`` each."""
-    return [head * width + i for head in heads for i in range(width)]
+def _indices(units: Iterable[int], width: int) -> list[int]:
+    """The indices of the rows or columns of some units, ``width`` each."""
+    return [unit * width + i for unit in units for i in range(width)]
 
 
 def features(module: Any) -> tuple[int, int]:
@@ -236,31 +345,28 @@ def features(module: Any) -> tuple[int, int]:
 
 
 def smaller_modules(
-    model: nn.Module,
-    family: Family,
-    layers: Sequence[AttentionLayer],
-    kept: Sequence[Sequence[int]],
+    model: nn.Module, family: Family, sites: Sequence[Site], kept: Sequence[Sequence[int]]
 ) -> dict[str, nn.Module]:
-    """Build the sliced modules of all layers that lose heads; the model itself is not changed.
+    """Build the sliced modules of all sites that lose units; the model itself is not changed.
 
     :param model: the model, not pruned.
     :param family: its architecture.
-    :param layers: its attention layers.
-    :param kept: for each of them the indices of the query heads to keep, in rising order.
+    :param sites: its sites.
+    :param kept: for each of them the indices of the units to keep, in rising order.
     :returns: new modules by the paths of the modules that they replace.
     """
     new = dict[str, nn.Module]()
-    for layer, keep in zip(layers, kept, strict=True):
-        if len(keep) == layer.heads:
+    for site, keep in zip(sites, kept, strict=True):
+        if len(keep) == site.units:
             continue
-        for part in head_slices(model, family, layer, keep):
+        for part in site_slices(model, family, site, keep):
             new[part.path] = sliced(part.module, part.axis, part.kept)
-        if not keep:
-            if type(new[layer.output]) is nn.Linear:
-                new[layer.output].__class__ = LinearWithoutInputs
-            own = {family.output: new.pop(layer.output)} if family.output_inside else {}
-            attention = model.get_submodule(layer.attention)
-            new[layer.attention] = EmptyAttention(own, getattr(attention, "layer_idx", None))
+            if not keep and type(new[part.path]) is nn.Linear:
+                new[part.path].__class__ = EmptyLinear
+        if not keep and site.kind == ATTENTION:
+            own = {family.output: new.pop(site.consumer)} if family.output_inside else {}
+            attention = model.get_submodule(site.module)
+            new[site.module] = EmptyAttention(own, getattr(attention, "layer_idx", None))
     return new
 
 
@@ -293,32 +399,32 @@ def _selected(parameter: Tensor, axis: int, index: Tensor) -> nn.Parameter:
 def set_sizes(
     model: Any,
     family: Family,
-    layers: Sequence[AttentionLayer],
+    sites: Sequence[Site],
     kept: Sequence[Sequence[int]],
 ) -> None:
-    """Set the attributes that the attention code of sliced layers reads besides the weights.
+    """Set the attributes that the code of sliced attention modules reads besides the weights.
 
     :param model: the sliced model.
     :param family: its architecture.
-    :param layers: its attention layers, as they were before slicing.
-    :param kept: for each of them the indices of the kept query heads, in rising order.
+    :param sites: its sites, as they were before slicing.
+    :param kept: for each of them the indices of the kept units, in rising order.
     """
-    for layer, keep in zip(layers, kept, strict=True):
-        if 0 < len(keep) < layer.heads:
-            set_layer_sizes(model, family, layer, keep)
+    for site, keep in zip(sites, kept, strict=True):
+        if site.kind == ATTENTION and 0 < len(keep) < site.units:
+            set_attention_sizes(model, family, site, keep)
 
 
-def set_layer_sizes(model: Any, family: Family, layer: AttentionLayer, keep: Sequence[int]) -> None:
-    """Set the attributes that the attention code of one sliced layer reads besides the weights.
+def set_attention_sizes(model: Any, family: Family, site: Site, keep: Sequence[int]) -> None:
+    """Set the attributes that the code of one sliced attention module reads besides the weights.
 
     :param model: the sliced model.
     :param family: its architecture.
-    :param layer: the attention layer, as it was before slicing.
+    :param site: the attention site, as it was before slicing.
     :param keep: indices of its kept query heads, at least one, in rising order.
     """
-    attention: Any = model.get_submodule(layer.attention)
-    counts = list(layer.kv_counts(keep).values())
-    sizes = {"heads": len(keep), "kv_heads": len(counts), "width": len(keep) * layer.head_dim}
+    attention: Any = model.get_submodule(site.module)
+    counts = list(site.group_counts(keep).values())
+    sizes = {"heads": len(keep), "kv_heads": len(counts), "width": len(keep) * site.width}
     own = dict[str, int]()
     for name, what in family.attributes:
         if name.startswith("config."):
@@ -326,7 +432,7 @@ def set_layer_sizes(model: Any, family: Family, layer: AttentionLayer, keep: Seq
         else:
             setattr(attention, name, sizes[what])
     ragged = len(set(counts)) > 1
-    if layer.kv_heads < layer.heads:
+    if site.groups < site.units:
         attention.num_key_value_groups = 1 if ragged else counts[0]
     if own or ragged:
         attention.config = LayerConfig(model.config, own, counts if ragged else None)
@@ -356,11 +462,11 @@ class LayerConfig:
         return getattr(self.shared, name)
 
 
-class LinearWithoutInputs(nn.Linear):
-    """The output projection of a layer without heads, of which only the bias has any effect.
+class EmptyLinear(nn.Linear):
+    """A projection of a site without units: without inputs (only its bias remains), or outputs.
 
     It is a subclass because dynamic quantisation converts exactly the type ``nn.Linear`` and fails
-    on a layer without inputs.
+    on a projection without inputs or outputs.
     """
 
 
@@ -439,7 +545,10 @@ def _repeat_heads(states: Tensor, counts: list[int]) -> Tensor:
 
 
 def pruned_class(stock: type, family: Family) -> Any:
-    """Make a model class that is sliced to ``config.kept_heads`` before its weights are loaded.
+    """Make a model class that is sliced by its config before its weights are loaded.
+
+    The config lists ``kept_heads`` for each attention module and, unless all channels are kept,
+    the numbers ``kept_channels`` for each feed-forward module.
 
     :param stock: the class in transformers; the new class has its name, since saved configs refer
         to a class by name.
@@ -451,7 +560,7 @@ def pruned_class(stock: type, family: Family) -> Any:
             # Only other programs read it; if set, config.num_attention_heads raises an error.
             config.per_layer_config = None
             super().__init__(config, *args, **kwargs)
-            slice_heads(self, family, config.kept_heads)
+            slice_model(self, family, config.kept_heads, getattr(config, "kept_channels", None))
 
     Pruned.__name__ = Pruned.__qualname__ = stock.__name__
     Pruned.__doc__ = stock.__doc__
