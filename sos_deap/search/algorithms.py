@@ -14,15 +14,18 @@ from sos_deap.errors import InputError, first_line
 from sos_deap.search.chromosome import is_worst
 from sos_deap.search.named import check_parameters, check_sizes, look_up, name_of, split
 from sos_deap.search.selection import selNSGA3
-from sos_deap.search.strategies.baselines import Greedy, Layers, OneShot, RandomSearch
+from sos_deap.search.strategies.baselines import Greedy, OneShot, RandomSearch
 from sos_deap.search.strategies.bonsai import Bonsai
 from sos_deap.search.strategies.coarse import CoarseToFine
 from sos_deap.search.strategies.distribution import PBIL, UMDA
 from sos_deap.search.strategies.evopress import EvoPress
 from sos_deap.search.strategies.exchange import Exchange
+from sos_deap.search.strategies.knapsack import Knapsack
 from sos_deap.search.strategies.local import LocalSearch
+from sos_deap.search.strategies.sleb import SLEB
 from sos_deap.search.strategies.strategy import Strategy
 from sos_deap.search.strategies.sweep import Sweep
+from sos_deap.search.strategies.two_stage import TwoStage
 
 
 def sos(
@@ -145,18 +148,20 @@ ALGORITHMS: dict[str, Algorithm] = {
     "eaSimple": Algorithm(algorithms.eaSimple),
     "evopress": Algorithm(strategy=EvoPress),
     "greedy": Algorithm(strategy=Greedy),
+    "knapsack": Algorithm(strategy=Knapsack),
     "local": Algorithm(strategy=LocalSearch),
     "nsga2": Algorithm(algorithms.eaMuPlusLambda, survivors=True, select=tools.selNSGA2),
     "nsga3": Algorithm(algorithms.eaMuPlusLambda, survivors=True, select=selNSGA3),
     "one-shot": Algorithm(strategy=OneShot),
     "pbil": Algorithm(strategy=PBIL),
     "random": Algorithm(strategy=RandomSearch),
-    "sleb": Algorithm(strategy=Layers),
+    "sleb": Algorithm(strategy=SLEB),
     "sos": Algorithm(partial(sos, best_ever=False), literal=True),
     "sos-repaired": Algorithm(sos),
     "spea2": Algorithm(algorithms.eaMuPlusLambda, survivors=True, select=tools.selSPEA2),
     "swap": Algorithm(strategy=Exchange),
     "sweep": Algorithm(strategy=Sweep),
+    "two-stage": Algorithm(strategy=TwoStage),
     "umda": Algorithm(strategy=UMDA),
 }
 

@@ -22,7 +22,6 @@ from sos_deap.search.context import context_of
 from sos_deap.search.limits import Limits
 from sos_deap.search.named import check_sizes
 from sos_deap.search.runner import Runner
-from sos_deap.search.space import most_removed
 from sos_deap.search.strategies.strategy import Strategy
 
 
@@ -31,8 +30,8 @@ class Evolution(NamedTuple):
 
     :param population: the last population, evaluated.
     :param logbook: DEAP's logbook with one row per generation; row 0 is the initial population.
-    :param halloffame: the best chromosomes: of a loop those within the maximum sparsity, of a
-        strategy those that remove exactly as many genes as its space prescribes.
+    :param halloffame: the best chromosomes: those within the maximum sparsity, and of a
+        strategy only those from which no further gene can be removed within it.
     :param stopped_by: why the search stopped: the name of a limit (a field of
         :class:`sos_deap.search.limits.Limits`), ``"max_sparsity"``, or ``"finished"`` if a strategy
         had no proposals left.
@@ -82,7 +81,7 @@ def evolve(
     :param generations: maximum number of generations G, at least 0.
     :param crossover_rate: C of Algorithm 2, a probability.
     :param max_sparsity: S, from 0 to 1. No individual above it enters the hall of fame, a strategy
-        removes as much as it allows, and the literal algorithm of the paper stops when a chromosome
+        removes as much as S allows, and the literal algorithm of the paper stops when a chromosome
         reaches it. Default: the one that the toolbox was registered with.
     :param limits: further limits, such as ``Limits(threshold=tau, seconds=60)``.
     :param stats: a DEAP ``Statistics`` or ``MultiStatistics``.
@@ -145,8 +144,8 @@ def _bounded(toolbox: Any, row: Algorithm, max_sparsity: float) -> Any:
         raise InputError(f"max_sparsity is {max_sparsity}: a sparsity lies in [0, 1]")
     toolbox, context = copy.copy(toolbox), context_of(toolbox)
     if row.strategy is not None and context.space is not None:
-        removed = most_removed(len(context.space), max_sparsity, context.sparsity)
-        toolbox.search = replace(context, space=replace(context.space, removed=removed))
+        space = replace(context.space, max_sparsity=max_sparsity)
+        toolbox.search = replace(context, space=space)
         return toolbox
     registered = registered_bound(toolbox.evaluate)
     if not within(max_sparsity, registered):

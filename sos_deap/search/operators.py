@@ -14,7 +14,7 @@ from typing import Any
 
 from sos_deap.search.chromosome import sparsity, within
 from sos_deap.search.prior import drawn
-from sos_deap.search.space import exchanged
+from sos_deap.search.budget import exchanged
 from sos_deap.search.strategies.exchange import few_moves
 
 Crossover = Callable[[Any, Any], tuple[Any, Any]]

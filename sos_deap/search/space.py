@@ -1,4 +1,4 @@
-"""The search space of strategies: genes in layers, of which a fixed number is removed."""
+"""The search space of strategies: genes of several kinds and costs, and how much may be removed."""
 
 from __future__ import annotations
 
@@ -6,22 +6,53 @@ import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
+from functools import cached_property
 from itertools import accumulate
 from typing import Any
 
 from sos_deap.errors import InputError, unknown
-from sos_deap.search.chromosome import Chromosome, within
+from sos_deap.search.budget import Costs, Draw, by_rank, exchanged
+from sos_deap.search.chromosome import Chromosome
+from sos_deap.search.chromosome import sparsity as share_of_zeros
 
 #: Computes the importance of each gene; higher means that more is lost without the gene.
 Prior = Callable[[], Sequence[float]]
+
+#: Kinds of genes that remove a whole sub-layer or layer, so that a model has few of them.
+WHOLE = ("attention", "ffn", "layers")
+
+
+@dataclass(frozen=True)
+class Part:
+    """Consecutive genes of one kind in one layer.
+
+    :param layer: number of the layer (the transformer block) in the model, from 0.
+    :param kind: what a gene removes, such as ``"heads"`` or ``"channels"``.
+    :param size: number of genes.
+    """
+
+    layer: int
+    kind: str
+    size: int
 
 
 @dataclass(frozen=True)
 class Space:
     """The space of chromosomes of one model, for searches at constant sparsity.
 
-    :param genes_per_layer: number of genes in each layer, in order.
-    :param removed: number of genes that a solution removes.
+    A solution is within the maximum sparsity S and *full*: no kept gene can be removed within S, so
+    that its sparsity is less than the cost of one gene below S. Only the space draws, fills,
+    repairs and ranks genes; searches do not count them.
+
+    With equal costs a solution removes a fixed number of genes.
+
+    :param parts: the parts of a chromosome, in order.
+    :param max_sparsity: S, the largest share removed, from 0 to 1.
+    :param sparsity: function from genes to the exact share that they remove, from 0 to 1, which
+        must not fall when a gene is removed; default: the share of genes that are 0.
+    :param costs: for each gene an estimate of the share that it removes; their sum is about the
+        sparsity with every gene removed. Default: equal costs.
     :param individual: function that makes an individual from genes.
     :param examples: number of calibration examples. An individual whose attribute ``examples`` is a
         range ``(start, stop)`` is scored on these alone.
@@ -29,40 +60,182 @@ class Space:
     :param priors: functions that compute the importance of each gene, by name.
     :param prior_cost: function from the name of a prior to its cost, in evaluations on all
         examples; raises :class:`InputError` for a prior that cannot be computed.
+    :raises InputError: if the number of costs is not that of the genes.
     """
 
-    genes_per_layer: tuple[int, ...]
-    removed: int
+    parts: tuple[Part, ...]
+    max_sparsity: float
+    sparsity: Callable[[Sequence[int]], float] = share_of_zeros
+    costs: tuple[float, ...] = ()
     individual: Callable[[Iterable[int]], Any] = Chromosome
     examples: int = 1
     tokens: int = 0
     priors: Mapping[str, Prior] = field(default_factory=dict)
     prior_cost: Callable[[str], float] = lambda name: 1.0
 
+    def __post_init__(self) -> None:
+        """Check the number of costs."""
+        if self.costs and len(self.costs) != len(self):
+            raise InputError(
+                f"the space has {len(self.costs)} costs and {len(self)} genes: give one per gene"
+            )
+
     def __len__(self) -> int:
-        return sum(self.genes_per_layer)
+        return sum(part.size for part in self.parts)
+
+    @cached_property
+    def spans(self) -> list[range]:
+        """The indices of each part's genes."""
+        ends = list(accumulate(part.size for part in self.parts))
+        return [range(end - part.size, end) for end, part in zip(ends, self.parts, strict=True)]
+
+    @cached_property
+    def layers(self) -> list[list[int]]:
+        """The indices of each layer's genes, of all its parts together."""
+        genes: dict[int, list[int]] = {}
+        for part, span in zip(self.parts, self.spans, strict=True):
+            genes.setdefault(part.layer, []).extend(span)
+        return [genes[layer] for layer in sorted(genes)]
+
+    @cached_property
+    def kinds(self) -> list[str]:
+        """The kind of each gene."""
+        return [part.kind for part in self.parts for _ in range(part.size)]
+
+    @cached_property
+    def budget(self) -> Costs:
+        """The costs of the genes."""
+        equal = (1 / len(self),) * len(self) if len(self) else ()
+        return Costs(self.sparsity, self.costs or equal)
 
     @property
-    def layers(self) -> list[range]:
-        """The indices of each layer's genes."""
-        ends = list(accumulate(self.genes_per_layer))
-        return [
-            range(end - size, end) for end, size in zip(ends, self.genes_per_layer, strict=True)
-        ]
+    def equal(self) -> bool:
+        """Whether all genes have the same cost."""
+        return len(set(self.costs)) < 2
+
+    @property
+    def removal_rate(self) -> float:
+        """The mean probability of removal at which independent genes reach S."""
+        total = sum(self.budget.estimates)
+        if self.equal and len(self):
+            return self.steps([1] * len(self)) / len(self)
+        return min(1.0, self.max_sparsity / total) if total else 0.0
 
     def without(self, removed: Iterable[int]) -> Any:
         """Return the individual that removes the genes of given indices."""
         excluded = set(removed)
         return self.individual([int(gene not in excluded) for gene in range(len(self))])
 
-    def keeping_best(self, importance: Sequence[float], removed: int | None = None) -> Any:
-        """Return the individual that removes the least important genes.
+    def bound(self, share: float | Fraction = 1) -> float:
+        """Return the maximum sparsity of an individual that uses a share of the budget.
 
-        :param importance: importance of each gene.
-        :param removed: number of genes to remove; default: that of a solution.
+        :param share: share of S, from 0 to 1. With equal costs it is rounded to whole genes.
         """
-        order = sorted(range(len(self)), key=lambda gene: importance[gene])
-        return self.without(order[: self.removed if removed is None else removed])
+        if share == 1:
+            return self.max_sparsity
+        if self.equal and len(self):
+            count = self.steps([1] * len(self))
+            return round(count * share) * self.budget.estimates[0]
+        return self.max_sparsity * float(share)
+
+    def steps(self, genes: Sequence[int]) -> int:
+        """Return how many more genes can be removed, estimated by their mean cost."""
+        room = self.budget.room(genes, self.max_sparsity)
+        costs = [self.budget.estimates[i] for i, gene in enumerate(genes) if gene]
+        costs = [cost for cost in costs if cost <= room]
+        return min(len(costs), math.floor(room * len(costs) / sum(costs))) if sum(costs) else 0
+
+    def fitting(self, genes: Sequence[int]) -> list[int]:
+        """Return the kept genes each of which can be removed within S."""
+        return self.budget.fitting(genes, self.max_sparsity)
+
+    def full(self, genes: Sequence[int]) -> bool:
+        """Whether genes are within S, and none of the kept ones can be removed within S."""
+        return self.budget.full(genes, self.max_sparsity)
+
+    def filled(
+        self,
+        genes: Sequence[int],
+        draw: Draw = random.sample,
+        share: float | Fraction = 1,
+        among: Iterable[int] | None = None,
+    ) -> list[int]:
+        """Return genes of which more are removed, until none of the kept ones fits any more.
+
+        :param genes: 0/1 genes, which are not changed.
+        :param draw: draws the genes to remove; default: at random.
+        :param share: share of S to fill, from 0 to 1.
+        :param among: indices of the genes to consider; default: all.
+        """
+        return self.budget.filled(genes, self.bound(share), draw, among)
+
+    def ranked(
+        self, genes: Sequence[int], loss: Sequence[float], share: float | Fraction = 1
+    ) -> list[int]:
+        """Return genes of which more are removed, those of the lowest loss per cost that fit.
+
+        :param genes: 0/1 genes, which are not changed.
+        :param loss: the loss from the removal of each gene.
+        :param share: share of S to fill, from 0 to 1.
+        """
+        return self.filled(genes, by_rank(self.per_cost(loss))[0], share)
+
+    def settled(
+        self, genes: Sequence[int], before: Sequence[int], loss: Sequence[float] | None = None
+    ) -> list[int]:
+        """Return genes after moves, with more genes restored or removed so that they fill S.
+
+        :param genes: 0/1 genes after the moves, which are not changed.
+        :param before: the genes before the moves; what the moves changed is reverted last.
+        :param loss: the loss from the removal of each gene; the further genes follow the loss per
+            cost. Default: they are random.
+        """
+        draws = by_rank(self.per_cost(loss)) if loss is not None else (random.sample, random.sample)
+        return self.budget.settled(genes, before, self.max_sparsity, *draws)
+
+    def exchanged(self, genes: Sequence[int], moves: int) -> list[int]:
+        """Return genes after exchanges of one removed and one kept gene, settled by cost.
+
+        :param genes: 0/1 genes, which are not changed.
+        :param moves: number of exchanges; limited to those possible.
+        """
+        return self.settled(exchanged(genes, moves), genes)
+
+    def per_cost(self, loss: Sequence[float]) -> list[float]:
+        """Return the loss of each gene over its cost, as a proportion of the largest cost."""
+        return [one / cost for one, cost in zip(loss, self.budget.relative, strict=True)]
+
+    def keeping_best(self, loss: Sequence[float], share: float | Fraction = 1) -> Any:
+        """Return the individual that removes the genes of the lowest loss per cost.
+
+        :param loss: the loss from the removal of each gene, or its importance.
+        :param share: share of S to fill, from 0 to 1.
+        """
+        return self.individual(self.ranked([1] * len(self), loss, share))
+
+    def random(self, like: Sequence[int] = (), draw: Any = random) -> Any:
+        """Return a random individual that fills S.
+
+        :param like: genes to start from; only as many as necessary are removed or restored.
+            Default: all genes kept.
+        :param draw: a ``random.Random``; default: Python's global generator.
+        """
+        genes = self.budget.repaired(like or [1] * len(self), self.max_sparsity, draw.sample)
+        return self.individual(self.filled(genes, draw.sample))
+
+    def rates(self, indpb: float) -> list[float] | None:
+        """Return a factor for the probability that a mutation flips each gene.
+
+        Genes of a kind in :data:`WHOLE` are few, so that at a low rate hardly any of them would
+        flip: their rate is raised to one expected flip of each such kind per child.
+
+        :param indpb: probability of a flip per gene, from 0 to 1.
+        :returns: a factor per gene, at least 1; ``None`` if all are 1.
+        """
+        few = {kind: 1 / self.kinds.count(kind) for kind in WHOLE if kind in self.kinds}
+        if not any(0 < indpb < least for least in few.values()):
+            return None
+        return [max(1.0, few.get(kind, indpb) / indpb) for kind in self.kinds]
 
     def importance(self, prior: str) -> Sequence[float]:
         """Return the importance of each gene, by the name of a prior."""
@@ -86,26 +259,10 @@ class Space:
             raise unknown("prior", prior, self.priors)
         return self.prior_cost(prior)
 
-    def random(self, like: Sequence[int] = (), draw: Any = random) -> Any:
-        """Return a random individual that removes as many genes as a solution does.
-
-        :param like: genes to start from; only as many as necessary are removed or restored.
-            Default: all genes kept.
-        :param draw: a ``random.Random``; default: Python's global generator.
-        """
-        genes = list(like) or [1] * len(self)
-        removed, kept = removed_and_kept(genes)
-        for gene in draw.sample(kept, max(0, self.removed - len(removed))):
-            genes[gene] = 0
-        for gene in draw.sample(removed, max(0, len(removed) - self.removed)):
-            genes[gene] = 1
-        return self.individual(genes)
-
     def solves(self, individual: Any) -> bool:
-        """Whether an individual was scored on all examples and removes ``removed`` genes."""
+        """Whether an individual was scored on all examples, is within S, and is full."""
         on_all = self._examples_of(individual) == (0, self.examples)
-        removed = len(individual) - sum(individual)
-        return on_all and individual.fitness.valid and removed == self.removed
+        return on_all and individual.fitness.valid and self.full(individual)
 
     def windows(self, share: float) -> Iterator[tuple[int, int]]:
         """Yield disjoint ranges ``(start, stop)`` of examples in random order, without end.
@@ -128,42 +285,3 @@ class Space:
         """Return the range of examples to score on; an individual of the user's may have none."""
         examples: tuple[int, int] = getattr(individual, "examples", None) or (0, self.examples)
         return examples
-
-
-def most_removed(
-    length: int, max_sparsity: float, measure: Callable[[Sequence[int]], float]
-) -> int:
-    """Return how many genes can be removed within a sparsity, whichever genes these are.
-
-    :param length: number of genes of a chromosome.
-    :param max_sparsity: S, the largest share removed, from 0 to 1.
-    :param measure: function from genes to the share that they remove. The genes of whole leading
-        layers are assumed to remove most for their number, because a key/value head is removed with
-        its last query head.
-    """
-    fitting = (
-        n
-        for n in range(length, 0, -1)
-        if within(measure([0] * n + [1] * (length - n)), max_sparsity)
-    )
-    return next(fitting, 0)
-
-
-def removed_and_kept(genes: Sequence[int]) -> tuple[list[int], list[int]]:
-    """Return the indices of the genes that are 0, and of those that are 1."""
-    return [i for i, gene in enumerate(genes) if not gene], [i for i, g in enumerate(genes) if g]
-
-
-def exchanged(genes: Sequence[int], moves: int) -> list[int]:
-    """Return genes after exchange moves, each of which restores one gene and removes another.
-
-    :param genes: 0/1 genes, which are not changed.
-    :param moves: number of exchanges; limited to those possible.
-    """
-    child = list(genes)
-    removed, kept = removed_and_kept(genes)
-    moves = min(moves, len(removed), len(kept))
-    pairs = zip(random.sample(removed, moves), random.sample(kept, moves), strict=True)
-    for restored, dropped in pairs:
-        child[restored], child[dropped] = 1, 0
-    return child

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from sos_deap.errors import InputError
-from sos_deap.search.space import Space, removed_and_kept
+from sos_deap.search.budget import removed_and_kept
+from sos_deap.search.space import Space
 from sos_deap.search.strategies.strategy import Strategy, best, value
 
 
@@ -15,7 +16,7 @@ class RandomSearch(Strategy):
     """Random search (Bergstra and Bengio, 2012): the best of random chromosomes."""
 
     def generate(self) -> list[Any]:
-        """Return the initial population at the sparsity; later, as many random individuals."""
+        """Return the initial population at S; later, as many random individuals."""
         count = self.affordable(len(self.population))
         like = self.population if self.incumbent is None else [()] * count
         return [self.space.random(like=genes) for genes in like[:count]]
@@ -33,8 +34,9 @@ class OneShot(Strategy):
 
     Without a prior, each gene is removed alone from the dense model, and its importance is the loss
     in fitness (Michel, Levy and Neubig, 2019, section 3.2). This takes one evaluation per gene, and
-    one for the result. If the budget allows less, the ranking uses fewer examples, at least one; it
-    is completed even beyond the budget.
+    one for the result; one more for the dense model, if the genes' costs differ, because the
+    ranking is by loss per cost. If the budget allows less, the ranking uses fewer examples, at
+    least one; it is completed even beyond the budget.
 
     :param prior: name of an importance in ``space.priors`` to rank by, such as ``wanda``. Default:
         a ranking by evaluations.
@@ -58,82 +60,83 @@ class OneShot(Strategy):
             raise InputError(f"share is for a ranking by evaluations: leave it or {prior=} out")
         space.cost_of(prior)  # raises for an unknown prior
         self._prior = prior
+        asked = len(space) + (not space.equal)
         # One evaluation of the budget is for the winner.
-        self._windows = space.windows((budget - 1) / len(space) if share is None else share)
+        self._windows = space.windows((budget - 1) / asked if share is None else share)
 
     def generate(self) -> list[Any]:
         """Return the dense model without each gene in turn; then the result of the ranking."""
         if self._prior is not None:
-            self.incumbent = self.space.keeping_best(self.space.importance(self._prior))
+            self.incumbent = self._chosen(self.space.importance(self._prior))
         if self.incumbent is not None:
             return [self.incumbent]
-        alone = [self.space.without([gene]) for gene in range(len(self.space))]
+        dense = [] if self.space.equal else [self.space.without([])]
+        asked = [*dense, *(self.space.without([gene]) for gene in range(len(self.space)))]
         window = next(self._windows)
-        for individual in alone:
+        for individual in asked:
             individual.examples = window
-        return alone
+        return asked
 
     def update(self, individuals: list[Any]) -> None:
         """Rank the genes; then finish."""
         if self.incumbent is None:
-            self.incumbent = self.space.keeping_best([-value(i) for i in individuals])
+            values = list(map(value, individuals))
+            reference = 0.0 if self.space.equal else values.pop(0)
+            self.incumbent = self._chosen([reference - one for one in values])
         else:
             self.incumbent, self.done = individuals[0], True
 
+    def _chosen(self, losses: Sequence[float]) -> Any:
+        """Return the solution by the loss from the removal of each gene alone."""
+        return self.space.keeping_best(losses)
+
 
 class Greedy(Strategy):
-    """Greedy pruning: removes one gene at a time, the one whose removal costs least.
+    """Greedy pruning: removes one gene at a time, the one whose removal has the least loss per cost.
 
     If the budget does not allow all candidates at each step, it evaluates a random sample of them
     (stochastic greedy; Mirzasoleiman et al., 2015), at least one. If the budget ends first, the
-    remaining genes are removed at random.
+    remaining genes are removed at random. If the genes' costs differ, the dense model is evaluated
+    as well, which losses are measured from.
     """
 
     def __init__(self, space: Space, population: Sequence[Any], budget: float) -> None:
         super().__init__(space, population, budget)
         self.incumbent = space.without([])
+        self._candidates: list[int] = []  # the genes whose removal is evaluated
         self.left -= 1  # for the final score
 
     def generate(self) -> list[Any]:
         """Return candidates: the current sub-model without one more gene."""
-        removed, kept = removed_and_kept(self.incumbent)
-        steps = self.space.removed - len(removed)
-        allowed = max(1, int(min(self.left / max(1, steps), len(kept))))
-        # Sorted, so that consecutive candidates share as many layers as possible.
-        candidates = sorted(random.sample(kept, allowed)) if steps else []
-        return [self.space.without([*removed, gene]) for gene in candidates] or [self.incumbent]
-
-    def update(self, individuals: list[Any]) -> None:
-        """Continue with the best individual."""
-        self.spend(individuals)
-        self.incumbent = best(individuals)
-        self.done = len(self.incumbent) - sum(self.incumbent) >= self.space.removed
-
-
-class Layers(Strategy):
-    """The attention half of SLEB (Song et al., 2024): removes whole attention layers greedily.
-
-    After each removal the remaining layers are evaluated again. If fewer genes are left to remove
-    than a layer has, genes of the next best layer are removed at random. Each removal takes one
-    evaluation per remaining layer, whatever the budget; if a limit ends the search early, the
-    remaining genes are removed at random.
-    """
-
-    def __init__(self, space: Space, population: Sequence[Any], budget: float) -> None:
-        super().__init__(space, population, budget)
-        self.incumbent = space.without([])
-
-    def generate(self) -> list[Any]:
-        """Return the current sub-model without one more layer; at the end, a part of a layer."""
         removed = removed_and_kept(self.incumbent)[0]
-        left = self.space.removed - len(removed)
-        complete = [layer for layer in self.space.layers if layer[0] not in removed]
-        return [
-            self.space.without([*removed, *random.sample(layer, min(left, len(layer)))])
-            for layer in [layer for layer in complete if len(layer) <= left] or complete
-        ]
+        fitting = self.space.fitting(self.incumbent)
+        if not fitting:
+            self._candidates = []
+            return [self.incumbent]
+        steps = max(1, self.space.steps(self.incumbent))
+        allowed = max(1, int(min(self.left / steps, len(fitting))))
+        # Sorted, so that consecutive candidates share as many layers as possible.
+        self._candidates = sorted(random.sample(fitting, allowed))
+        children = [self.space.without([*removed, gene]) for gene in self._candidates]
+        return children if self._comparable else [self.incumbent, *children]
 
     def update(self, individuals: list[Any]) -> None:
-        """Continue with the best individual."""
-        self.incumbent = best(individuals)
-        self.done = len(self.incumbent) - sum(self.incumbent) >= self.space.removed
+        """Continue with the best individual, by its loss per cost."""
+        self.spend(individuals)
+        if len(individuals) > len(self._candidates):  # the first is the current sub-model
+            [self.incumbent, *individuals] = individuals
+        if self._candidates:
+            known = self.incumbent.fitness.valid and not self.space.equal
+            reference = value(self.incumbent) if known else 0.0
+            relative = self.space.budget.relative
+            losses = [
+                (reference - value(one)) / relative[gene]
+                for one, gene in zip(individuals, self._candidates, strict=True)
+            ]
+            self.incumbent = individuals[losses.index(min(losses))]
+        self.done = self.space.full(self.incumbent)
+
+    @property
+    def _comparable(self) -> bool:
+        """Whether losses per cost can be compared without the fitness of the current sub-model."""
+        return self.space.equal or self.incumbent.fitness.valid

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from fractions import Fraction
 from functools import cached_property
 from typing import Any
 
 from sos_deap.errors import InputError
+from sos_deap.search.budget import removed_and_kept
 from sos_deap.search.prior import drawn, removal_weights
-from sos_deap.search.space import Space, removed_and_kept
+from sos_deap.search.space import Space
 from sos_deap.search.strategies.strategy import Strategy, check_at_least_one, value
 from sos_deap.search.strategies.surrogate import ridge_regression
 
@@ -18,11 +20,11 @@ class Bonsai(Strategy):
     """Perturbative pruning with forward passes only (Dery et al., 2024).
 
     Each round evaluates random sub-models of the current sub-model, regresses their fitness on the
-    genes that they keep, and removes the genes with the lowest coefficients. The budget is split
+    genes that they keep, and removes the genes with the lowest coefficients per cost. The budget is split
     evenly among the rounds. A round has at least two sub-models; without a budget it has two per
     gene. If a limit ends the search early, the remaining genes are removed at random.
 
-    :param rounds: number of rounds, at least 1; each removes the same number of genes.
+    :param rounds: number of rounds, at least 1; each removes the same share of S.
     :param ridge: penalty of the regression, above 0, in units of the mean variance of a gene.
     :param prior: name of an importance in ``space.priors``; the random sub-models remove less
         important genes more often. Default: they remove all genes equally often.
@@ -50,27 +52,31 @@ class Bonsai(Strategy):
         self.incumbent = space.without([])
 
     def generate(self) -> list[Any]:
-        """Return random sub-models of the current one, with as many genes as after this round."""
+        """Return random sub-models of the current one, at the sparsity after this round."""
         if self._round == self._rounds:
             return [self.incumbent]
-        removed, kept = removed_and_kept(self.incumbent)
-        more = self._target() - len(removed)
+
+        def draw(genes: list[int], count: int) -> list[int]:
+            return drawn(genes, self._weights, count)
+
         return [
-            self.space.without([*removed, *drawn(kept, self._weights, more)])
+            self.space.individual(self.space.filled(self.incumbent, draw, self._share()))
             for _ in range(self._size)
         ]
 
     def update(self, individuals: list[Any]) -> None:
-        """Remove the genes with the lowest coefficients."""
+        """Remove the genes with the lowest coefficients per cost."""
         if self._round == self._rounds:
             self.done = True
             return
-        removed, kept = removed_and_kept(self.incumbent)
+        kept = removed_and_kept(self.incumbent)[1]
         masks = [[individual[gene] for gene in kept] for individual in individuals]
         worth, _ = ridge_regression(masks, [value(one) for one in individuals], self._ridge)
-        order = sorted(range(len(kept)), key=worth.__getitem__)
-        more = self._target() - len(removed)
-        self.incumbent = self.space.without([*removed, *(kept[i] for i in order[:more])])
+        loss = [0.0] * len(self.space)
+        for gene, coefficient in zip(kept, worth.tolist(), strict=True):
+            loss[gene] = coefficient
+        genes = self.space.ranked(self.incumbent, loss, self._share())
+        self.incumbent = self.space.individual(genes)
         self._round += 1
 
     @cached_property
@@ -79,6 +85,6 @@ class Bonsai(Strategy):
             return [1.0] * len(self.space)
         return removal_weights(self.space.importance(self._prior))
 
-    def _target(self) -> int:
-        """Return the number of genes that are removed after this round."""
-        return round(self.space.removed * (self._round + 1) / self._rounds)
+    def _share(self) -> Fraction:
+        """Return the share of S that is removed after this round."""
+        return Fraction(self._round + 1, self._rounds)

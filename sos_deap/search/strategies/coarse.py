@@ -1,9 +1,10 @@
-"""Coarse-to-fine search: first how many genes of each layer to remove, then which."""
+"""Coarse-to-fine search: first how many genes of each part to remove, then which."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from functools import cached_property
 from itertools import permutations
 from typing import Any
 
@@ -13,11 +14,13 @@ from sos_deap.search.strategies.exchange import Exchange, few_moves
 
 
 class CoarseToFine(Exchange):
-    """Search for the number of heads that each layer keeps, then for the heads.
+    """Search for the number of genes that each part keeps, then for the genes.
 
-    In the first part of the budget, a move restores the most important removed gene of one layer
-    and removes the least important kept gene of another layer, by a prior. In the second part, a
-    move exchanges two genes of one layer.
+    A part holds the genes of one kind in one layer, such as its heads; kinds with one gene per
+    layer form one part over all layers. In the first part of the budget, a move restores the most
+    important removed gene of one part and removes the least important kept gene of another part,
+    by a prior. In the second, a move exchanges two genes of one part. If the costs of the genes
+    differ, more genes are restored or removed, in the order of the prior.
 
     :param prior: name of an importance in ``space.priors``, which gives the individual to start
         from and the order of the genes in each layer.
@@ -49,6 +52,14 @@ class CoarseToFine(Exchange):
         self.incumbent = self.space.keeping_best(self._worth)
         return [self.incumbent, *self._offspring(self._children - 1)]
 
+    @cached_property
+    def _parts(self) -> list[list[int]]:
+        """The indices of the genes of each part; parts of one gene are joined by their kind."""
+        parts: dict[object, list[int]] = {}
+        for number, (part, span) in enumerate(zip(self.space.parts, self.space.spans, strict=True)):
+            parts.setdefault(part.kind if part.size == 1 else number, []).extend(span)
+        return list(parts.values())
+
     def _offspring(self, count: int) -> list[Any]:
         return [self._moved() for _ in range(count)]
 
@@ -58,16 +69,16 @@ class CoarseToFine(Exchange):
             move = self._within(genes) if self.left <= self._fine else self._between(genes)
             for gene in move:
                 genes[gene] = 1 - genes[gene]
-        return self.space.individual(genes)
+        return self.space.individual(self.space.settled(genes, self.incumbent, self._worth))
 
     def _between(self, genes: Sequence[int]) -> list[int]:
-        """Return a gene of one layer to restore and one of another to remove, if possible."""
+        """Return a gene of one part to restore and one of another to remove, if possible."""
         worth = self._worth
         assert worth is not None
-        layers = [_removed_and_kept(layer, genes) for layer in self.space.layers]
+        parts = [_removed_and_kept(part, genes) for part in self._parts]
         pairs = [
             (removed, kept)
-            for (removed, _), (_, kept) in permutations(layers, 2)
+            for (removed, _), (_, kept) in permutations(parts, 2)
             if removed and kept
         ]
         if not pairs:
@@ -76,12 +87,12 @@ class CoarseToFine(Exchange):
         return [max(removed, key=worth.__getitem__), min(kept, key=worth.__getitem__)]
 
     def _within(self, genes: Sequence[int]) -> list[int]:
-        """Return a removed and a kept gene of one layer; no genes if no layer has both."""
-        layers = [_removed_and_kept(layer, genes) for layer in self.space.layers]
-        mixed = [layer for layer in layers if all(layer)]
-        return [random.choice(part) for part in random.choice(mixed)] if mixed else []
+        """Return a removed and a kept gene of one part; no genes if no part has both."""
+        parts = [_removed_and_kept(part, genes) for part in self._parts]
+        mixed = [part for part in parts if all(part)]
+        return [random.choice(side) for side in random.choice(mixed)] if mixed else []
 
 
-def _removed_and_kept(layer: Sequence[int], genes: Sequence[int]) -> tuple[list[int], list[int]]:
-    """Return the indices of a layer's genes that are 0, and of those that are 1."""
-    return [i for i in layer if not genes[i]], [i for i in layer if genes[i]]
+def _removed_and_kept(part: Sequence[int], genes: Sequence[int]) -> tuple[list[int], list[int]]:
+    """Return the indices of a part's genes that are 0, and of those that are 1."""
+    return [i for i in part if not genes[i]], [i for i in part if genes[i]]

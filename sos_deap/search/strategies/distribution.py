@@ -11,20 +11,27 @@ often, than their probabilities.)
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
 from sos_deap.errors import InputError
+from sos_deap.search.prior import drawn
 from sos_deap.search.space import Space
 from sos_deap.search.strategies.strategy import Strategy, best, value
+
+_LEAST_CHANCE = 1e-6  # of genes of probability 0, which are drawn only if no others are left
 
 
 class Distribution(Strategy):
     """The base class of PBIL and UMDA: a removal probability for each gene.
 
-    The first generation is the initial population, with genes removed or restored to reach the
-    sparsity.
+    The first generation is the initial population, with genes removed or restored to fill S.
+
+    If the genes' costs differ, no number of genes is given: genes are drawn independently, and the
+    individual is repaired, as in evolutionary algorithms for the knapsack problem (Chu and Beasley,
+    1998). Genes drawn by their probabilities are restored above S, and removed below it.
 
     :param children: number of individuals per generation, at least 1.
     :param learning_rate: step of the probabilities towards the shares of the selected individuals
@@ -61,14 +68,14 @@ class Distribution(Strategy):
                 f"margin is {margin}: give a distance of the probabilities from 0 and 1, below 0.5"
             )
         #: The removal probability of each gene.
-        self.removal = [space.removed / length] * length
+        self.removal = [space.removal_rate] * length
 
     def generate(self) -> list[Any]:
-        """Return the initial population at the sparsity; later, draws from the distribution."""
+        """Return the initial population at S; later, draws from the distribution."""
         if self.incumbent is None:
             return self.initial()
-        draw = ConditionalBernoulli(self.removal, self.space.removed)
-        return [self.space.without(draw()) for _ in range(self.affordable(self._children))]
+        draw = self._draw()
+        return [self._settled(draw()) for _ in range(self.affordable(self._children))]
 
     def update(self, individuals: list[Any]) -> None:
         """Move the probabilities towards the shares in which the selected remove each gene."""
@@ -84,6 +91,30 @@ class Distribution(Strategy):
             self.removal[gene] = min(high, max(low, old + self._rate * (share - old)))
         fixed = all(probability in (0.0, 1.0) for probability in self.removal)
         self.done = fixed or self.left < 1
+
+    def _draw(self) -> Callable[[], list[int]]:
+        """Return a function that draws indices of genes to remove."""
+        if self.space.equal:
+            return ConditionalBernoulli(self.removal, self.space.steps([1] * len(self.space)))
+        return lambda: [
+            gene for gene, chance in enumerate(self.removal) if random.random() < chance
+        ]
+
+    def _settled(self, removed: Iterable[int]) -> Any:
+        """Return the individual without some genes, repaired to fill S."""
+        remove, restore = (
+            partial(_drawn, chances)
+            for chances in (self.removal, [1 - chance for chance in self.removal])
+        )
+        space, genes = self.space, self.space.without(removed)
+        return space.individual(
+            space.budget.settled(genes, genes, space.max_sparsity, remove, restore)
+        )
+
+
+def _drawn(chances: Sequence[float], genes: list[int], count: int) -> list[int]:
+    """Return genes drawn without replacement, in proportion to their chances."""
+    return drawn(genes, [max(chance, _LEAST_CHANCE) for chance in chances], count)
 
 
 class PBIL(Distribution):
@@ -151,7 +182,7 @@ class ConditionalBernoulli:
     """Draws sets of genes from the conditional Bernoulli distribution.
 
     :param probabilities: probability of each gene if genes were independent.
-    :param count: number of genes in a draw, on which the distribution is conditional.
+    :param count: number of genes in a draw, at most that of all genes, on which the distribution is conditional.
     """
 
     def __init__(self, probabilities: Sequence[float], count: int) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from sos_deap.errors import InputError
-from sos_deap.search.space import Space, exchanged
+from sos_deap.search.space import Space
 from sos_deap.search.strategies.exchange import few_moves
 from sos_deap.search.strategies.strategy import Strategy, check_at_least_one, value
 
@@ -14,7 +14,8 @@ from sos_deap.search.strategies.strategy import Strategy, check_at_least_one, va
 class EvoPress(Strategy):
     """A (1 + lambda) evolution strategy with multi-stage selection (Sieberling et al., 2024).
 
-    At constant sparsity, for genes of two levels. Each generation draws new examples. All children
+    At constant sparsity, for genes of two levels: the exchanges are level switches, settled by cost
+    if the genes' costs differ. Each generation draws new examples. All children
     are scored on a few of them, and the best children on more; the last stage includes the parent,
     and its best individual is the next parent. Only fitness on the same examples is compared.
 
@@ -101,7 +102,10 @@ class EvoPress(Strategy):
     def _offspring(self) -> list[list[int]]:
         if self.incumbent is None:
             return [list(individual) for individual in self.initial()]
-        return [exchanged(self.incumbent, few_moves(self._moves)) for _ in range(self._children)]
+        return [
+            self.space.exchanged(self.incumbent, few_moves(self._moves))
+            for _ in range(self._children)
+        ]
 
     def _examples(self) -> tuple[int, int]:
         """Return the examples of the stage: the first part of the window, larger at each stage."""

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from sos_deap.errors import InputError
-from sos_deap.search.space import Space, exchanged
+from sos_deap.search.space import Space
 from sos_deap.search.strategies.strategy import Strategy, best, check_at_least_one, value
 from sos_deap.search.strategies.surrogate import Surrogate
 
@@ -97,7 +97,7 @@ class Exchange(Strategy):
 
     def _offspring(self, count: int) -> list[Any]:
         return [
-            self.space.individual(exchanged(self.incumbent, few_moves(self._moves)))
+            self.space.individual(self.space.exchanged(self.incumbent, few_moves(self._moves)))
             for _ in range(count)
         ]
 

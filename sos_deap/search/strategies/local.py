@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
-from sos_deap.search.space import Space, removed_and_kept
+from sos_deap.search.budget import removed_and_kept
+from sos_deap.search.space import Space
 from sos_deap.search.strategies.strategy import Strategy, best, check_at_least_one, value
 
 Move = tuple[int, int]  # the gene to restore, and the gene to remove
@@ -15,7 +16,8 @@ Move = tuple[int, int]  # the gene to restore, and the gene to remove
 class LocalSearch(Strategy):
     """Best-improvement local search at constant sparsity, down to a local optimum.
 
-    A neighbour differs by one exchange. Neighbours are evaluated in rounds, in the order of their
+    A neighbour differs by one exchange; if the costs of the two genes differ, more genes are
+    restored or removed, in the order of their loss per cost. Neighbours are evaluated in rounds, in the order of their
     loss by the prior. If the best of a round is better than the current sub-model, it becomes the
     current one, with new neighbours. The search is finished when no neighbour is better.
 
@@ -68,13 +70,19 @@ class LocalSearch(Strategy):
             return [0.0] * len(self.space)
         return self.space.importance(self._prior)
 
+    @cached_property
+    def _per_cost(self) -> list[float]:
+        return self.space.per_cost(self._importance)
+
     def _loss(self, move: Move) -> float:
-        """Return the loss in importance from a move, by the prior."""
+        """Return the loss in importance per cost from a move, by the prior."""
         restored, dropped = move
-        return self._importance[dropped] - self._importance[restored]
+        return self._per_cost[dropped] - self._per_cost[restored]
 
     def _moved(self, move: Move) -> Any:
         genes = list(self.incumbent)
         restored, dropped = move
         genes[restored], genes[dropped] = 1, 0
-        return self.space.individual(genes)
+        return self.space.individual(
+            self.space.settled(genes, self.incumbent, self._importance)
+        )

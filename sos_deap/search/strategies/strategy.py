@@ -39,7 +39,7 @@ class Strategy(ABC):
         self.done = False
 
     def initial(self) -> list[Any]:
-        """Return the initial population, with genes removed or restored to reach the sparsity."""
+        """Return the initial population, with genes removed or restored to fill S."""
         return [self.space.random(like=genes) for genes in self.population]
 
     @abstractmethod
@@ -61,11 +61,11 @@ class Strategy(ABC):
     def finalists(self) -> list[Any]:
         """Return the individuals to score on all examples at the end; the best of them wins.
 
-        If the incumbent does not have the required sparsity yet, genes drawn at random are removed.
+        If the incumbent does not fill S yet, genes drawn at random are removed.
         """
         if self.incumbent is None:
             return []
-        if len(self.incumbent) - sum(self.incumbent) == self.space.removed:
+        if self.space.full(self.incumbent):
             return [self.incumbent]
         # This is called after every generation and must not change the state of the generator.
         return [self.space.random(like=self.incumbent, draw=random.Random(0))]

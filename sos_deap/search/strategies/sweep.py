@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from fractions import Fraction
 from statistics import mean
 from typing import Any
 
 from sos_deap.errors import InputError
-from sos_deap.search.space import Space, exchanged, removed_and_kept
+from sos_deap.search.budget import removed_and_kept
+from sos_deap.search.space import Space
 from sos_deap.search.strategies.exchange import few_moves
 from sos_deap.search.strategies.strategy import Strategy, check_at_least_one, value
 
@@ -26,7 +28,8 @@ class Sweep(Strategy):
     measures the cost of each gene in that context: the gain from restoring a removed gene, the loss
     from removing a kept one. Costs are averaged over the sweeps, with weights that decay. Then the
     most valuable removed genes are exchanged for the least valuable kept genes: one pair, two,
-    three, and so on. These sub-models are evaluated, and the best becomes the current one if it is
+    three, and so on. The value is the loss per share of S that a gene takes; if these shares
+    differ, more of the most valuable genes are restored, or of the least valuable ones removed. These sub-models are evaluated, and the best becomes the current one if it is
     better.
 
     Each sweep is scored on a few examples that are new, so that averaging reduces the noise and the
@@ -50,7 +53,7 @@ class Sweep(Strategy):
     :param prior: name of an importance in ``space.priors`` for the first ranking, such as
         ``wanda``. Default: a sweep of the dense model.
     :param curve: number of lower sparsities, at least 0, for which a sub-model without the genes of
-        the lowest costs is scored on all examples at the end: the loss as a function of sparsity.
+        the lowest loss per cost is scored on all examples at the end: the loss as a function of sparsity.
     :raises InputError: for less than one sweep or candidate, a decay or trust outside [0, 1],
         a negative curve, and an unknown prior.
     """
@@ -120,9 +123,9 @@ class Sweep(Strategy):
     def finalists(self) -> list[Any]:
         """Return the last current sub-models, newest first; then those of the curve."""
         last = [self.space.individual(genes) for genes in self._best[: -self._candidates - 1 : -1]]
-        share = self.space.removed / (self._curve + 1)
-        counts = [round(share * i) for i in range(1, self._curve + 1)] if self._best else []
-        return last + [self.space.keeping_best(self._costs.mean, count) for count in counts]
+        points = range(1, self._curve + 1) if self._best else range(0)
+        shares = [Fraction(i, self._curve + 1) for i in points]
+        return last + [self.space.keeping_best(self._costs.mean, share) for share in shares]
 
     def _on(self, span: Span, others: Iterable[Sequence[int]]) -> list[Any]:
         """Return the current sub-model and others, to be scored on a range of examples."""
@@ -139,18 +142,22 @@ class Sweep(Strategy):
             return
         self.incumbent = current
         removed, kept = removed_and_kept(self._current)
-        removed.sort(key=lambda gene: -costs[gene])
-        kept.sort(key=lambda gene: costs[gene])
+        per_cost = self.space.per_cost(costs)
+        removed.sort(key=lambda gene: -per_cost[gene])
+        kept.sort(key=lambda gene: per_cost[gene])
         pairs = list(zip(removed, kept, strict=False))
-        # Both lists are sorted by cost, so that the misjudged pairs come first.
-        wrong = sum(costs[restored] > costs[dropped] for restored, dropped in pairs)
+        # Both lists are sorted by loss per cost, so that the misjudged pairs come first.
+        wrong = sum(per_cost[restored] > per_cost[dropped] for restored, dropped in pairs)
         self._exchanges = [
-            _flipped(self._current, *(gene for pair in pairs[:step] for gene in pair))
-            for step in _STEPS
-            if step <= wrong
+            self._exchange(pairs[:step], costs) for step in _STEPS if step <= wrong
         ]
         if pairs and self._exact:
             self._exchanges += self._at_random(_TRIES - len(self._exchanges))
+
+    def _exchange(self, pairs: Iterable[tuple[int, int]], costs: Sequence[float]) -> list[int]:
+        """Return the current genes with pairs flipped, settled in the order of loss per cost."""
+        genes = _flipped(self._current, *(gene for pair in pairs for gene in pair))
+        return self.space.settled(genes, self._current, costs)
 
     def _plan_random(self) -> None:
         """Plan random exchanges; after too many rounds without success, perturb the sub-model."""
@@ -158,10 +165,10 @@ class Sweep(Strategy):
             self._exchanges = self._at_random(_TRIES)
             return
         self._fruitless = 0
-        self._current = exchanged(self._current, self.space.removed // 2)
+        self._current = self.space.exchanged(self._current, self._current.count(0) // 2)
 
     def _at_random(self, count: int) -> list[list[int]]:
-        return [exchanged(self._current, few_moves(3)) for _ in range(count)]
+        return [self.space.exchanged(self._current, few_moves(3)) for _ in range(count)]
 
     def _take_best(self, individuals: list[Any]) -> bool:
         """After exchanges, move to the best if it gains; return whether it does."""
