@@ -28,7 +28,7 @@ from sos_deap.files.atomic import write_json
 from sos_deap.models.importance import IMPORTANCES
 from sos_deap.search.context import SearchContext
 from sos_deap.search.limits import Limits
-from sos_deap.search.space import Space, most_removed
+from sos_deap.search.space import Part, Space
 
 RESULTS = Path(__file__).parent / "results"
 SEARCHES = (
@@ -52,12 +52,13 @@ def every(genes: int, removed: int) -> Any:
 
 def enumerated(evaluator: Evaluator, space: Space) -> dict[tuple[int, ...], float]:
     """Return the fitness of every chromosome at the sparsity of the space."""
-    chromosomes = every(len(space), space.removed)
+    removed = space.steps([1] * len(space))
+    chromosomes = every(len(space), removed)
     table: dict[tuple[int, ...], float] = {}
     while block := list(islice(chromosomes, _BLOCK)):
         for genes, (fitness,) in zip(block, evaluator.many(block), strict=True):
             table[tuple(genes)] = fitness
-        total = math.comb(len(space), space.removed)
+        total = math.comb(len(space), removed)
         print(f"{len(table):,} of {total:,} chromosomes evaluated", flush=True)
     return table
 
@@ -128,10 +129,11 @@ def main() -> None:
         seqlen=128,
         samples=8,
     )
-    genes = tuple(part.size for part in evaluator.gene_map.parts)
+    sizes = evaluator.head_map.genes_per_layer
     space = Space(
-        genes,
-        most_removed(sum(genes), given.sparsity, evaluator.sparsity),
+        tuple(Part(layer, given.unit + "s", size) for layer, size in enumerate(sizes)),
+        max_sparsity=given.sparsity,
+        sparsity=evaluator.sparsity,
         individual=Chromosome,
         priors={name: partial(evaluator.importance, name) for name in IMPORTANCES},
     )
@@ -151,8 +153,8 @@ def main() -> None:
         {
             "model": Path(given.model).name,
             "dataset": Path(given.dataset).name,
-            "genes": sum(genes),
-            "removed": space.removed,
+            "genes": len(space),
+            "removed": space.steps([1] * len(space)),
             "chromosomes": len(table),
             "budget": budget,
             "seeds": given.seeds,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -22,9 +22,15 @@ from sos_deap.search.chromosome import (
 )
 from sos_deap.search.context import SearchContext
 from sos_deap.search.initial import Initializer
-from sos_deap.search.operators import limit_sparsity, mutSparsityFlipBit, uniform_layers
+from sos_deap.search.operators import (
+    cxBalanced,
+    limit_sparsity,
+    mutSparsityFlipBit,
+    mutSwap,
+    uniform_layers,
+)
 from sos_deap.search.prior import RemovalWeights
-from sos_deap.search.space import Space, most_removed
+from sos_deap.search.space import Part, Space
 from sos_deap.search.validation import Validation
 
 #: The share of a prior's weights that is equal for all genes.
@@ -101,6 +107,8 @@ def register(
     )
     fitness = _fitness(evaluator)
     search = _search_context(evaluator, max_sparsity, fitness, finalists)
+    space = search.space
+    assert space is not None
     operators = chosen_operators(
         crossover,
         mutation,
@@ -109,13 +117,14 @@ def register(
         mutation_bias=mutation_bias,
         tournament_size=tournament_size,
     )
-    length = len(evaluator.gene_map)
+    length = len(space)
+    _fit_to_costs(operators, space)
     for choice in operators.values():
         try_out(choice, lambda: Chromosome(random_genes(length, initial_sparsity), fitness))
     weights = None if prior is None else _weights(evaluator, prior)
     if weights is not None and operators["mutate"].function is mutSparsityFlipBit:
         operators["mutate"].parameters["weights"] = weights
-    feasible = _feasible(evaluator, max_sparsity, uniform, weights)
+    feasible = _feasible(space, uniform, weights)
     initial = Initializer(length, initial_sparsity, fitness, weights, feasible)
 
     toolbox.register("individual", initial.individual)
@@ -145,8 +154,12 @@ def _search_context(
 ) -> SearchContext:
     """Return what searches need beyond DEAP's aliases."""
     space = Space(
-        tuple(part.size for part in evaluator.gene_map.parts),
-        removed=most_removed(len(evaluator.gene_map), max_sparsity, evaluator.sparsity),
+        tuple(
+            Part(layer, "heads", size)
+            for layer, size in enumerate(evaluator.head_map.genes_per_layer)
+        ),
+        max_sparsity=max_sparsity,
+        sparsity=evaluator.sparsity,
         individual=partial(Chromosome, fitness=fitness),
         examples=len(evaluator.task),
         tokens=evaluator.task.tokens,
@@ -160,6 +173,17 @@ def _search_context(
         spent=evaluator.spent,
         interruptible=evaluator.interruptible,
     )
+
+
+def _fit_to_costs(operators: Mapping[str, Choice], space: Space) -> None:
+    """Add to the parameters of operators what they need for genes of unequal costs or kinds."""
+    for choice in operators.values():
+        if choice.function in (cxBalanced, mutSwap) and not space.equal:
+            choice.parameters.setdefault("space", space)
+        if choice.function is mutSparsityFlipBit:
+            rates = space.rates(choice.parameters["indpb"])
+            if rates is not None:
+                choice.parameters.setdefault("rates", rates)
 
 
 def _weights(evaluator: Evaluator, prior: str) -> RemovalWeights:
@@ -221,38 +245,48 @@ def chosen_operators(
     }
 
 
-def _feasible(
-    evaluator: Evaluator,
-    max_sparsity: float,
-    uniform: Sequence[int] | None,
-    weights: RemovalWeights | None,
-) -> Any:
+def _feasible(space: Space, uniform: Sequence[int] | None, weights: RemovalWeights | None) -> Any:
     """Return the decorator that makes the individuals feasible that an operator returns."""
     if uniform:
-        return _even_out(evaluator, max_sparsity, uniform)
-    return limit_sparsity(max_sparsity, evaluator.sparsity, weights)
+        return _even_out(space, dict.fromkeys(dict.fromkeys(space.kinds), uniform))
+    costs = None if space.equal else space.costs
+    return limit_sparsity(space.max_sparsity, space.sparsity, weights, costs)
 
 
-def _even_out(evaluator: Evaluator, max_sparsity: float, counts: Sequence[int]) -> Any:
-    """Return the decorator that keeps the same number of heads in every layer.
+def _even_out(space: Space, counts: Mapping[str, Sequence[int]]) -> Any:
+    """Return the decorator that keeps equally many genes of a kind in every layer.
 
-    :raises InputError: if ``max_sparsity`` permits none of the counts.
+    :param space: the space.
+    :param counts: for each kind, the numbers of genes that a part may keep.
+    :raises InputError: if the maximum sparsity permits no count below the size of the parts.
     """
-    size, unit = evaluator.gene_map.parts[0].size, evaluator.gene_map.gene_name
-    layers = len(evaluator.gene_map.parts)
 
-    def fits(count: int) -> bool:
-        genes = ([1] * count + [0] * (size - count)) * layers
-        return within(evaluator.sparsity(genes), max_sparsity)
+    def fits(genes: Sequence[int]) -> bool:
+        return within(space.sparsity(genes), space.max_sparsity)
 
-    feasible = list(filter(fits, counts))
-    if feasible in ([], [size]):
-        raise InputError(
-            f"with max_sparsity {max_sparsity} a uniform layer keeps all its {size} {unit}s: "
-            f"it can keep {', '.join(str(count) for count in counts if count < size)} with a "
-            "larger max_sparsity; give one, or another layout"
+    def keeping(kind: str, count: int) -> list[int]:
+        pairs = zip(space.parts, space.spans, strict=True)
+        return [
+            int(part.kind != kind or gene - span[0] < count)
+            for part, span in pairs
+            for gene in span
+        ]
+
+    feasible = {
+        kind: [count for count in permitted if fits(keeping(kind, count))]
+        for kind, permitted in counts.items()
+    }
+    sizes = {part.kind: part.size for part in space.parts}
+    if all(set(feasible[kind]) <= {sizes[kind]} for kind in counts):
+        possible = "; ".join(
+            f"{', '.join(str(n) for n in permitted if n < sizes[kind])} of {sizes[kind]} {kind}"
+            for kind, permitted in counts.items()
         )
-    return uniform_layers(size, feasible)
+        raise InputError(
+            f"with max_sparsity {space.max_sparsity} a uniform layer keeps all its genes: with a "
+            f"larger max_sparsity it can keep {possible}; give one, or another layout"
+        )
+    return uniform_layers(space.parts, {k: n for k, n in feasible.items() if n}, fits)
 
 
 def check_operators(

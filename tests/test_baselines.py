@@ -13,10 +13,10 @@ import pytest
 
 from sos_deap import InputError, evolve
 from sos_deap.search.limits import Limits
-from sos_deap.search.space import Space
 from sos_deap.search.strategies.bonsai import Bonsai
 from sos_deap.search.strategies.evopress import EvoPress
 from sos_deap.search.strategies.strategy import value
+from tests.spaces import heads
 from tests.test_strategies import BEST, SPACE, STRATEGIES, WEIGHTS, cost, toolbox_for
 
 N = len(SPACE)
@@ -137,7 +137,7 @@ def test_one_shot_removes_each_gene_once_and_then_the_least_important() -> None:
 
 def test_one_shot_by_a_prior_evaluates_the_winner_alone() -> None:
     record, asked = recorded()
-    space = Space((4, 4, 4, 4), removed=5, priors={"mine": lambda: [-w for w in WEIGHTS]})
+    space = heads((4, 4, 4, 4), 5 / 16, priors={"mine": lambda: [-w for w in WEIGHTS]})
     evolution = evolve(toolbox_for(record, space), "one-shot", prior="mine")
     assert asked == [evolution.halloffame[0]]
     assert asked[0] == space.keeping_best([-w for w in WEIGHTS])
@@ -147,7 +147,7 @@ def test_one_shot_by_a_prior_evaluates_the_winner_alone() -> None:
 
 def test_one_shot_ranks_on_a_share_of_the_examples_and_scores_the_winner_on_all() -> None:
     record, asked = recorded()
-    space = Space((4, 4, 4, 4), removed=5, examples=8)
+    space = heads((4, 4, 4, 4), 5 / 16, examples=8)
     evolution = evolve(toolbox_for(record, space), "one-shot", share=0.5)
     *alone, last = asked
     assert {i.examples for i in alone} in ({(0, 4)}, {(4, 8)}) and len(alone) == N
@@ -173,7 +173,7 @@ def test_greedy_is_greedy() -> None:
 @pytest.mark.parametrize("name", ["greedy", "bonsai", "random", "swap", "sweep", "evopress"])
 @pytest.mark.parametrize("budget", [12, 47, 200])
 def test_no_search_asks_for_more_than_its_budget(name: str, budget: int) -> None:
-    space = Space((4, 4, 4, 4), removed=5, examples=40, tokens=1)
+    space = heads((4, 4, 4, 4), 5 / 16, examples=40, tokens=1)
     spent = {"evaluations": 0.0, "tokens": 0.0}
 
     def counted(individual: Any) -> tuple[float]:
@@ -230,7 +230,7 @@ def test_without_a_budget_they_end_by_themselves(name: str) -> None:
 )
 def test_bad_parameters(algorithm: str, message: str) -> None:
     record, asked = recorded()
-    space = Space((4, 4, 4, 4), removed=5, priors={"mine": lambda: WEIGHTS})
+    space = heads((4, 4, 4, 4), 5 / 16, priors={"mine": lambda: WEIGHTS})
     with pytest.raises(InputError, match=message):
         evolve(toolbox_for(record, space), algorithm)
     assert not asked
@@ -296,7 +296,7 @@ def test_bonsai_against_a_naive_one(rounds: int, ridge: float) -> None:
 
 
 def test_bonsai_draws_what_the_prior_finds_unimportant() -> None:
-    space = Space((8,), removed=2, priors={"mine": lambda: list(range(8))})
+    space = heads((8,), 2 / 8, priors={"mine": lambda: list(range(8))})
     strategy = Bonsai(space, [], budget=800, rounds=1, prior="mine")
     removed = np.array(strategy.generate()).sum(0)
     assert removed[0] < removed[4] < removed[7]
@@ -304,7 +304,7 @@ def test_bonsai_draws_what_the_prior_finds_unimportant() -> None:
 
 def test_evopress_compares_on_the_same_examples_only() -> None:
     """A landscape whose level depends on the examples far more than on the genes."""
-    space = Space((4, 4, 4, 4), removed=5, examples=64)
+    space = heads((4, 4, 4, 4), 5 / 16, examples=64)
 
     def noisy(individual: Any) -> tuple[float]:
         start, stop = individual.examples or (0, 64)
@@ -318,7 +318,7 @@ def test_evopress_compares_on_the_same_examples_only() -> None:
 
 
 def test_evopress_draws_fresh_examples_each_generation_and_grows_them_within() -> None:
-    space = Space((4, 4, 4, 4), removed=5, examples=64)
+    space = heads((4, 4, 4, 4), 5 / 16, examples=64)
     strategy = EvoPress(space, [space.random() for _ in range(4)], 40, survivors=(4, 2))
     windows = []
     for _ in range(4):
@@ -352,7 +352,7 @@ def test_evopress_takes_one_number_of_survivors() -> None:
 @pytest.mark.parametrize("survivors", [[3], [4, 2], []])
 def test_evopress_counts_examples_as_the_evaluator_does(survivors: list[int]) -> None:
     """What was scored on the beginning of some examples costs only the rest of them."""
-    space = Space((4, 4, 4, 4), removed=5, examples=512, tokens=1)
+    space = heads((4, 4, 4, 4), 5 / 16, examples=512, tokens=1)
     spent = {"evaluations": 0.0, "tokens": 0.0}
     known: dict[Any, int] = {}
 

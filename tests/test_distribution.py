@@ -12,11 +12,11 @@ import pytest
 
 from sos_deap import Chromosome, InputError, evolve
 from sos_deap.search.limits import Limits
-from sos_deap.search.space import Space
 from sos_deap.search.strategies.distribution import PBIL, UMDA, ConditionalBernoulli
+from tests.spaces import heads
 from tests.test_strategies import BEST, toolbox_for
 
-SPACE = Space((2, 2), removed=2)
+SPACE = heads((2, 2), 2 / 4)
 
 
 def scored(genes: list[int], fitness: float) -> Any:
@@ -96,7 +96,7 @@ def test_they_find_the_optimum_of_a_separable_landscape(name: str) -> None:
 @pytest.mark.parametrize("kind", [PBIL, UMDA])
 @pytest.mark.parametrize("genes", [2, 3, 4])
 def test_few_genes_are_learned(kind: Any, genes: int) -> None:
-    strategy = kind(Space((genes,), removed=1), [Chromosome([1] * genes)] * 2, math.inf)
+    strategy = kind(heads((genes,), 1 / genes), [Chromosome([1] * genes)] * 2, math.inf)
     strategy.update([scored([0] + [1] * (genes - 1), 1)])
     high = 1 - 1 / max(genes, 3)
     rate = {PBIL: 0.1, UMDA: 1.0}[kind]

@@ -26,7 +26,7 @@ from sos_deap.search.chromosome import WORST_FITNESS, ParetoFitness, random_gene
 from sos_deap.search.context import SearchContext
 from sos_deap.search.limits import Limits
 from sos_deap.search.operators import mutSparsityFlipBit, mutSwap
-from sos_deap.search.space import Space
+from tests.spaces import heads
 
 GENES, SIZE, GENERATIONS = 20, 8, 12
 DRAW = random.Random(7)
@@ -47,7 +47,7 @@ def toolbox_for(evaluate: Any = cost) -> Any:
     toolbox.register("mate", cxFitnessWeighted)
     toolbox.register("mutate", mutSparsityFlipBit, indpb=0.05)
     toolbox.register("select", tools.selTournament, tournsize=3)
-    toolbox.search = SearchContext(space=Space((5, 5, 5, 5), removed=6))
+    toolbox.search = SearchContext(space=heads((5, 5, 5, 5), 6 / 20))
     return toolbox
 
 

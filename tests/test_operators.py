@@ -17,6 +17,7 @@ from sos_deap import (
     mutSwap,
 )
 from sos_deap.search.operators import limit_sparsity, uniform_layers
+from sos_deap.search.space import Part
 
 GENES = st.lists(st.integers(0, 1), min_size=1, max_size=60)
 FITNESS = st.floats(-1e6, 1e6)
@@ -132,7 +133,8 @@ def test_uniform_layers_keep_one_of_the_counts_next_to_the_mean(
     genes = data.draw(st.lists(st.integers(0, 1), min_size=layers * size, max_size=layers * size))
     counts = data.draw(st.lists(st.integers(1, size), min_size=1, unique=True))
     mean = sum(genes) / layers
-    (child,) = uniform_layers(size, counts)(lambda given: (given,))(list(genes))
+    parts = [Part(layer, "heads", size) for layer in range(layers)]
+    (child,) = uniform_layers(parts, {"heads": counts})(lambda given: (given,))(list(genes))
     kept = {sum(child[start : start + size]) for start in range(0, len(child), size)}
     assert len(kept) == 1 and kept <= set(counts)
     (count,) = kept
@@ -145,7 +147,9 @@ def test_uniform_layers_keep_one_of_the_counts_next_to_the_mean(
 
 def test_uniform_layers_keep_the_mean_on_average() -> None:
     random.seed(4)
-    operator = uniform_layers(10, [5, 9])(lambda given: (given,))
+    operator = uniform_layers([Part(0, "heads", 10), Part(1, "heads", 10)], {"heads": [5, 9]})(
+        lambda given: (given,)
+    )
     means = [sum(operator([1] * 7 + [0] * 3 + [1] * 6 + [0] * 4)[0]) / 2 for _ in range(4000)]
     assert set(means) == {5.0, 9.0}
     assert sum(means) / len(means) == pytest.approx(6.5, abs=0.1)

@@ -80,7 +80,7 @@ def test_a_strategy_removes_as_much_as_evolve_is_told(
     hall = evolve(toolbox, name, population=4, max_sparsity=share, limits=limits).halloffame
     assert GENES - sum(hall[0]) == removed
     assert hall[0].fitness.values[0] > -1e6
-    assert toolbox.search.space.removed == 4  # the caller's is as it was
+    assert toolbox.search.space.steps([1] * GENES) == 4  # the caller's is as it was
 
 
 def test_a_loop_keeps_to_less_than_the_toolbox_and_refuses_more(evaluator: Evaluator) -> None:

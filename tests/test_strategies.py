@@ -11,23 +11,27 @@ from deap import algorithms, base, tools
 
 from sos_deap import Chromosome, InputError, evolve
 from sos_deap.search.algorithms import ALGORITHMS
+from sos_deap.search.budget import exchanged
 from sos_deap.search.chromosome import random_genes
 from sos_deap.search.context import SearchContext
 from sos_deap.search.limits import Limits
-from sos_deap.search.space import Space, exchanged
-from sos_deap.search.strategies.baselines import Greedy, Layers
+from sos_deap.search.space import Space
+from sos_deap.search.strategies.baselines import Greedy
 from sos_deap.search.strategies.bonsai import Bonsai
 from sos_deap.search.strategies.distribution import PBIL, UMDA
 from sos_deap.search.strategies.evopress import EvoPress
 from sos_deap.search.strategies.exchange import Exchange
+from sos_deap.search.strategies.sleb import SLEB
 from sos_deap.search.strategies.strategy import value
 from sos_deap.search.strategies.sweep import Sweep
+from tests.spaces import heads
 
-SPACE = Space((4, 4, 4, 4), removed=5, priors={"wanda": lambda: WEIGHTS})
+SPACE = heads((4, 4, 4, 4), 5 / 16, priors={"wanda": lambda: WEIGHTS})
 DRAW = random.Random(7)
 WEIGHTS: list[float] = [DRAW.uniform(0, 2) for _ in range(len(SPACE))]
 BEST = -sum(sorted(WEIGHTS)[:5])
-STRATEGIES = [name for name, row in ALGORITHMS.items() if row.strategy]
+#: Those that run on heads alone.
+STRATEGIES = [n for n, row in ALGORITHMS.items() if row.strategy and n != "two-stage"]
 
 
 def cost(individual: Any) -> tuple[float]:
@@ -61,7 +65,7 @@ def test_a_winner_removes_as_many_as_are_to_go(name: str) -> None:
         ("umda,children=6,margin=0.02", UMDA, {"children": 6, "margin": 0.02}),
         ("sos_deap.search.strategies.distribution:PBIL", PBIL, {}),
         ("greedy", Greedy, {}),
-        ("sleb", Layers, {}),
+        ("sleb", SLEB, {}),
         ("bonsai", Bonsai, {}),
         ("evopress", EvoPress, {}),
         ("sweep", Sweep, {}),
@@ -93,7 +97,7 @@ def test_stock_deap_runs_a_strategy_to_the_bit_as_the_driver(
 
 def test_a_space_without_priors_says_so() -> None:
     with pytest.raises(InputError, match="wanda is unknown, the space has no priors: give"):
-        evolve(toolbox_for(space=Space((4, 4), removed=2)), "coarse-to-fine")
+        evolve(toolbox_for(space=heads((4, 4), 2 / 8)), "coarse-to-fine")
 
 
 def test_exchange_finds_the_optimum_of_a_separable_landscape() -> None:
@@ -111,8 +115,8 @@ def test_exchange_moves() -> None:
 
 
 def test_space() -> None:
-    space = Space((2, 3), removed=2, examples=10)
-    assert space.layers == [range(2), range(2, 5)]
+    space = heads((2, 3), 2 / 5, examples=10)
+    assert space.spans == [range(2), range(2, 5)] and space.layers == [[0, 1], [2, 3, 4]]
     assert space.keeping_best([5, 1, 4, 2, 3]) == [1, 0, 1, 0, 1]
     assert space.random(like=[1, 0, 1, 1, 1])[1] == 0
     assert sum(space.random(like=[0, 0, 0, 1, 1])) == 3

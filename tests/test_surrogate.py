@@ -14,10 +14,10 @@ from sos_deap import Chromosome, InputError, evolve
 from sos_deap.search.context import SearchContext
 from sos_deap.search.limits import Limits
 from sos_deap.search.operators import cxBalanced
-from sos_deap.search.space import Space
 from sos_deap.search.strategies.surrogate import Surrogate, kendall_tau, ridge_regression
+from tests.spaces import heads
 
-SPACE = Space((4, 4, 4, 4), removed=5, priors={"weights": lambda: WEIGHTS})
+SPACE = heads((4, 4, 4, 4), 5 / 16, priors={"weights": lambda: WEIGHTS})
 DRAW = np.random.default_rng(3)
 WEIGHTS: list[float] = DRAW.uniform(0, 2, len(SPACE)).tolist()
 TOGETHER = np.triu(DRAW.normal(0, 0.1, (len(SPACE), len(SPACE))), 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +17,6 @@ from sos_deap.errors import InputError, unknown
 from sos_deap.evaluation.evaluator import Evaluator
 from sos_deap.plan import Plan, evaluator_of, plan_of, search, toolbox_of
 from sos_deap.search.chromosome import within
-from sos_deap.search.space import most_removed
 
 #: Maximum generations per generation that the budget allows: cache hits cost nothing, and a search
 #: that proposes only known chromosomes has to end, too.
@@ -45,8 +44,8 @@ def try_out(kind: list[Job], heldout_metric: str | None = None) -> None:
 
 def _try_search(job: Job, evaluator: Evaluator, budget: Budget) -> None:
     """Check the sparsity and the budget, and set up the search."""
-    plan, genes = _plan(job.plan(), job, evaluator, budget), len(evaluator.gene_map)
-    if not most_removed(genes, job.problem.sparsity, evaluator.sparsity):
+    plan, genes = _plan(job.plan(), job, evaluator, budget), len(evaluator.head_map)
+    if not _most_removed(genes, job.problem.sparsity, evaluator.sparsity):
         raise InputError(
             f"sparsity {job.problem.sparsity} of {genes} heads removes none: "
             "give a larger --sparsity"
@@ -160,7 +159,7 @@ def _possible(budget: Budget, evaluator: Evaluator) -> float:
 
 def _outcome(job: Job, evaluator: Evaluator, trace: Trace, population: int) -> dict[str, Any]:
     """Return the incumbents at the checkpoints, raw and at equal sparsity; the last wins."""
-    removed = most_removed(len(evaluator.gene_map), job.problem.sparsity, evaluator.sparsity)
+    removed = _most_removed(len(evaluator.head_map), job.problem.sparsity, evaluator.sparsity)
     checkpoints = []
     for share in CHECKPOINTS:
         i = trace.at(share)
@@ -188,6 +187,25 @@ def _outcome(job: Job, evaluator: Evaluator, trace: Trace, population: int) -> d
         "checkpoints": checkpoints,
         "front": [text(genes) for genes in _spread(trace.front)],
     }
+
+
+def _most_removed(
+    length: int, max_sparsity: float, measure: Callable[[Sequence[int]], float]
+) -> int:
+    """Return how many genes can be removed within a sparsity, whichever genes these are.
+
+    :param length: number of genes of a chromosome.
+    :param max_sparsity: S, the largest share removed, from 0 to 1.
+    :param measure: function from genes to the share that they remove. The genes of whole leading
+        layers are assumed to remove most for their number, because a key/value head is removed with
+        its last query head.
+    """
+    fitting = (
+        n
+        for n in range(length, 0, -1)
+        if within(measure([0] * n + [1] * (length - n)), max_sparsity)
+    )
+    return next(fitting, 0)
 
 
 def _initial(evaluator: Evaluator, trace: Trace) -> list[str]:

@@ -35,7 +35,7 @@ class Costs:
 
     @cached_property
     def relative(self) -> list[float]:
-        """The cost of each gene as a proportion of the largest, above 0; all 1 if they are equal."""
+        """The cost of each gene relative to the largest, above 0; equal costs are all 1."""
         largest = max(self.estimates, default=0.0)
         if not largest > 0:
             return [1.0] * len(self.estimates)
@@ -73,7 +73,7 @@ class Costs:
         return [i for i in candidates if genes[i] and self._fits(genes, i, room, bound)]
 
     def full(self, genes: Sequence[int], bound: float) -> bool:
-        """Whether genes are within the bound, and none of the kept ones can be removed within it."""
+        """Whether genes are within the bound, and no kept gene can be removed within it."""
         room = self.room(genes, bound)
         kept = (i for i, gene in enumerate(genes) if gene)
         return room >= 0 and not any(self._fits(genes, i, room, bound) for i in kept)
@@ -148,10 +148,12 @@ class Costs:
         :param remove: draws genes to remove.
         :param restore: draws genes to restore.
         """
-        changed = [i for i, (a, b) in enumerate(zip(before, genes, strict=True)) if bool(a) != bool(b)]
-        child = self.repaired(genes, bound, restore, {i for i in changed if not genes[i]})
-        restored = {i for i in changed if genes[i]}
-        child = self.filled(child, bound, remove, [i for i in range(len(child)) if i not in restored])
+        pairs = list(zip(before, genes, strict=True))
+        removed = {i for i, (old, new) in enumerate(pairs) if old and not new}
+        restored = {i for i, (old, new) in enumerate(pairs) if new and not old}
+        child = self.repaired(genes, bound, restore, removed)
+        others = [i for i in range(len(child)) if i not in restored]
+        child = self.filled(child, bound, remove, others)
         return self.filled(child, bound, remove) if restored else child
 
     def level(self, genes: Sequence[int], bound: float) -> float:

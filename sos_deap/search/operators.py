@@ -9,12 +9,15 @@ from __future__ import annotations
 import functools
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate
 from typing import Any
 
+from sos_deap.errors import InputError
+from sos_deap.search.budget import exchanged
 from sos_deap.search.chromosome import sparsity, within
 from sos_deap.search.prior import drawn
-from sos_deap.search.budget import exchanged
+from sos_deap.search.space import Part, Space
 from sos_deap.search.strategies.exchange import few_moves
 
 Crossover = Callable[[Any, Any], tuple[Any, Any]]
@@ -53,21 +56,28 @@ def cxFitnessWeightedPaper(ind1: Any, ind2: Any) -> tuple[Any, Any]:
 
 
 def mutSparsityFlipBit(
-    individual: Any, indpb: float, bias: float = 1.0, weights: Sequence[float] | None = None
+    individual: Any,
+    indpb: float,
+    bias: float = 1.0,
+    weights: Sequence[float] | None = None,
+    rates: Sequence[float] | None = None,
 ) -> tuple[Any]:
     """Flip-bit mutation with an optional bias towards pruning.
 
-    A kept head is removed with probability ``2 * indpb * bias / (1 + bias)``, a removed head is
+    A kept gene is removed with probability ``2 * indpb * bias / (1 + bias)``, a removed gene is
     restored with probability ``2 * indpb / (1 + bias)``: their mean is ``indpb``, their ratio
     ``bias``. With a bias of 1 this is the paper's flip-bit mutation, with the same random draws as
     DEAP's ``mutFlipBit``.
 
     :param individual: the individual to mutate.
     :param indpb: mean probability of a flip per gene.
-    :param bias: ratio of prune flips to restore flips for equally many kept and removed heads, at
+    :param bias: ratio of prune flips to restore flips for equally many kept and removed genes, at
         least 0.
     :param weights: for each gene, a factor w from 0 to 2 (mean 1) for its probability of removal;
         the factor for its restoration is 2 - w. Default: 1 for all.
+    :param rates: for each gene, a factor of at least 0 for both probabilities, which are at most 1;
+        such as :meth:`sos_deap.search.space.Space.rates` returns for genes that are few. Default:
+        1 for all.
     :returns: the individual.
     :raises ValueError: if a probability or the bias is out of range.
     """
@@ -81,40 +91,53 @@ def mutSparsityFlipBit(
         )
     for i, gene in enumerate(individual):
         weight = 1.0 if weights is None else weights[i]
-        if random.random() < (remove * weight if gene else restore * (2 - weight)):
+        chance = remove * weight if gene else restore * (2 - weight)
+        if random.random() < (chance if rates is None else chance * rates[i]):
             individual[i] = type(gene)(not gene)
     return (individual,)
 
 
-def mutSwap(individual: Any, moves: int = 3) -> tuple[Any]:
-    """Exchange mutation: restores as many heads as it removes, at constant sparsity.
+def mutSwap(individual: Any, moves: int = 3, space: Space | None = None) -> tuple[Any]:
+    """Exchange mutation: restores as many genes as it removes, at constant sparsity.
 
     The number of exchanges is the minimum of two uniform draws from 1 to ``moves``, as in EvoPress
     (Sieberling et al., 2024).
 
     :param individual: the individual to mutate.
     :param moves: maximum number of exchanges, at least 1.
+    :param space: the space whose costs keep the sparsity constant: more genes are restored or
+        removed at random, until S is filled again, or the individual's own sparsity if it did not
+        fill S. Default: all genes cost the same.
     :returns: the individual.
     :raises ValueError: if ``moves`` is below 1.
     """
     if moves < 1:
         raise ValueError(f"moves is {moves}: give at least 1")
-    individual[:] = exchanged(individual, few_moves(moves))
+    before = list(individual)
+    individual[:] = exchanged(before, few_moves(moves))
+    if space is not None:
+        individual[:] = _settled(individual, before, space)
     return (individual,)
 
 
-def cxBalanced(ind1: Any, ind2: Any, indpb: float = 0.5) -> tuple[Any, Any]:
-    """Crossover at constant sparsity: each child removes as many heads as the parent it replaces.
+def cxBalanced(
+    ind1: Any, ind2: Any, indpb: float = 0.5, space: Space | None = None
+) -> tuple[Any, Any]:
+    """Crossover at constant sparsity: each child removes as many genes as the parent it replaces.
 
     Genes that only the first parent keeps are paired at random with genes that only the second
     keeps. Each pair is swapped between the children with probability ``indpb``. Genes on which the
-    parents agree do not change, and no repair is needed.
+    parents agree do not change, and no repair is needed if all genes cost the same.
 
     :param ind1: first parent; becomes the first child.
     :param ind2: second parent; becomes the second child.
     :param indpb: probability that a pair is swapped.
+    :param space: the space whose costs keep the sparsity of each child constant: more genes are
+        restored or removed at random, until S is filled again, or the sparsity of the parent that
+        the child replaces if it did not fill S. Default: all genes cost the same.
     :returns: the two children.
     """
+    parents = list(ind1), list(ind2)
     first = [i for i, (a, b) in enumerate(zip(ind1, ind2, strict=True)) if a > b]
     second = [i for i, (a, b) in enumerate(zip(ind1, ind2, strict=True)) if a < b]
     pairs = min(len(first), len(second))
@@ -122,33 +145,48 @@ def cxBalanced(ind1: Any, ind2: Any, indpb: float = 0.5) -> tuple[Any, Any]:
         if random.random() < indpb:
             for i in pair:
                 ind1[i], ind2[i] = ind2[i], ind1[i]
+    if space is not None:
+        for child, before in zip((ind1, ind2), parents, strict=True):
+            child[:] = _settled(child, before, space)
     return ind1, ind2
+
+
+def _settled(genes: Sequence[int], before: Sequence[int], space: Space) -> list[int]:
+    """Return genes after moves, settled at the sparsity from before them."""
+    bound = space.budget.level(before, space.max_sparsity)
+    return space.budget.settled(genes, before, bound)
 
 
 def limit_sparsity(
     max_sparsity: float,
     measure: Callable[[Sequence[int]], float] = sparsity,
     weights: Sequence[float] | None = None,
+    costs: Sequence[float] | None = None,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Return a decorator for ``toolbox.decorate`` that keeps an operator's children feasible.
 
-    In a child with too many heads removed, heads drawn at random among the removed ones are
+    In a child above the maximum sparsity, genes drawn at random among the removed ones are
     restored.
 
     :param max_sparsity: largest share removed, from 0 to 1.
-    :param measure: function from genes to the share that they remove; it must not grow when a head
+    :param measure: function from genes to the share that they remove; it must not grow when a gene
         is restored.
     :param weights: for each gene, a removal weight w from 0 to below 2; removed genes are restored
         with weight 2 - w. Default: equal weights.
+    :param costs: for each gene, an estimate of the share that it removes. Genes are restored in
+        steps: at each step no more than the excess requires if all of them cost as much as the
+        dearest removed one. Default: the mean cost of the removed genes is used instead.
     :returns: the decorator, for ``individual``, ``mate`` and ``mutate``.
     """
 
     def restore(child: Any) -> None:
         while not within(share := measure(child), max_sparsity):
             removed = [i for i, gene in enumerate(child) if not gene]
-            # The exact number if all genes cost the same, otherwise an estimate.
-            excess = math.ceil(len(removed) * (1 - max_sparsity / share) - 1e-9)
-            count = max(1, excess)
+            # The exact number if all genes cost the same.
+            cost = share / len(removed)
+            if costs is not None:
+                cost = max(costs[i] for i in removed) or cost
+            count = min(len(removed), max(1, math.ceil((share - max_sparsity) / cost - 1e-9)))
             if weights is None:
                 restored = random.sample(removed, count)
             else:
@@ -160,33 +198,72 @@ def limit_sparsity(
 
 
 def uniform_layers(
-    genes_per_layer: int, counts: Sequence[int]
+    parts: Sequence[Part],
+    counts: Mapping[str, Sequence[int]],
+    fits: Callable[[Sequence[int]], bool] = lambda genes: True,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Return a decorator for ``toolbox.decorate`` that keeps as many heads in every layer.
+    """Return a decorator for ``toolbox.decorate`` that keeps equally many genes in every layer.
 
-    The number is one of the two permitted counts around the mean over the layers, drawn so that its
-    expectation is that mean. Within a layer, the heads to remove or to restore are drawn at random.
+    For each kind of genes, the number is one of the two permitted counts around the mean over its
+    parts, drawn so that its expectation is that mean. Within a part, the genes to remove or to
+    restore are drawn at random.
 
-    :param genes_per_layer: number of genes in each layer.
-    :param counts: numbers of genes that a layer may keep.
+    :param parts: the parts of a chromosome, of which those of one kind have the same size.
+    :param counts: for each kind of genes, the numbers of them that a part may keep. Kinds that it
+        lacks are not changed.
+    :param fits: whether genes are within the maximum sparsity. If they are not, kinds drawn at
+        random keep their next larger count. Default: all genes fit.
     :returns: the decorator, for ``mate`` and ``mutate``.
+    :raises InputError: if parts of one kind have different sizes.
     """
-    counts = sorted(counts)
+    spans: dict[str, list[range]] = {kind: [] for kind in counts}
+    ends = accumulate(part.size for part in parts)
+    for part, end in zip(parts, ends, strict=True):
+        if part.kind in spans:
+            spans[part.kind].append(range(end - part.size, end))
+    for kind, ranges in spans.items():
+        if len(sizes := {len(span) for span in ranges}) > 1:
+            raise InputError(
+                f"parts of kind {kind} have {', '.join(map(str, sorted(sizes)))} genes: layers of "
+                "different sizes cannot keep equally many"
+            )
 
     def even_out(child: Any) -> None:
-        mean = sum(child) / len(child) * genes_per_layer
-        below = max((count for count in counts if count <= mean), default=counts[0])
-        above = min((count for count in counts if count >= mean), default=counts[-1])
-        keep = above if random.random() * (above - below) < mean - below else below
-        for start in range(0, len(child), genes_per_layer):
-            layer = range(start, start + genes_per_layer)
-            removed, kept = ([i for i in layer if bool(child[i]) == gene] for gene in (False, True))
-            for i in random.sample(kept, max(0, len(kept) - keep)):
-                child[i] = 0
-            for i in random.sample(removed, max(0, keep - len(kept))):
-                child[i] = 1
+        kept = {
+            kind: _permitted_count(child, ranges, sorted(counts[kind]))
+            for kind, ranges in spans.items()
+            if ranges
+        }
+        for kind, count in kept.items():
+            _keep(child, spans[kind], count)
+        while not fits(child):
+            larger = {kind: [n for n in counts[kind] if n > kept[kind]] for kind in kept}
+            if not any(larger.values()):
+                return
+            kind = random.choice([kind for kind in kept if larger[kind]])
+            kept[kind] = min(larger[kind])
+            _keep(child, spans[kind], kept[kind])
 
     return _repaired_by(even_out)
+
+
+def _permitted_count(child: Sequence[int], ranges: Sequence[range], counts: Sequence[int]) -> int:
+    """Return one of the sorted counts next to the mean number of kept genes in a part."""
+    genes = [child[i] for span in ranges for i in span]
+    mean = sum(genes) / len(genes) * len(ranges[0])
+    below = max((count for count in counts if count <= mean), default=counts[0])
+    above = min((count for count in counts if count >= mean), default=counts[-1])
+    return above if random.random() * (above - below) < mean - below else below
+
+
+def _keep(child: Any, ranges: Sequence[range], count: int) -> None:
+    """Remove or restore random genes, in place, so that each part keeps ``count`` of them."""
+    for span in ranges:
+        removed, kept = ([i for i in span if bool(child[i]) == gene] for gene in (False, True))
+        for i in random.sample(kept, max(0, len(kept) - count)):
+            child[i] = 0
+        for i in random.sample(removed, max(0, count - len(kept))):
+            child[i] = 1
 
 
 def _repaired_by(

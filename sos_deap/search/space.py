@@ -52,7 +52,7 @@ class Space:
     :param sparsity: function from genes to the exact share that they remove, from 0 to 1, which
         must not fall when a gene is removed; default: the share of genes that are 0.
     :param costs: for each gene an estimate of the share that it removes; their sum is about the
-        sparsity with every gene removed. Default: equal costs.
+        sparsity with every gene removed. Default: that sparsity in equal shares.
     :param individual: function that makes an individual from genes.
     :param examples: number of calibration examples. An individual whose attribute ``examples`` is a
         range ``(start, stop)`` is scored on these alone.
@@ -105,7 +105,8 @@ class Space:
     @cached_property
     def budget(self) -> Costs:
         """The costs of the genes."""
-        equal = (1 / len(self),) * len(self) if len(self) else ()
+        genes = len(self)
+        equal = (self.sparsity([0] * genes) / genes,) * genes if genes else ()
         return Costs(self.sparsity, self.costs or equal)
 
     @property

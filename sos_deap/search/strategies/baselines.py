@@ -92,7 +92,7 @@ class OneShot(Strategy):
 
 
 class Greedy(Strategy):
-    """Greedy pruning: removes one gene at a time, the one whose removal has the least loss per cost.
+    """Greedy pruning: removes one gene at a time, the one with the least loss per cost.
 
     If the budget does not allow all candidates at each step, it evaluates a random sample of them
     (stochastic greedy; Mirzasoleiman et al., 2015), at least one. If the budget ends first, the

@@ -20,9 +20,9 @@ class Bonsai(Strategy):
     """Perturbative pruning with forward passes only (Dery et al., 2024).
 
     Each round evaluates random sub-models of the current sub-model, regresses their fitness on the
-    genes that they keep, and removes the genes with the lowest coefficients per cost. The budget is split
-    evenly among the rounds. A round has at least two sub-models; without a budget it has two per
-    gene. If a limit ends the search early, the remaining genes are removed at random.
+    genes that they keep, and removes the genes with the lowest coefficients per cost. The budget
+    is split evenly among the rounds. A round has at least two sub-models; without a budget it has
+    two per gene. If a limit ends the search early, the remaining genes are removed at random.
 
     :param rounds: number of rounds, at least 1; each removes the same share of S.
     :param ridge: penalty of the regression, above 0, in units of the mean variance of a gene.

@@ -182,7 +182,7 @@ class ConditionalBernoulli:
     """Draws sets of genes from the conditional Bernoulli distribution.
 
     :param probabilities: probability of each gene if genes were independent.
-    :param count: number of genes in a draw, at most that of all genes, on which the distribution is conditional.
+    :param count: number of genes in a draw, on which the distribution is conditional.
     """
 
     def __init__(self, probabilities: Sequence[float], count: int) -> None:

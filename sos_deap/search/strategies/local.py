@@ -17,9 +17,10 @@ class LocalSearch(Strategy):
     """Best-improvement local search at constant sparsity, down to a local optimum.
 
     A neighbour differs by one exchange; if the costs of the two genes differ, more genes are
-    restored or removed, in the order of their loss per cost. Neighbours are evaluated in rounds, in the order of their
-    loss by the prior. If the best of a round is better than the current sub-model, it becomes the
-    current one, with new neighbours. The search is finished when no neighbour is better.
+    restored or removed, in the order of their loss per cost. Neighbours are evaluated in rounds, in
+    the order of their loss by the prior. If the best of a round is better than the current
+    sub-model, it becomes the current one, with new neighbours. The search is finished when no
+    neighbour is better.
 
     :param neighbours: number of neighbours evaluated in a round, at least 1.
     :param prior: name of an importance in ``space.priors``; the search starts from the individual
@@ -83,6 +84,4 @@ class LocalSearch(Strategy):
         genes = list(self.incumbent)
         restored, dropped = move
         genes[restored], genes[dropped] = 1, 0
-        return self.space.individual(
-            self.space.settled(genes, self.incumbent, self._importance)
-        )
+        return self.space.individual(self.space.settled(genes, self.incumbent, self._importance))

@@ -25,17 +25,17 @@ class Sweep(Strategy):
 
     The search starts with a one-shot ranking, by a prior or by a first sweep that removes each gene
     alone from the dense model. Each further sweep flips every gene of the current sub-model, which
-    measures the cost of each gene in that context: the gain from restoring a removed gene, the loss
-    from removing a kept one. Costs are averaged over the sweeps, with weights that decay. Then the
-    most valuable removed genes are exchanged for the least valuable kept genes: one pair, two,
-    three, and so on. The value is the loss per share of S that a gene takes; if these shares
-    differ, more of the most valuable genes are restored, or of the least valuable ones removed. These sub-models are evaluated, and the best becomes the current one if it is
-    better.
+    measures the loss from each gene's removal in that context: the gain from restoring a removed
+    gene, the loss from removing a kept one. Losses are averaged over the sweeps, with weights that
+    decay. Then the most valuable removed genes are exchanged for the least valuable kept genes: one
+    pair, two, three, and so on. These sub-models are evaluated, and the best becomes the current
+    one if it is better. The value of a gene is its loss over its share of the budget; if these
+    shares differ, an exchange restores or removes more genes in this order, until it fills S.
 
     Each sweep is scored on a few examples that are new, so that averaging reduces the noise and the
     search does not overfit to reused examples. An exchange is judged by its scores on two sets of
-    examples, one of them new, and by the averaged costs: the scores include the interaction of
-    genes, the costs more text. The flips of a sub-model share their first layers, which the
+    examples, one of them new, and by the averaged losses: the scores include the interaction of
+    genes, the losses more text. The flips of a sub-model share their first layers, which the
     evaluator computes once.
 
     If the budget allows all examples in each sweep, scores have no noise. Random exchanges are then
@@ -46,14 +46,15 @@ class Sweep(Strategy):
 
     :param sweeps: number of sweeps to plan for, at least 1; with the budget it sets the number of
         examples of each.
-    :param decay: factor for the weight of earlier costs after each sweep, from 0 to 1.
-    :param trust: weight of the costs in judging an exchange, from 0 (its scores only) to 1.
+    :param decay: factor for the weight of earlier losses after each sweep, from 0 to 1.
+    :param trust: weight of the losses in judging an exchange, from 0 (its scores only) to 1.
     :param candidates: number of last current sub-models that are scored on all examples at the end,
         at least 1.
     :param prior: name of an importance in ``space.priors`` for the first ranking, such as
         ``wanda``. Default: a sweep of the dense model.
     :param curve: number of lower sparsities, at least 0, for which a sub-model without the genes of
-        the lowest loss per cost is scored on all examples at the end: the loss as a function of sparsity.
+        the lowest loss per cost is scored on all examples at the end, which gives the loss as a
+        function of the sparsity.
     :raises InputError: for less than one sweep or candidate, a decay or trust outside [0, 1],
         a negative curve, and an unknown prior.
     """
@@ -82,7 +83,7 @@ class Sweep(Strategy):
         self._asks = len(space) + 2 * len(_STEPS) + 3  # maximum number of individuals in a sweep
         self.left -= candidates + curve + space.cost_of(prior)
         self._windows = space.windows(self.left / (sweeps * self._asks))
-        self._costs, self._trust = _Costs(len(space), decay), trust
+        self._losses, self._trust = _Losses(len(space), decay), trust
         self._candidates = candidates
         self._current: list[int] = [1] * len(space)
         self._best: list[list[int]] = []
@@ -102,7 +103,7 @@ class Sweep(Strategy):
         return [one for window in windows for one in self._on(window, self._exchanges)]
 
     def update(self, individuals: list[Any]) -> None:
-        """Learn the costs of genes from flips; move to the best exchange if it is better."""
+        """Learn the losses of genes from flips; move to the best exchange if it is better."""
         if len(individuals) == 1:  # the prior's sub-model, whose cost is counted with its flips
             [self.incumbent] = individuals
             return
@@ -113,7 +114,7 @@ class Sweep(Strategy):
             if self._exact and self._fruitless:
                 self._plan_random()
         else:
-            self._costs.learn(self._current, individuals)
+            self._losses.learn(self._current, individuals)
             self._misjudged(individuals[0])
         if not self._exchanges:
             self._seen = next(self._windows)
@@ -125,7 +126,7 @@ class Sweep(Strategy):
         last = [self.space.individual(genes) for genes in self._best[: -self._candidates - 1 : -1]]
         points = range(1, self._curve + 1) if self._best else range(0)
         shares = [Fraction(i, self._curve + 1) for i in points]
-        return last + [self.space.keeping_best(self._costs.mean, share) for share in shares]
+        return last + [self.space.keeping_best(self._losses.mean, share) for share in shares]
 
     def _on(self, span: Span, others: Iterable[Sequence[int]]) -> list[Any]:
         """Return the current sub-model and others, to be scored on a range of examples."""
@@ -136,28 +137,26 @@ class Sweep(Strategy):
 
     def _misjudged(self, current: Any) -> None:
         """After flips, plan the exchanges to evaluate; after the first flips, apply the ranking."""
-        costs = self._costs.mean
+        losses = self._losses.mean
         if not self._best:
-            self._move(list(self.space.keeping_best(costs)))
+            self._move(list(self.space.keeping_best(losses)))
             return
         self.incumbent = current
         removed, kept = removed_and_kept(self._current)
-        per_cost = self.space.per_cost(costs)
+        per_cost = self.space.per_cost(losses)
         removed.sort(key=lambda gene: -per_cost[gene])
         kept.sort(key=lambda gene: per_cost[gene])
         pairs = list(zip(removed, kept, strict=False))
         # Both lists are sorted by loss per cost, so that the misjudged pairs come first.
         wrong = sum(per_cost[restored] > per_cost[dropped] for restored, dropped in pairs)
-        self._exchanges = [
-            self._exchange(pairs[:step], costs) for step in _STEPS if step <= wrong
-        ]
+        self._exchanges = [self._exchange(pairs[:step]) for step in _STEPS if step <= wrong]
         if pairs and self._exact:
             self._exchanges += self._at_random(_TRIES - len(self._exchanges))
 
-    def _exchange(self, pairs: Iterable[tuple[int, int]], costs: Sequence[float]) -> list[int]:
+    def _exchange(self, pairs: Iterable[tuple[int, int]]) -> list[int]:
         """Return the current genes with pairs flipped, settled in the order of loss per cost."""
         genes = _flipped(self._current, *(gene for pair in pairs for gene in pair))
-        return self.space.settled(genes, self._current, costs)
+        return self.space.settled(genes, self._current, self._losses.mean)
 
     def _plan_random(self) -> None:
         """Plan random exchanges; after too many rounds without success, perturb the sub-model."""
@@ -188,7 +187,7 @@ class Sweep(Strategy):
         measured = mean(value(b) - value(a) for a, b in zip(current, other, strict=True))
         if self._exact:
             return measured
-        return (1 - self._trust) * measured + self._trust * self._costs.gain(current[0], other[0])
+        return (1 - self._trust) * measured + self._trust * self._losses.gain(current[0], other[0])
 
     @property
     def _exact(self) -> bool:
@@ -200,7 +199,7 @@ class Sweep(Strategy):
         self._best.append(genes)
 
 
-class _Costs:
+class _Losses:
     """The loss in fitness from removing each gene: a mean in which older sweeps weigh less.
 
     :param genes: number of genes.
@@ -216,7 +215,7 @@ class _Costs:
         return sum(cost * (b - a) for cost, a, b in zip(self.mean, genes, others, strict=True))
 
     def learn(self, current: Sequence[int], flips: Sequence[Any]) -> None:
-        """Update the costs from flips.
+        """Update the losses from flips.
 
         :param current: genes of the current sub-model.
         :param flips: evaluated individuals: the current sub-model, then others that differ from it

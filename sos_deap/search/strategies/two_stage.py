@@ -97,7 +97,7 @@ class TwoStage(Strategy):
         if not each > 0:
             return 0
         ratio = channels / len(self._channels) / each
-        count = round(layers * min(1.0, bound / sum(costs)) ** (ratio / self._alpha))
+        count: int = round(layers * min(1.0, bound / sum(costs)) ** (ratio / self._alpha))
         needed = math.ceil((bound - channels) / each - 1e-9)
         return min(max(count, needed), math.floor(bound / each + 1e-9), layers)
 
@@ -123,9 +123,7 @@ class TwoStage(Strategy):
             span
             for span in self._attention
             if any(self.incumbent[gene] for gene in span)
-            and self.space.budget.room(
-                self._without(self.incumbent, span), self.space.max_sparsity
-            )
+            and self.space.budget.room(self._without(self.incumbent, span), self.space.max_sparsity)
             >= 0
         ]
 
