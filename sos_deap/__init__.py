@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from sos_deap.search.limits import Limits as Limits
     from sos_deap.search.operators import cxFitnessWeighted as cxFitnessWeighted
     from sos_deap.search.operators import cxFitnessWeightedPaper as cxFitnessWeightedPaper
-    from sos_deap.search.operators import limit_sparsity as limit_sparsity
     from sos_deap.search.operators import mutSparsityFlipBit as mutSparsityFlipBit
     from sos_deap.search.operators import mutSwap as mutSwap
-    from sos_deap.search.operators import uniform_layers as uniform_layers
+    from sos_deap.search.repairs import limit_sparsity as limit_sparsity
+    from sos_deap.search.repairs import uniform_layers as uniform_layers
     from sos_deap.search.selection import selNSGA3 as selNSGA3
     from sos_deap.search.selection import selRoulette as selRoulette
     from sos_deap.search.selection import (
@@ -52,9 +52,8 @@ _MODULES = {
     "cxFitnessWeighted": "search.operators",
     "cxFitnessWeightedPaper": "search.operators",
     "evolve": "search.drive",
-    "gene_map": "models.find_genes",
-    "head_map": "models.find_genes",
-    "limit_sparsity": "search.operators",
+    "head_map": "models.genes",
+    "limit_sparsity": "search.repairs",
     "load": "models.loading",
     "masked": "models.masking",
     "mutSparsityFlipBit": "search.operators",
@@ -66,7 +65,7 @@ _MODULES = {
     "selRoulette": "search.selection",
     "selStochasticUniversalSampling": "search.selection",
     "statistics": "search.statistics",
-    "uniform_layers": "search.operators",
+    "uniform_layers": "search.repairs",
 }
 
 __all__ = sorted(_MODULES)  # noqa: PLE0605

@@ -18,18 +18,12 @@ from sos_deap.search.chromosome import (
     Fitness,
     ParetoFitness,
     random_genes,
-    within,
 )
 from sos_deap.search.context import SearchContext
 from sos_deap.search.initial import Initializer
-from sos_deap.search.operators import (
-    cxBalanced,
-    limit_sparsity,
-    mutSparsityFlipBit,
-    mutSwap,
-    uniform_layers,
-)
+from sos_deap.search.operators import cxBalanced, mutSparsityFlipBit, mutSwap
 from sos_deap.search.prior import RemovalWeights
+from sos_deap.search.repairs import limit_sparsity, uniform_within
 from sos_deap.search.space import Part, Space
 from sos_deap.search.validation import Validation
 
@@ -248,45 +242,9 @@ def chosen_operators(
 def _feasible(space: Space, uniform: Sequence[int] | None, weights: RemovalWeights | None) -> Any:
     """Return the decorator that makes the individuals feasible that an operator returns."""
     if uniform:
-        return _even_out(space, dict.fromkeys(dict.fromkeys(space.kinds), uniform))
+        return uniform_within(space, dict.fromkeys(dict.fromkeys(space.kinds), uniform))
     costs = None if space.equal else space.costs
     return limit_sparsity(space.max_sparsity, space.sparsity, weights, costs)
-
-
-def _even_out(space: Space, counts: Mapping[str, Sequence[int]]) -> Any:
-    """Return the decorator that keeps equally many genes of a kind in every layer.
-
-    :param space: the space.
-    :param counts: for each kind, the numbers of genes that a part may keep.
-    :raises InputError: if the maximum sparsity permits no count below the size of the parts.
-    """
-
-    def fits(genes: Sequence[int]) -> bool:
-        return within(space.sparsity(genes), space.max_sparsity)
-
-    def keeping(kind: str, count: int) -> list[int]:
-        pairs = zip(space.parts, space.spans, strict=True)
-        return [
-            int(part.kind != kind or gene - span[0] < count)
-            for part, span in pairs
-            for gene in span
-        ]
-
-    feasible = {
-        kind: [count for count in permitted if fits(keeping(kind, count))]
-        for kind, permitted in counts.items()
-    }
-    sizes = {part.kind: part.size for part in space.parts}
-    if all(set(feasible[kind]) <= {sizes[kind]} for kind in counts):
-        possible = "; ".join(
-            f"{', '.join(str(n) for n in permitted if n < sizes[kind])} of {sizes[kind]} {kind}"
-            for kind, permitted in counts.items()
-        )
-        raise InputError(
-            f"with max_sparsity {space.max_sparsity} a uniform layer keeps all its genes: with a "
-            f"larger max_sparsity it can keep {possible}; give one, or another layout"
-        )
-    return uniform_layers(space.parts, {k: n for k, n in feasible.items() if n}, fits)
 
 
 def check_operators(

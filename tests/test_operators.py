@@ -16,7 +16,7 @@ from sos_deap import (
     mutSparsityFlipBit,
     mutSwap,
 )
-from sos_deap.search.operators import limit_sparsity, uniform_layers
+from sos_deap.search.repairs import limit_sparsity, uniform_layers
 from sos_deap.search.space import Part
 
 GENES = st.lists(st.integers(0, 1), min_size=1, max_size=60)

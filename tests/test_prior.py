@@ -14,8 +14,9 @@ from deap import base
 from sos_deap import Chromosome, Evaluator, InputError, prune, register
 from sos_deap.run import main
 from sos_deap.search.chromosome import random_genes
-from sos_deap.search.operators import limit_sparsity, mutSparsityFlipBit
+from sos_deap.search.operators import mutSparsityFlipBit
 from sos_deap.search.prior import drawn, removal_weights
+from sos_deap.search.repairs import limit_sparsity
 from tests.test_resume import lines
 
 FLAGS = ["--dataset=builtin:pydoc", "--samples=1", "--seqlen=16", "--heldout_samples=1"]

@@ -19,7 +19,8 @@ from sos_deap import Chromosome, evolve
 from sos_deap.search.chromosome import random_genes
 from sos_deap.search.context import SearchContext
 from sos_deap.search.limits import Limits
-from sos_deap.search.operators import cxBalanced, limit_sparsity, mutSparsityFlipBit, mutSwap
+from sos_deap.search.operators import cxBalanced, mutSparsityFlipBit, mutSwap
+from sos_deap.search.repairs import limit_sparsity
 from tests.spaces import heads
 
 FILE = Path(__file__).with_suffix(".json")

@@ -156,16 +156,6 @@ class Costs:
         child = self.filled(child, bound, remove, others)
         return self.filled(child, bound, remove) if restored else child
 
-    def level(self, genes: Sequence[int], bound: float) -> float:
-        """Return the bound that keeps the sparsity of genes through repeated moves.
-
-        It is ``bound`` if the genes fill it. Otherwise it is half of the smallest cost above their
-        sparsity, so that a chromosome that fills it is as often above as below that sparsity.
-        """
-        if self.full(genes, bound):
-            return bound
-        return min(bound, self.sparsity(genes) + min(self.estimates) / 2)
-
     def _fits(self, genes: Sequence[int], gene: int, room: float, bound: float) -> bool:
         """Whether a kept gene can be removed within the bound."""
         least, most = self.bounds
