@@ -43,7 +43,7 @@ class RunConfig:
         "eaSimple, eaMuPlusLambda, eaMuCommaLambda (DEAP's); "
         "nsga2, nsga3, spea2 (metric and sparsity); "
         "swap, coarse-to-fine, sweep, local, pbil, umda, evopress, bonsai, greedy, one-shot, sleb, "
-        "random (at constant sparsity, the maximum); "
+        "two-stage, knapsack, random (at constant sparsity, the maximum); "
         "or module:function of your own with DEAP's signature. "
         "Parameters follow after commas: NAME,key=value,key=value.",
         common=True,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import time
 from itertools import product
@@ -35,8 +36,6 @@ def test_with_equal_costs_every_search_proposes_what_it_did_before_genes_had_cos
 
 
 def json_of(name: str) -> Any:
-    import json
-
     return json.loads(FILE.read_text())[name]
 
 
