@@ -100,9 +100,8 @@ def register(
         initial_sparsity, max_sparsity, mutation_rate, tournament_size, evaluator.sparsity_of
     )
     fitness = _fitness(evaluator)
-    search = _search_context(evaluator, max_sparsity, fitness, finalists)
-    space = search.space
-    assert space is not None
+    space = _space(evaluator, max_sparsity, fitness)
+    search = _search_context(evaluator, space, finalists)
     operators = chosen_operators(
         crossover,
         mutation,
@@ -111,15 +110,14 @@ def register(
         mutation_bias=mutation_bias,
         tournament_size=tournament_size,
     )
-    length = len(space)
     _fit_to_costs(operators, space)
     for choice in operators.values():
-        try_out(choice, lambda: Chromosome(random_genes(length, initial_sparsity), fitness))
+        try_out(choice, lambda: Chromosome(random_genes(len(space), initial_sparsity), fitness))
     weights = None if prior is None else _weights(evaluator, prior)
     if weights is not None and operators["mutate"].function is mutSparsityFlipBit:
         operators["mutate"].parameters["weights"] = weights
     feasible = _feasible(space, uniform, weights)
-    initial = Initializer(length, initial_sparsity, fitness, weights, feasible)
+    initial = Initializer(len(space), initial_sparsity, fitness, weights, feasible)
 
     toolbox.register("individual", initial.individual)
     toolbox.register("population", initial.population, toolbox)
@@ -143,11 +141,9 @@ def _fitness(evaluator: Evaluator) -> type[base.Fitness]:
     return FITNESS[evaluator.objectives]
 
 
-def _search_context(
-    evaluator: Evaluator, max_sparsity: float, fitness: type[base.Fitness], finalists: int
-) -> SearchContext:
-    """Return what searches need beyond DEAP's aliases."""
-    space = Space(
+def _space(evaluator: Evaluator, max_sparsity: float, fitness: type[base.Fitness]) -> Space:
+    """Return the space of the evaluator's chromosomes."""
+    return Space(
         tuple(
             Part(layer, "heads", size)
             for layer, size in enumerate(evaluator.head_map.genes_per_layer)
@@ -160,6 +156,10 @@ def _search_context(
         priors={name: partial(evaluator.importance, name) for name in PRIORS},
         prior_cost=evaluator.importance_cost,
     )
+
+
+def _search_context(evaluator: Evaluator, space: Space, finalists: int) -> SearchContext:
+    """Return what searches need beyond DEAP's aliases."""
     return SearchContext(
         space=space,
         sparsity=evaluator.sparsity,
