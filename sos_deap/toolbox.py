@@ -110,12 +110,10 @@ def register(
         mutation_bias=mutation_bias,
         tournament_size=tournament_size,
     )
-    _fit_to_costs(operators, space)
     for choice in operators.values():
         try_out(choice, lambda: Chromosome(random_genes(len(space), initial_sparsity), fitness))
     weights = None if prior is None else _weights(evaluator, prior)
-    if weights is not None and operators["mutate"].function is mutSparsityFlipBit:
-        operators["mutate"].parameters["weights"] = weights
+    _fit_to_space(operators, space, weights)
     feasible = _feasible(space, uniform, weights)
     initial = Initializer(len(space), initial_sparsity, fitness, weights, feasible)
 
@@ -169,15 +167,17 @@ def _search_context(evaluator: Evaluator, space: Space, finalists: int) -> Searc
     )
 
 
-def _fit_to_costs(operators: Mapping[str, Choice], space: Space) -> None:
-    """Add to the parameters of operators what they need for genes of unequal costs or kinds."""
+def _fit_to_space(
+    operators: Mapping[str, Choice], space: Space, weights: RemovalWeights | None
+) -> None:
+    """Add the weights, and what operators need for genes of unequal costs or kinds."""
     for choice in operators.values():
         if choice.function in (cxBalanced, mutSwap) and not space.equal:
-            choice.parameters.setdefault("space", space)
+            choice.parameters["space"] = space
         if choice.function is mutSparsityFlipBit:
             rates = space.rates(choice.parameters["indpb"])
-            if rates is not None:
-                choice.parameters.setdefault("rates", rates)
+            added = {"weights": weights, "rates": rates}
+            choice.parameters.update({k: v for k, v in added.items() if v is not None})
 
 
 def _weights(evaluator: Evaluator, prior: str) -> RemovalWeights:
