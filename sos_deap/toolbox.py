@@ -112,7 +112,7 @@ def register(
     )
     for choice in operators.values():
         try_out(choice, lambda: Chromosome(random_genes(len(space), initial_sparsity), fitness))
-    weights = None if prior is None else _weights(evaluator, prior)
+    weights = None if prior is None else _weights(evaluator, space, prior)
     _fit_to_space(operators, space, weights)
     feasible = _feasible(space, uniform, weights)
     initial = Initializer(len(space), initial_sparsity, fitness, weights, feasible)
@@ -180,10 +180,10 @@ def _fit_to_space(
             choice.parameters.update({k: v for k, v in added.items() if v is not None})
 
 
-def _weights(evaluator: Evaluator, prior: str) -> RemovalWeights:
-    """Return removal weights by a prior; cheap ones are computed, and so checked, at once."""
-    weights = RemovalWeights(partial(evaluator.importance, prior), EXPLORATION)
-    if evaluator.importance_cost(prior) < len(evaluator.gene_map):
+def _weights(evaluator: Evaluator, space: Space, prior: str) -> RemovalWeights:
+    """Return removal weights by a prior per cost; cheap ones are computed, so checked, at once."""
+    weights = RemovalWeights(lambda: space.per_cost(evaluator.importance(prior)), EXPLORATION)
+    if evaluator.importance_cost(prior) < len(evaluator.head_map):
         assert weights.made  # the evaluations of an ablation count as the search's, so they wait
     return weights
 

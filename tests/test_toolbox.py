@@ -101,5 +101,7 @@ def test_uniform_individuals_stay_uniform(evaluator: Evaluator) -> None:
 
 
 def test_uniform_needs_a_number_within_the_bound(evaluator: Evaluator) -> None:
-    with pytest.raises(InputError, match="keeps all its 4 heads: it can keep 1, 2 with a larger"):
+    with pytest.raises(
+        InputError, match="all its genes: with a larger max_sparsity it can keep 1, 2 of 4 heads"
+    ):
         register(base.Toolbox(), evaluator, max_sparsity=0.4, uniform=[1, 2, 4])

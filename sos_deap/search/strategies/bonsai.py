@@ -26,8 +26,8 @@ class Bonsai(Strategy):
 
     :param rounds: number of rounds, at least 1; each removes the same share of S.
     :param ridge: penalty of the regression, above 0, in units of the mean variance of a gene.
-    :param prior: name of an importance in ``space.priors``; the random sub-models remove less
-        important genes more often. Default: they remove all genes equally often.
+    :param prior: name of an importance in ``space.priors``; the random sub-models remove genes
+        of less importance per cost more often. Default: they remove all genes equally often.
     :raises InputError: for less than one round, a ridge that is not positive, and an unknown prior.
     """
 
@@ -83,7 +83,7 @@ class Bonsai(Strategy):
     def _weights(self) -> list[float]:
         if self._prior is None:
             return [1.0] * len(self.space)
-        return removal_weights(self.space.importance(self._prior))
+        return removal_weights(self.space.per_cost(self.space.importance(self._prior)))
 
     def _share(self) -> Fraction:
         """Return the share of S that is removed after this round."""
