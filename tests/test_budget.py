@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import time
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -137,6 +138,40 @@ def test_uniform_layers_of_several_kinds() -> None:
         uniform_layers([Part(0, "h", 4), Part(1, "h", 5)], {"h": [2]})
     with pytest.raises(InputError, match="with max_sparsity 0.1 a uniform layer keeps all its"):
         uniform_within(Space(tuple(parts), 0.1), {"h": [1, 4], "c": [1]})
+
+
+def test_a_measure_in_steps_with_a_cost_for_empty_parts() -> None:
+    """Like a table of times: only every other gene saves time, and an empty part saves more."""
+    parts = tuple(Part(layer, kind, 6) for layer in range(5) for kind in ("heads", "channels"))
+    saved = [0, 0, 2, 2, 4, 4, 9]
+
+    def sparsity(genes: Any) -> float:
+        removed = [genes[i : i + 6].count(0) for i in range(0, 60, 6)]
+        return float(sum(saved[count] * (1 + i % 2) for i, count in enumerate(removed)) / 135)
+
+    costs = tuple((1.5 if part.kind == "heads" else 3.0) / 135 for part in parts for _ in range(6))
+    for seed in range(30):
+        random.seed(seed)
+        space = Space(parts, random.uniform(0.05, 0.8), sparsity, costs)
+        loss = [random.random() for _ in range(60)]
+        start = space.random()
+        for genes in (start, space.keeping_best(loss), space.exchanged(start, 3)):
+            assert is_full(space, list(genes)) and space.full(list(genes))
+
+
+@pytest.mark.parametrize("name", ["swap", "sweep", "umda"])
+def test_another_maximum_sparsity_than_the_space_has(name: str) -> None:
+    space = mixed("heads+channels", 0.5)
+    evaluate, _ = landscape(space, 0)
+    toolbox = base.Toolbox()
+    toolbox.register("individual", space.random)
+    toolbox.register("population", tools.initRepeat, list, toolbox.individual)
+    toolbox.register("evaluate", evaluate)
+    toolbox.search = SearchContext(space=space, sparsity=space.sparsity)
+    hall = tools.HallOfFame(20)
+    evolve(toolbox, name, max_sparsity=0.2, halloffame=hall, limits=Limits(evaluations=100))
+    assert len(hall) and all(is_full(replace(space, max_sparsity=0.2), one) for one in hall)
+    assert toolbox.search.space.max_sparsity == 0.5
 
 
 def test_costs_need_one_number_per_gene() -> None:

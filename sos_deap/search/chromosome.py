@@ -29,7 +29,7 @@ class ParetoFitness(base.Fitness):  # type: ignore[misc]
 
 
 class Chromosome(list[int]):
-    """One sub-model: a list of genes, of which 1 keeps an attention head and 0 removes it.
+    """One sub-model: a list of genes, of which 1 keeps a unit, such as a head, and 0 removes it.
 
     :param genes: the genes, 0 or 1, in layer order.
     :param fitness: class of the fitness, which determines its number of values.
@@ -52,7 +52,7 @@ class Chromosome(list[int]):
 
     @property
     def sparsity(self) -> float:
-        """The share of heads removed, from 0 to 1."""
+        """The share of genes removed, from 0 to 1."""
         return sparsity(self)
 
 
