@@ -22,7 +22,9 @@ from sos_deap.models.loading import load, load_as
 from sos_deap.models.prune import prune
 from sos_deap.models.saving import auto_class
 from sos_deap.report.card import model_card
-from sos_deap.report.tables import front_hypervolume, inline
+from sos_deap.report.headline import headline
+from sos_deap.report.parts import parts_of
+from sos_deap.report.tables import cells, front_hypervolume, inline
 from sos_deap.search.drive import Evolution
 from sos_deap.tasks.samples import samples
 from sos_deap.tasks.task import Task
@@ -67,7 +69,8 @@ def write_card(
     genes: GeneMap,
     layout: str,
     facts: Mapping[str, Any],
-    metrics: Sequence[tuple[str, float, float]] = (),
+    headline: str = "",
+    rows: Sequence[Sequence[str]] = (),
 ) -> None:
     """Write the model card of a pruned model, ``README.md``.
 
@@ -78,20 +81,60 @@ def write_card(
     :param genes: gene map of the dense model.
     :param layout: a name in :data:`sos_deap.models.prune.LAYOUTS`.
     :param facts: rows of the card's table, by label.
-    :param metrics: label, value of the dense and value of the pruned model.
+    :param headline: what was gained and lost, as one sentence; default: it was not measured.
+    :param rows: rows of text: label, value of the dense and of the pruned model, change.
     """
     card = model_card(
         base_model=name,
         layout=layout,
         auto=auto_class(model),
-        heads_per_layer=genes.heads_per_layer,
-        kept=genes.kept_heads(chromosome),
-        channels_per_layer=[site.units for site in genes.feed_forward],
-        kept_channels=list(map(len, genes.kept_channels(chromosome))),
+        parts=parts_of({"parts": gene_parts(heads)}, chromosome),
         facts={**facts, "versions": ", ".join(f"{k} {v}" for k, v in versions().items())},
-        metrics=metrics,
+        headline=headline,
+        rows=rows,
     )
     write_text(folder / "README.md", card)
+
+
+def gene_parts(heads: HeadMap) -> list[dict[str, Any]]:
+    """Return the parts of a chromosome for ``result.json``: layer, kind and number of genes."""
+    sizes = enumerate(heads.genes_per_layer)
+    return [{"layer": layer, "kind": f"{heads.unit}s", "size": size} for layer, size in sizes]
+
+
+def write_run_card(
+    folder: Path,
+    evaluator: Evaluator,
+    layout: str,
+    name: str,
+    result: Mapping[str, Any],
+    measured: Sequence[Mapping[str, Any]],
+) -> None:
+    """Write the model card of the winner of a search.
+
+    :param folder: the folder that the pruned model is saved in.
+    :param evaluator: the evaluator of the search.
+    :param layout: a name in :data:`sos_deap.models.prune.LAYOUTS`.
+    :param name: name of the dense model.
+    :param result: the content of ``result.json``.
+    :param measured: the content of ``measured.json``.
+    """
+    facts = {
+        "command": result["command"],
+        "seed": result["search"]["seed"],
+        **{f"{part} data": inline(described) for part, described in result["data"].items()},
+    }
+    write_card(
+        folder,
+        name,
+        evaluator.model,
+        result["best"]["chromosome"],
+        evaluator.head_map,
+        layout,
+        facts,
+        headline(result, measured),
+        cells(result),
+    )
 
 
 def initial_result(
@@ -124,7 +167,6 @@ def save_best(
     chromosome: list[int],
     layout: str,
     name: str,
-    result: Mapping[str, Any],
 ) -> tuple[dict[str, Any], PreTrainedModel]:
     """Write the winner of a search into the run folder: ``chromosome.json`` and ``pruned/``.
 
@@ -133,17 +175,11 @@ def save_best(
     :param chromosome: the winner, one 0/1 gene for each in the evaluator's gene map.
     :param layout: a name in :data:`sos_deap.models.prune.LAYOUTS`.
     :param name: name of the dense model.
-    :param result: the value of :func:`initial_result`, for the model card.
     :returns: the ``best`` part of ``result.json``, and the pruned model as loaded from the files.
     """
     genes, stored, heldout = evaluator.gene_map, evaluator.stored_dtype, evaluator.heldout
     assert heldout is not None
-    dense, model = result["dense"], original(name, evaluator)
-    facts = {
-        "command": result["command"],
-        "seed": result["search"]["seed"],
-        **{f"{part} data": inline(described) for part, described in result["data"].items()},
-    }
+    model = original(name, evaluator)
     path, mark = folder / "chromosome.json", fingerprint(model)
     write_chromosome(path, chromosome, model=name, fingerprint=mark, genes=genes.described())
     with whole_folder(folder / "pruned") as temporary:
@@ -156,13 +192,6 @@ def save_best(
             "sparsity": evaluator.sparsity(chromosome),
             "chromosome": chromosome,
         }
-        metrics = [
-            (f"{metric}, {label}", value, best[part][metric])
-            for part, label in (("calibration", "calibration"), ("heldout", "held-out"))
-            for metric, value in dense[part].items()
-            if None not in (value, best[part][metric])
-        ]
-        write_card(temporary, name, model, chromosome, genes, layout, facts, metrics)
     return best, pruned
 
 

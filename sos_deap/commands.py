@@ -124,6 +124,7 @@ def _prune(flags: Namespace, given: str) -> None:
     from sos_deap.models.prune import check_layout
     from sos_deap.models.sources import read_config
     from sos_deap.models.tokenizer import save_companions
+    from sos_deap.report.formats import change
 
     quiet()
     folder = free_folder(flags.output_dir)
@@ -144,8 +145,7 @@ def _prune(flags: Namespace, given: str) -> None:
     before = size(model, model.dtype, mapping)
     after = size(pruned, model.dtype, mapping, genes)
     for label, value in before.items():
-        change = after[label] / value - 1
-        say(f"{label:20}{value:>16,}{after[label]:>16,}{change:>+10.1%}")
+        say(f"{label:20}{value:>16,}{after[label]:>16,}{change(value, after[label]):>10}")
     say(f"pruned model: {folder}  (its README.md shows how to load it)")
 
 

@@ -116,8 +116,8 @@ class _Run:
         try:
             if resumed:
                 reset_run_folder(folder, written)
-            self._announce()
             result = self._initial_result()
+            self._announce(result["search"])
             evolution, seconds = self._search(result, journal)
             self._finish(result, evolution, seconds)
             journal.check_presence()
@@ -133,29 +133,26 @@ class _Run:
         finally:
             self.evaluator.close_journal()
 
-    def _announce(self) -> None:
+    def _announce(self, search: dict[str, Any]) -> None:
         """Print the model, its genes and the run folder."""
-        genes, say, config = self.evaluator.gene_map, self.console.say, self.plan.config
-        counts = [f"{self.dense['heads']:,} attention heads"]
-        if "channels" in self.dense:
-            counts.append(f"{self.dense['channels']:,} feed-forward channels")
-        layers = len({site.block for site in genes.sites})
-        say(f"{config.model}: {' and '.join(counts)} in {layers} layers")
-        say(f"genes: {len(genes)} ({genes.genes.replace('+', ' and ')})")
-        say(f"run folder: {self.folder}")
+        from sos_deap.report.parts import listed, parts_of
+
+        parts = parts_of(search, [1] * len(self.evaluator.head_map))
+        self.console.say(f"{self.plan.config.model}: {listed(parts)}")
+        self.console.say(f"run folder: {self.folder}")
         self.console.event("run", folder=str(self.folder), dense=self.dense)
 
     def _initial_result(self) -> dict[str, Any]:
         """Return the content of ``result.json`` before the search."""
-        from sos_deap.artifacts import initial_result
+        from sos_deap.artifacts import gene_parts, initial_result
 
-        config = self.plan.config
+        config, parts = self.plan.config, gene_parts(self.evaluator.head_map)
         settings = {
             "algorithm": config.algorithm,
             "objective": self.plan.objective,
-            "sparsity_of": self.evaluator.sparsity_of,
-            "genes": self.evaluator.gene_map.genes,
-            "parts": [asdict(part) for part in self.evaluator.gene_map.parts],
+            "sparsity_of": config.sparsity_of,
+            "genes": "+".join(dict.fromkeys(part["kind"] for part in parts)),
+            "parts": parts,
             "seed": config.seed,
         }
         return initial_result(self.evaluator, self.dense, settings, self.plan.command())
@@ -220,7 +217,9 @@ class _Run:
 
     def _finish(self, result: dict[str, Any], evolution: Evolution, seconds: float) -> None:
         """Prune with the winner, measure and report."""
-        from sos_deap.artifacts import save_best, search_figures, write_samples
+        from sos_deap.artifacts import save_best, search_figures, write_run_card, write_samples
+        from sos_deap.report.formats import arrow
+        from sos_deap.report.headline import headline
         from sos_deap.report.tables import measured_table, search_lines, table, winner
 
         say, folder, evaluator = self.console.say, self.folder, self.evaluator
@@ -229,29 +228,28 @@ class _Run:
         say(search_lines(searched))
         chromosome = list(winner(evolution.halloffame, evaluator.task.name))
         layout, name = self.plan.config.layout, self.plan.config.model
-        best, pruned = save_best(folder, evaluator, chromosome, layout, name, result)
+        best, pruned = save_best(folder, evaluator, chromosome, layout, name)
         result = {**result, "best": best, "search": searched}
         write_json(folder / "result.json", result)
-        say(f"\n{table(result)}\n")
-        if not best["sparsity"]:
-            say("nothing was removed: no smaller sub-model had a better fitness\n")
         models = {"dense": evaluator.model, "pruned": pruned}
         measured = _measure(models, evaluator.task.seqlen)
         write_json(folder / "measured.json", measured)
-        say(f"{measured_table(measured)}\n")
+        say(f"\n{headline(result, measured, arrow(sys.stdout))}\n")
+        say(f"{table(result)}\n\n{measured_table(measured)}\n")
+        write_run_card(folder / "pruned", evaluator, layout, name, result, measured)
         write_samples(folder / "samples.json", evaluator, models)
         self.console.event("result", **result, measured=measured)
         self._report(searched["generations"])
 
     def _report(self, generations: int) -> None:
         """Write the page, and print where the files are."""
-        from sos_deap.report.live import add_heads
+        from sos_deap.report.live import add_genes
         from sos_deap.report.page import write_page  # imports matplotlib, which is slow
 
         say, folder = self.console.say, self.folder
         say(f"report:       {write_page(folder)}")
         if self.plan.config.tensorboard:
-            add_heads(folder, generations)
+            add_genes(folder, generations)
         say(f"result:       {folder / 'result.json'}")
         say(f"pruned model: {folder / 'pruned'}  (its README.md shows how to load it)")
 

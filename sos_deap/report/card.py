@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from sos_deap.errors import one_line
-from sos_deap.report.formats import measurement
+from sos_deap.report.parts import Part, columns, removal, unit
 
 _LOADING = {
-    "sliced": """The number of heads differs between layers, which the stock classes do not support:
+    "sliced": """The layers differ in size, which the stock classes do not support:
 
 ```python
 from transformers import {auto}
@@ -20,14 +20,14 @@ import sos_deap
 model = sos_deap.load(folder)  # runs no code from the folder
 ```
 """,
-    "uniform": """All layers have the same number of heads, so this is a stock model:
+    "uniform": """All layers have the same size, so this is a stock model:
 
 ```python
 from transformers import {auto}
 model = {auto}.from_pretrained(folder)
 ```
 """,
-    "zeroed": """The output weights of the removed heads are zero: the model has the size and speed
+    "zeroed": """The output weights of what was removed are zero: the model has the size and speed
 of the original, and any loader reads it.
 
 ```python
@@ -43,46 +43,34 @@ def model_card(
     base_model: str,
     layout: str,
     auto: str,
-    heads_per_layer: Sequence[int],
-    kept: Sequence[Sequence[int]],
-    channels_per_layer: Sequence[int] = (),
-    kept_channels: Sequence[int] = (),
+    parts: Sequence[Part],
     facts: Mapping[str, Any],
-    metrics: Sequence[tuple[str, float, float]] = (),
+    headline: str = "",
+    rows: Sequence[Sequence[str]] = (),
 ) -> str:
     """Return the text of a pruned model's ``README.md``.
 
     :param base_model: the original model: a Hub name, a folder or a built-in name.
     :param layout: a name in :data:`sos_deap.models.prune.LAYOUTS`.
     :param auto: name of the auto class that loads the model.
-    :param heads_per_layer: number of query heads of each layer of the original.
-    :param kept: indices of the query heads that each layer keeps.
-    :param channels_per_layer: number of feed-forward channels of each layer of the original.
-    :param kept_channels: number of channels that each layer keeps.
+    :param parts: the genes of the pruned model.
     :param facts: further lines by label: command, seed, data, versions.
-    :param metrics: rows (name, dense value, pruned value).
+    :param headline: what was gained and lost (:func:`sos_deap.report.headline.headline`); default:
+        it was not measured.
+    :param rows: rows of text: label, dense value, pruned value, change.
     """
-    removed = [
-        [head for head in range(count) if head not in set(keep)]
-        for count, keep in zip(heads_per_layer, kept, strict=True)
-    ]
-    total = sum(map(len, removed))
-    share = f"{total} of the {sum(heads_per_layer)} attention heads"
-    percent = f"{total / sum(heads_per_layer):.1%}"
     lines = [
         *_front_matter(base_model),
         f"# {_text(base_model)}, pruned",
         "",
-        f"{share} of {_code(base_model)} ({percent}) were removed by sos_deap, without training.",
+        *([f"{_text(headline[0].upper() + headline[1:])}.", ""] if headline else []),
+        f"{removal(parts)} of {_code(base_model)} were removed by sos_deap, without training.",
         "",
         _LOADING[layout].format(auto=auto),
-        *_metric_lines(metrics),
+        *_measured(rows),
         "",
-        "| layer | heads | removed |",
-        "|---|---|---|",
+        *_by_layer(parts),
     ]
-    for layer, (count, heads) in enumerate(zip(heads_per_layer, removed, strict=True)):
-        lines += [f"| {layer} | {count - len(heads)} of {count} | {', '.join(map(str, heads))} |"]
     shown = (
         (name, (_code if name == "command" else _text)(value)) for name, value in facts.items()
     )
@@ -99,14 +87,37 @@ def _front_matter(base_model: str) -> Iterator[str]:
     yield from ("tags: [pruned, attention-head-pruning, sos_deap]", "---", "")
 
 
-def _metric_lines(metrics: Sequence[tuple[str, float, float]]) -> Iterator[str]:
-    """Yield the table of metrics, or a sentence if there are none."""
-    if not metrics:
+def _measured(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Yield the table of sizes and metrics, or a sentence if there is none."""
+    if not rows:
         yield "Its quality was not measured when it was pruned."
         return
-    yield from ("| | dense | pruned |", "|---|---|---|")
-    for name, dense, pruned in metrics:
-        yield f"| {_text(name)} | {measurement(dense)} | {measurement(pruned)} |"
+    yield from ("| | dense | pruned | change |", "|---|---|---|---|")
+    for row in rows:
+        yield _row(map(_text, row))
+
+
+def _by_layer(parts: Sequence[Part]) -> Iterator[str]:
+    """Yield the table of what each layer keeps, with the indices of what it lost."""
+    found = list(columns(parts))
+    yield _row(["layer", *(cell for kind, _ in found for cell in (unit(kind), "removed"))])
+    yield "|---" * (1 + 2 * len(found)) + "|"
+    for layer in sorted({part.layer for part in parts}):
+        cells = [str(layer)]
+        for _, column in found:
+            cells += _kept(column[layer]) if layer in column else ["", ""]
+        yield _row(cells)
+
+
+def _kept(part: Part) -> list[str]:
+    """Return how many genes of a part are kept, and the indices of the others."""
+    total = len(part.genes)
+    return [f"{total - len(part.removed)} of {total}", ", ".join(map(str, part.removed))]
+
+
+def _row(cells: Iterable[str]) -> str:
+    """Return a row of a Markdown table."""
+    return f"| {' | '.join(cells)} |"
 
 
 def _text(value: object) -> str:

@@ -1,9 +1,10 @@
-"""Complete runs compared, from the files in their folders."""
+"""Complete runs compared, from the files in their folders: a sentence and table rows for each."""
 
 from __future__ import annotations
 
 import csv
 import json
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,9 @@ from typing import Any
 from jinja2 import TemplateError
 
 from sos_deap.errors import InputError, first_line
+from sos_deap.report.formats import arrow, change, measurement
+from sos_deap.report.headline import headline
+from sos_deap.report.parts import by_kind, parts_of
 from sos_deap.report.tables import comparison_row
 
 #: Exceptions that the content of a damaged file may cause, besides ``KeyError``.
@@ -53,25 +57,45 @@ def corrupt_files_as_input_error(folder: Path) -> Iterator[None]:
 
 
 def comparison(folders: Iterable[Path]) -> str:
-    """Return a table of complete runs, with a line for each metric of each run.
+    """Return a sentence for each complete run, and a table with a line for each metric of each run.
 
     :param folders: the run folders.
-    :raises InputError: if a ``result.json`` is missing or damaged.
+    :raises InputError: if a ``result.json`` is missing, or if it or a ``measured.json`` is damaged.
     """
-    titles = "run", "algorithm", "heads removed", "metric", "dense", "pruned", "change", "seconds"
-    rows: list[tuple[str, ...]] = [titles]
+    titles = (
+        *("run", "algorithm", "removed", "parameters"),
+        *("metric", "dense", "pruned", "change", "seconds"),
+    )
+    sentences, rows = [], [titles]
     for folder in folders:
         with corrupt_files_as_input_error(folder):
-            result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+            result, measured = read_result(folder)
+            sentences.append(f"{folder.name}: {headline(result, measured, arrow(sys.stdout))}")
             rows += _compared(folder.name, result["dense"], result["best"], result["search"])
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    shapes = [f"{side}{width}" for side, width in zip("<<><>>>>", widths, strict=True)]
-    return "\n".join("  ".join(map(format, row, shapes)) for row in rows)
+    shapes = [f"{side}{width}" for side, width in zip("<<>><>>>>", widths, strict=True)]
+    table = ("  ".join(map(format, row, shapes)) for row in rows)
+    return "\n".join([*sentences, "", *table])
+
+
+def read_result(folder: Path) -> tuple[Any, Any]:
+    """Return the content of a run's ``result.json``, and of its ``measured.json`` if it has one.
+
+    :param folder: the run folder.
+    """
+    result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    measured = folder / "measured.json"
+    return result, json.loads(measured.read_text(encoding="utf-8")) if measured.exists() else []
 
 
 def _compared(run: str, dense: Any, best: Any, search: Any) -> Iterator[tuple[str, ...]]:
     """Yield the lines of a run, one for each metric."""
-    removed = f"{dense['heads'] - best['heads']} of {dense['heads']}"
+    counts = by_kind(parts_of(search, best["chromosome"]))
+    removed, total = map(sum, zip(*counts.values(), strict=True))
+    shared = (
+        *(run, str(search["algorithm"]), f"{removed:,} of {total:,} {'+'.join(counts)}"),
+        change(dense["parameters"], best["parameters"]),
+    )
     for name, value in dense["heldout"].items():
         metric, *figures = comparison_row(f"{name}, held-out", value, best["heldout"][name])
-        yield run, str(search["algorithm"]), removed, metric, *figures, f"{search['seconds']:.0f}"
+        yield *shared, metric, *figures, measurement(search["seconds"])

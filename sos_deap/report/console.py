@@ -127,7 +127,7 @@ class Progress:
     def _describe(self, best: Any) -> str:
         if best is None:
             return "none within the maximum sparsity yet"
-        at = f"at sparsity {self._evaluator.sparsity(best):.3f}"
+        at = f"at sparsity {measurement(self._evaluator.sparsity(best))}"
         metric = self._evaluator.cached(best)
         if metric is not None:
             return f"{self._evaluator.task.name} {measurement(metric)} {at}"
@@ -150,8 +150,8 @@ class Progress:
         return [
             f"The search {state}: generation {len(self.rows) - 1}"
             + ("." if most is None else f" of {most}."),
-            f"{self.rows[-1]['seconds']:.0f} s so far"
-            + ("." if left is None else f", about {left:.0f} s left."),
+            f"{measurement(self.rows[-1]['seconds'])} s so far"
+            + ("." if left is None else f", about {measurement(left)} s left."),
             f"Best sub-model: {self.best}.",
         ]
 
@@ -165,10 +165,10 @@ class Progress:
     def _line(self, generation: int) -> str:
         row, limits, left = self.rows[-1], self._limits, self._left()
         most = "" if limits.generations is None else f"/{limits.generations}"
-        eta = "" if left is None else f", ETA {left:.0f} s"
+        eta = "" if left is None else f", ETA {measurement(left)} s"
         return (
             f"generation {generation:{max(1, len(most) - 1)}d}{most}  "
-            f"{row['seconds']:.0f} s{eta}  best {self.best}  "
+            f"{measurement(row['seconds'])} s{eta}  best {self.best}  "
             f"{counted(row['forward_evaluations'], 'forward evaluation')}, "
             f"{counted(row['cache_hits'], 'cache hit')}, "
             f"{measurement(self.rate)} tokens/s"

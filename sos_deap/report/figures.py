@@ -80,7 +80,7 @@ def _style(name: str) -> Iterator[None]:
 
 
 def _for_page(figure: Figure) -> str:
-    """Return a figure as an SVG element with the page's text colour and font."""
+    """Return a figure as an SVG element with the page's text colour and font, at most full size."""
     text = io.StringIO()
     figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
     svg = text.getvalue()
@@ -89,7 +89,7 @@ def _for_page(figure: Figure) -> str:
     # Names such as figure_1, which several figures share and nothing refers to.
     svg = re.sub(r' id="[a-z_.]+_?[0-9]*"', "", svg)
     svg = svg.replace("font-family:", "font-family: system-ui, ") if "font-family:" in svg else svg
-    width = re.search(r' width="([0-9.]+)pt" height="[0-9.]+pt"|height="[0-9.]+pt"', svg)
-    if width:
-        svg = re.sub(r' (width|height)="[0-9.]+pt"', "", svg, count=2)
-    return svg.replace("<svg", '<svg role="img"', 1)
+    svg = re.sub(r' (width|height)="[0-9.]+pt"', "", svg, count=2)
+    # So that the text of all figures has the same size where the page is wide enough.
+    size = f"max-width: {figure.get_figwidth():.2f}in"
+    return svg.replace("<svg", f'<svg role="img" style="{size}"', 1)

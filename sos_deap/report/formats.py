@@ -1,10 +1,14 @@
-"""How numbers and the end of a search are printed; JSON files keep full precision."""
+"""How numbers and the end of a search are printed; JSON files keep full precision.
+
+Measured numbers have three significant digits, percentages of them at most two decimals. Counts are
+whole, with separators of thousands.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TextIO
 
 #: Sentences on how a search ended, by the value of ``stopped_by`` (see
 #: :class:`sos_deap.search.limits.Limits`); the names in braces are counts in ``result.json``.
@@ -57,8 +61,40 @@ def measurement(value: float) -> str:
     return f"{round(float(value), 2 - exponent):,.{max(0, 2 - exponent)}f}"
 
 
+def percent(share: float) -> str:
+    """Return a share in percent, with three significant digits and at most two decimals.
+
+    >>> [percent(share) for share in (0.2698, 0.0123456, 0.00012, 5.321)]
+    ['27.0 %', '1.23 %', '0.01 %', '532 %']
+    """
+    value = round(100 * share, 2)
+    return f"{value:.2f} %" if abs(value) < 10 else f"{measurement(value)} %"
+
+
+def change(before: float, after: float) -> str:
+    """Return a change in percent, with its sign; the value before must not be 0.
+
+    >>> change(144, 132), change(23.4081, 24.6279), change(12, 12)
+    ('-8.33 %', '+5.21 %', '0 %')
+    """
+    if after == before:
+        return "0 %"
+    share = after / before - 1
+    return f"{'-' if share < 0 else '+'}{percent(abs(share))}"
+
+
+def arrow(stream: TextIO) -> str:
+    """Return an arrow, or ``"->"`` if the encoding of a stream has no arrow."""
+    try:
+        "→".encode(getattr(stream, "encoding", None) or "ascii")
+    except (UnicodeEncodeError, LookupError):
+        return "->"
+    return "→"
+
+
 def format_value(value: object) -> str:
     """Return a count as a whole number, another number with three significant digits."""
     if isinstance(value, float):
         return measurement(value)
-    return f"{value:,}" if isinstance(value, int) else str(value)
+    count = isinstance(value, int) and not isinstance(value, bool)
+    return f"{value:,}" if count else str(value)

@@ -119,7 +119,6 @@ class LivePage:
         evaluator = self._evaluator
         metric = evaluator.cached(best)
         return {
-            "heads": sum(map(len, evaluator.gene_map.kept_heads(best))),
             "chromosome": list(best),
             "calibration": {} if metric is None else {evaluator.task.name: metric},
         }
@@ -161,12 +160,16 @@ class TensorBoard:
         self._writer.close()
 
 
-def add_heads(folder: Path, step: int) -> None:
-    """Add the figure of kept heads, from the plots of a complete run, to its event files."""
+def add_genes(folder: Path, step: int) -> None:
+    """Add the figure of what the winner keeps to the event files.
+
+    :param folder: folder of a complete run, with its page and TensorBoard's files.
+    :param step: number of the last generation.
+    """
     from matplotlib.image import imread
 
     writer = _writer(folder)
-    writer.add_image("heads", imread(folder / "plots" / "heads.png"), step, dataformats="HWC")
+    writer.add_image("genes", imread(folder / "plots" / "genes.png"), step, dataformats="HWC")
     writer.close()
 
 

@@ -15,10 +15,13 @@ from matplotlib.figure import Figure
 
 from sos_deap.files.atomic import write_text
 from sos_deap.files.run_folder import PAGE, UNFINISHED
-from sos_deap.report.comparison import corrupt_files_as_input_error
+from sos_deap.report.comparison import corrupt_files_as_input_error, read_result
 from sos_deap.report.figures import on_page, save
 from sos_deap.report.formats import format_value, search_end
-from sos_deap.report.plots import Row, by_generation, heads_figure, scatter
+from sos_deap.report.genes_figure import genes_figure
+from sos_deap.report.headline import headline
+from sos_deap.report.parts import Part, parts_of, removal
+from sos_deap.report.plots import Row, by_generation, scatter
 from sos_deap.report.tables import cells, inline, measured_cells
 
 TEMPLATES = Path(__file__).parent
@@ -48,11 +51,9 @@ def write_page(folder: Path) -> Path:
     :raises InputError: if a file of the run is missing or cannot be read.
     """
     with corrupt_files_as_input_error(folder):
-        result, config = (_json(folder / name) for name in ("result.json", "config.json"))
-        measured, samples = (
-            _json(folder / name) if (folder / name).exists() else []
-            for name in ("measured.json", "samples.json")
-        )
+        result, measured = read_result(folder)
+        config = _json(folder / "config.json")
+        samples = _json(folder / "samples.json") if (folder / "samples.json").exists() else []
         evaluations, logbook, front = (
             _rows(folder / f"{name}.csv") for name in ("evaluations", "logbook", "pareto")
         )
@@ -103,7 +104,8 @@ def _rendered(
     reload: bool = False,
 ) -> str:
     """Return the page as HTML; ``status`` is empty for a complete run."""
-    dense, best, search = result["dense"], result["best"], result["search"]
+    best, search = result["best"], result["search"]
+    parts = parts_of(search, best["chromosome"]) if best else []
     pages = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -115,14 +117,14 @@ def _rendered(
         status=status,
         reload=reload,
         unfinished=UNFINISHED,
-        heads=dense["heads"],
-        removed=dense["heads"] - best["heads"] if best else 0,
+        headline=None if status else headline(result, measured),
+        removed=removal(parts) if parts else "nothing",
         algorithm=search["algorithm"],
         metric=_metric(result),
         rows=cells(result) if best else (),
         speeds=[measured_cells(row) for row in measured],
         samples=samples,
-        figures=_figures(result, tables, draw),
+        figures=_figures(result, parts, tables, draw),
         counts=_counts(search),
         command=result["command"],
         facts=_facts(result),
@@ -134,18 +136,19 @@ def _metric(result: Mapping[str, Any]) -> str:
     return str(next(iter(result["dense"]["calibration"])))
 
 
-def _figures(result: Mapping[str, Any], tables: RunTables, draw: Draw) -> dict[str, str]:
-    """Return the figures by name, as SVG."""
-    dense, best, metric = result["dense"]["calibration"], result["best"], _metric(result)
+def _figures(
+    result: Mapping[str, Any], parts: Sequence[Part], tables: RunTables, draw: Draw
+) -> dict[str, str]:
+    """Return the figures by name, as SVG; that of the genes only if there are parts."""
+    dense, metric = result["dense"]["calibration"], _metric(result)
     figures = {
         "sub_models": draw(
             "sub_models", lambda: scatter(tables.evaluations, tables.front, metric, dense)
         ),
         "generations": draw("generations", lambda: by_generation(tables.logbook)),
     }
-    if best:
-        genes, layers = best["chromosome"], result["search"]["genes_per_layer"]
-        figures["heads"] = draw("heads", lambda: heads_figure(genes, layers))
+    if parts:
+        figures["genes"] = draw("genes", lambda: genes_figure(parts))
     return figures
 
 

@@ -1,4 +1,4 @@
-"""The figures of a run: kept heads, all sub-models, and the course of the search."""
+"""The figures of a search: all sub-models, and its course by generation."""
 
 from __future__ import annotations
 
@@ -16,40 +16,6 @@ from sos_deap.report.figures import COLOURS, INK
 from sos_deap.report.tables import number
 
 Row = dict[str, Any]  # a table's row: text if read from a file, else numbers
-
-
-def heads_figure(chromosome: Sequence[int], genes_per_layer: Sequence[int]) -> Figure:
-    """Draw which heads are kept: a row per layer, a column per gene.
-
-    :param chromosome: one 0/1 gene per head or group; 1 keeps it.
-    :param genes_per_layer: numbers of genes, adding up to the length of the chromosome.
-    """
-    widest = max(genes_per_layer)
-    if sum(genes_per_layer) != len(chromosome):
-        raise ValueError(f"{len(chromosome)} genes for {sum(genes_per_layer)} heads")
-    figure = Figure(
-        figsize=(min(9, 1.6 + 0.32 * widest), min(9, 1 + 0.28 * len(genes_per_layer))),
-        layout="constrained",
-    )
-    axis = figure.subplots()
-    genes = iter(chromosome)
-    table = [
-        [float(next(genes)) for _ in range(count)] + [math.nan] * (widest - count)
-        for count in genes_per_layer
-    ]
-    # Removed heads are transparent, so that the page's background shows.
-    colours = ListedColormap(["none", COLOURS[0]])
-    edges: Any = {"edgecolors": INK, "linewidth": 0.4}
-    axis.pcolormesh(table, cmap=colours, vmin=0, vmax=1, **edges)
-    axis.set_ylim(len(genes_per_layer), 0)
-    axis.set_xlabel("head")
-    axis.set_ylabel("layer")
-    for size, place in ((widest, axis.set_xticks), (len(genes_per_layer), axis.set_yticks)):
-        ticks = range(0, size, max(1, size // 16))
-        place([i + 0.5 for i in ticks], list(map(str, ticks)))
-    axis.grid(visible=False)
-    axis.set_title("filled: kept")
-    return figure
 
 
 def scatter(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import moocore
 
 from sos_deap.files.atomic import write_csv
-from sos_deap.report.formats import format_value, measurement, search_end
+from sos_deap.report.formats import change, format_value, measurement, percent, search_end
 from sos_deap.search.chromosome import WORST_FITNESS
 from sos_deap.tasks.objectives import OBJECTIVES
 
@@ -174,10 +174,11 @@ def cells(result: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
         comparison_row(label, dense[key], best[key])
         for label, key in (
             ("attention heads", "heads"),
+            ("feed-forward channels", "channels"),
             ("parameters", "parameters"),
             ("bytes of weights", "bytes"),
         )
-        if key in best
+        if key in dense and key in best
     ]
     for part, label in (("calibration", "calibration"), ("heldout", "held-out")):
         for name, value in dense[part].items():
@@ -191,14 +192,15 @@ def comparison_row(
 ) -> tuple[str, str, str, str]:
     """Return a row of text; ``None`` stands for a metric that was not finite."""
     before, after = ("-" if value is None else format_value(value) for value in (dense, pruned))
-    change = f"{pruned / dense - 1:+.1%}" if dense and pruned is not None else "-"
-    return label, before, after, change
+    changed = change(dense, pruned) if dense and pruned is not None else "-"
+    return label, before, after, changed
 
 
 def inline(described: dict[str, Any]) -> str:
     """Return a task's description of its data on one line."""
     return ", ".join(
-        str(value) if name == "split" else f"{name} {value}" for name, value in described.items()
+        str(value) if name == "split" else f"{name} {format_value(value)}"
+        for name, value in described.items()
     )
 
 
@@ -241,8 +243,8 @@ def measured_cells(row: Mapping[str, Any]) -> dict[str, Any]:
             continue
         saved = bound = ""
         if len(names) == 2 and values[0] and key != "decode_tokens_per_second":
-            saved = f"{1 - values[1] / values[0]:.1%}"
-            bound = f"{row['gains'][names[1]][f'{gain}_bound']:.1%}" if gain else ""
+            saved = percent(1 - values[1] / values[0])
+            bound = percent(row["gains"][names[1]][f"{gain}_bound"]) if gain else ""
         # A count, though stored as a quotient; all others are measurements.
         scaled = (
             round(value) if key == "kv_bytes_per_token" else value * scale for value in values
