@@ -453,16 +453,17 @@ def test_a_rehearsal_draws_no_random_numbers_and_leaves_the_model_as_it_was(
 
 def test_a_model_card_holds_no_markup_of_names() -> None:
     from sos_deap.report.card import model_card
+    from sos_deap.report.parts import Part
 
     evil = "a/b\nlicense: x <img src=x onerror=alert(1)> [go](javascript:1) `*x*` | \x1b[2J"
     card = model_card(
         base_model=evil,
         layout="sliced",
         auto="AutoModel",
-        heads_per_layer=[2],
-        kept=[[0]],
+        parts=[Part(0, "heads", (1, 0))],
         facts={"command": evil, "data": evil},
-        metrics=[(evil, 1.0, 2.0)],
+        headline=evil,
+        rows=[(evil, "1", "2", "+100 %")],
     )
     head, _, body = card.removeprefix("---\n").partition("---\n")
     assert set(head.splitlines()) == {
@@ -479,8 +480,7 @@ def test_a_model_card_holds_no_markup_of_names() -> None:
         base_model="org/name_1.5",
         layout="zeroed",
         auto="AutoModel",
-        heads_per_layer=[2],
-        kept=[[0]],
+        parts=[Part(0, "heads", (1, 0))],
         facts={},
     )
     assert "base_model: org/name_1.5\n" in named and "# org/name_1.5, pruned\n" in named

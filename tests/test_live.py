@@ -117,8 +117,8 @@ def test_a_search_that_has_found_nothing_has_a_page_too(
 ) -> None:
     progress, logbook = Progress(evaluator, Limits(evaluations=9)), Logbook()
     known = {
-        "dense": {"heads": 12, "calibration": {"perplexity": 9.0}, "heldout": {}},
-        "search": {"algorithm": "mine", "genes_per_layer": [4, 4, 4]},
+        "dense": {"calibration": {"perplexity": 9.0}, "heldout": {}},
+        "search": {"algorithm": "mine", "parts": []},
         "data": {},
         "dtype": "float32",
         "command": "python",
@@ -286,10 +286,10 @@ def test_tensorboard_reads_the_logbook_and_the_heads(flags: list[str], tmp_path:
     folder = tmp_path / "run"
     assert main([*flags, "--tensorboard", f"--output_dir={folder}"]) == 0
     assert scalars(folder) == expected(folder)
-    [image] = opened(folder).Images("heads")
+    [image] = opened(folder).Images("genes")
     assert image.step == 3
     shown = np.asarray(Image.open(io.BytesIO(image.encoded_image_string)).convert("RGB"))
-    drawn = np.asarray(Image.open(folder / "plots" / "heads.png").convert("RGB"))
+    drawn = np.asarray(Image.open(folder / "plots" / "genes.png").convert("RGB"))
     assert shown.shape == drawn.shape and np.abs(shown.astype(int) - drawn).max() <= 1
 
 
@@ -304,7 +304,7 @@ def test_a_resumed_run_rewrites_its_event_files(flags: list[str], tmp_path: Path
     assert main([f"--resume={folder}", "--generations=5"]) == 0
     assert scalars(folder) == expected(folder)
     assert len(scalars(folder)["best/perplexity"]) == 6
-    assert len(opened(folder).Images("heads")) == 1
+    assert len(opened(folder).Images("genes")) == 1
     assert main([f"--resume={later}"]) == 0
     assert not (later / "tensorboard").exists()
 

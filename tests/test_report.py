@@ -18,7 +18,17 @@ from sos_deap import Evaluator, InputError
 from sos_deap.files.atomic import free_folder, make_folder, write_csv, write_json
 from sos_deap.files.run_folder import claim
 from sos_deap.report.console import Progress
-from sos_deap.report.formats import ENDS, format_value, measurement, search_end
+from sos_deap.report.formats import (
+    ENDS,
+    arrow,
+    change,
+    format_value,
+    measurement,
+    percent,
+    search_end,
+)
+from sos_deap.report.headline import headline
+from sos_deap.report.parts import Part, listed, parts_of, removal
 from sos_deap.report.tables import (
     front,
     front_hypervolume,
@@ -49,7 +59,7 @@ def test_progress_shows_the_state_of_the_search(
     printed = capsys.readouterr().out
     assert "none within the maximum sparsity yet" in printed
     last = printed.rstrip("\n").splitlines()[-1].removeprefix("\x1b[K")
-    assert re.match(r"generation 12/12  \d+ s, ETA 0 s  best perplexity ", last)
+    assert re.match(r"generation 12/12  [\d.]+ s, ETA 0 s  best perplexity ", last)
     counts = f" {measurement(metric)} at sparsity 0.250  1 forward evaluation, 1 cache hit, "
     assert re.fullmatch(r"[\d,.]+ tokens/s", last.partition(counts)[2])
     # A terminal shows one line that changes; a file gets every tenth and the last.
@@ -69,7 +79,7 @@ def test_progress_of_a_sub_model_scored_on_part_of_the_data(
     first, last = capsys.readouterr().out.splitlines()
     assert "best not evaluated yet, at sparsity 0.250" in first
     assert f"best fitness {measurement(best.fitness.values[0])} on part of the data" in last
-    assert re.match(r"generation 1  \d+ s, ETA \d+ s", last)
+    assert re.match(r"generation 1  [\d.]+ s, ETA [\d.]+ s", last)
 
 
 def test_progress_stays_on_one_line_of_the_terminal(
@@ -126,7 +136,7 @@ def test_the_table_by_hand() -> None:
     result = {
         "dense": dense,
         "best": best,
-        "data": {"calibration": {"split": "words", "sequences": 2, "seqlen": 8}},
+        "data": {"calibration": {"split": "words", "sequences": 2000, "seqlen": 8}},
         "search": {"non_finite": 0},
         "dtype": "float32",
     }
@@ -134,14 +144,14 @@ def test_the_table_by_hand() -> None:
     assert "finite" not in shown
     result["search"] = {"non_finite": 3}
     assert "3 sub-models had no finite kl and got the worst fitness" in table(result)
-    lines = [line.split() for line in shown.splitlines()]
-    assert lines[1] == ["attention", "heads", "10", "7", "-30.0%"]
-    assert lines[2] == ["parameters", "1,000", "900", "-10.0%"]
-    assert lines[4] == ["kl,", "calibration", "0", "0.500", "-"]
-    assert lines[5] == ["perplexity,", "calibration", "5.00", "5.50", "+10.0%"]
-    assert lines[6] == ["kl,", "held-out", "-", "0.250", "-"]
+    lines = [re.split(r"\s{2,}", line) for line in shown.splitlines()]
+    assert lines[1] == ["attention heads", "10", "7", "-30.0 %"]
+    assert lines[2] == ["parameters", "1,000", "900", "-10.0 %"]
+    assert lines[4] == ["kl, calibration", "0", "0.500", "-"]
+    assert lines[5] == ["perplexity, calibration", "5.00", "5.50", "+10.0 %"]
+    assert lines[6] == ["kl, held-out", "-", "0.250", "-"]
     assert shown.splitlines()[7:] == [
-        "calibration: words, sequences 2, seqlen 8",
+        "calibration: words, sequences 2,000, seqlen 8",
         "dtype: float32",
     ]
 
@@ -220,6 +230,33 @@ def test_measurements_have_three_digits(value: float, shown: str) -> None:
 
 def test_counts_are_whole() -> None:
     assert [format_value(x) for x in (1_234_567, 1234.567, "sos")] == ["1,234,567", "1,230", "sos"]
+    assert format_value(True) == "True"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "shown"),
+    [
+        (144, 100, "-30.6 %"),
+        (100.0, 632.1, "+532 %"),
+        (1000, 1012, "+1.20 %"),
+        (1000, 1099.96, "+10.0 %"),
+        (-2.0, -3.0, "+50.0 %"),
+        (10**6, 10**6 + 1, "+0.00 %"),
+        (7, 7, "0 %"),
+        (7, 0, "-100 %"),
+    ],
+)
+def test_changes_have_three_digits_and_at_most_two_decimals(
+    before: float, after: float, shown: str
+) -> None:
+    assert change(before, after) == shown
+    assert after == before or percent(abs(after / before - 1)) == shown[1:]
+
+
+def test_an_arrow_for_every_terminal() -> None:
+    shown_in = [("utf-8", "→"), ("ascii", "->"), ("latin-1", "->"), ("x-none", "->"), (None, "->")]
+    for encoding, shown in shown_in:
+        assert arrow(SimpleNamespace(encoding=encoding)) == shown  # type: ignore[arg-type]
 
 
 def test_measured_times_have_three_digits_and_bytes_per_token_are_whole() -> None:
@@ -240,3 +277,124 @@ def test_every_end_of_a_search_is_a_sentence() -> None:
     stopped = search_end({"stopped_by": "evaluations", **counts})
     assert stopped == "stopped: the limit on evaluations was reached (1,003, generation 11)"
     assert search_end({"stopped_by": "mine"}) == "stopped: mine"
+
+
+# One sentence on a run
+
+
+def run_result(**changes: Any) -> dict[str, Any]:
+    """A result of 3 of 10 heads removed."""
+    return {
+        "dense": {"parameters": 1000, "heldout": {"perplexity": 23.4081}},
+        "best": {
+            "parameters": 730,
+            "heldout": {"perplexity": 24.6279, "loss": 3.2},
+            "chromosome": [1, 1, 1, 0, 1, 1, 1, 0, 0, 1],
+        },
+        "search": {"genes_per_layer": [4, 6]},
+        "data": {"calibration": {"split": "a"}, "held-out": {"split": "b"}},
+    } | changes
+
+
+def timed(dense: float | None, pruned: float | None) -> list[dict[str, Any]]:
+    seconds = {"dense": dense, "pruned": pruned}
+    models = {name: {"prefill_seconds": value} for name, value in seconds.items()}
+    return [{"models": models}, {"models": {}}]
+
+
+UNSEEN = "on text that the search has not seen"
+LOSS = "perplexity 23.4 → 24.6 " + UNSEEN
+
+
+def test_the_headline_has_gain_and_loss() -> None:
+    result = run_result()
+    gain = "27.0 % fewer parameters"
+    assert headline(result, timed(1.29, 1.0)) == f"{gain}, prefill 1.29 times as fast, {LOSS}"
+    assert headline(result, timed(0.97, 1.0)) == f"{gain}, prefill 0.970 times as fast, {LOSS}"
+    assert headline(result) == headline(result, timed(None, None)) == f"{gain}, {LOSS}"
+    assert headline(result, arrow="->") == f"{gain}, {LOSS}".replace("→", "->")
+
+
+def test_the_headline_has_the_promised_speed() -> None:
+    gain, search = "27.0 % fewer parameters", {"genes_per_layer": [4, 6]}
+    promised = run_result(search=search | {"promised_speedup": 1.28})
+    both = run_result(search=search | {"promised_speedup": 1.28, "measured_speedup": 1.2611})
+    speed = "prefill 1.29 times as fast"
+    assert headline(promised) == f"{gain}, speed-up promised 1.28, {LOSS}"
+    for result, known in ((promised, "promised 1.28"), (both, "promised 1.28, measured 1.26")):
+        shown = headline(result, timed(1.29, 1.0))
+        assert shown == f"{gain}, {speed} (speed-up {known}), {LOSS}"
+
+
+def test_the_headline_of_nothing_removed() -> None:
+    result = run_result()
+    result["best"] = {"parameters": 1000, "heldout": {"perplexity": 23.4081}, "chromosome": [1] * 9}
+    nothing = "nothing was removed, since no smaller sub-model had a better fitness"
+    assert headline(result, timed(1.01, 1.0)) == f"{nothing}, perplexity 23.4 {UNSEEN}"
+    result["search"] |= {"promised_speedup": 1.1, "measured_speedup": 1.0}
+    assert ", speed-up promised 1.10, measured 1.00, perplexity" in headline(result)
+
+
+def test_the_headline_of_zeroed_heads() -> None:
+    result = run_result()
+    result["best"]["parameters"] = 1000
+    shown = headline(result, timed(1.0, 1.0))
+    assert shown.startswith(
+        "3 of 10 attention heads set to zero, as many parameters as before, prefill 1.00 times as"
+    )
+
+
+@pytest.mark.parametrize(
+    ("dense", "best", "shown"),
+    [
+        ({"accuracy": 0.9123}, {"accuracy": 0.8874}, "accuracy 0.912 → 0.887"),
+        ({"accuracy": 0.5}, {"accuracy": 0.5}, "accuracy 0.500"),
+        ({"rouge1": 0.2, "rouge2": 0.1}, {"rouge1": 0.25, "rouge2": 0.1}, "rouge1 0.200 → 0.250"),
+        (
+            {"kl": 0.0, "perplexity": 23.4, "distillation": 1.0},
+            {"kl": 0.0512, "perplexity": 24.6, "distillation": 2.0},
+            "kl 0 → 0.0512, perplexity 23.4 → 24.6",
+        ),
+        ({"kl": 0.0}, {"kl": None}, "kl 0 → not finite"),
+    ],
+)
+def test_the_headline_names_the_metric(dense: Any, best: Any, shown: str) -> None:
+    result = run_result()
+    result["dense"]["heldout"], result["best"]["heldout"] = dense, best
+    assert headline(result) == f"27.0 % fewer parameters, {shown} {UNSEEN}"
+
+
+def test_the_headline_of_a_metric_of_the_users() -> None:
+    """Its function may read anything, and without rows of data it has one part only."""
+    parts = {name: {"split": name, "code_hash": "x"} for name in ("calibration", "held-out")}
+    assert headline(run_result(data=parts)).endswith("on data that the search has not seen")
+    parts["held-out"] = parts["calibration"]
+    assert headline(run_result(data=parts)).endswith("on the data of the search")
+
+
+# Parts of a chromosome
+
+
+def test_parts_cut_a_chromosome() -> None:
+    kinds = {"heads": 2, "channels": 3}
+    rows = [{"layer": i, "kind": k, "size": n} for i in (0, 1) for k, n in kinds.items()]
+    parts = parts_of({"parts": rows}, [1, 0, 1, 1, 0, 0, 0, 1, 1, 1])
+    first = [Part(0, "heads", (1, 0)), Part(0, "channels", (1, 1, 0))]
+    assert parts == [*first, Part(1, "heads", (0, 0)), Part(1, "channels", (1, 1, 1))]
+    assert [part.removed for part in parts] == [[1], [2], [0, 1], []]
+    assert listed(parts) == "4 attention heads and 6 blocks of feed-forward channels in 2 layers"
+    shown = "3 of 4 attention heads and 1 of 6 blocks of feed-forward channels"
+    assert removal(parts) == shown
+    layers = parts_of(
+        {"parts": [{"layer": i, "kind": "layers", "size": 1} for i in (0, 1)]}, [1, 0]
+    )
+    assert (listed(layers), removal(layers)) == ("2 layers", "1 of 2 layers")
+
+
+def test_parts_of_an_earlier_version_are_heads() -> None:
+    parts = parts_of({"genes_per_layer": [1, 2]}, [1, 0, 1])
+    assert parts == [Part(0, "heads", (1,)), Part(1, "heads", (0, 1))]
+    search: dict[str, Any]
+    for search in ({"genes_per_layer": [1, 3]}, {"genes_per_layer": [-1, 4]}, {"parts": []}):
+        with pytest.raises(ValueError, match="3 genes for parts of"):
+            parts_of(search, [1, 0, 1])

@@ -161,8 +161,8 @@ def test_what_a_run_leaves_for_others(small: list[str], tmp_path: Path) -> None:
     card = (folder / "pruned" / "README.md").read_text()
     removed = 12 - best["heads"]
     for fact in (
-        f"{removed} of the 12 attention heads",
-        "| perplexity, held-out | {} | {} |".format(
+        f"{removed} of 12 attention heads",
+        "| perplexity, held-out | {} | {} | ".format(
             *(measurement(side["heldout"]["perplexity"]) for side in (dense, best))
         ),
         "--seed=5",
@@ -188,7 +188,7 @@ def test_groups_in_the_uniform_layout_make_a_stock_model(
     folder = tmp_path / "run"
     flags = ["--unit=group", "--layout=uniform", "--max_sparsity=0.5", "--mutation_rate=0.4"]
     assert main([*small, *flags, f"--output_dir={folder}"]) == 0
-    assert "12 attention heads in 3 layers; 6 groups are the genes" in capsys.readouterr().out
+    assert "6 key/value groups in 3 layers" in capsys.readouterr().out
     best = read(folder)["best"]
     assert len(best["chromosome"]) == 6
     assert best["heads"] == 2 * sum(best["chromosome"])
@@ -230,7 +230,7 @@ def test_a_trace_and_a_store_that_another_run_reads(small: list[str], tmp_path: 
 def test_a_run_that_removes_nothing_says_so(small: list[str], tmp_path: Path, capsys: Any) -> None:
     flags = ["--generations=0", "--initial_sparsity=0", f"--output_dir={tmp_path / 'run'}"]
     assert main([*small, *flags]) == 0
-    assert "nothing was removed: no smaller sub-model" in capsys.readouterr().out
+    assert "nothing was removed, since no smaller sub-model" in capsys.readouterr().out
 
 
 def test_short_sequences_are_measured_too(small: list[str], tmp_path: Path) -> None:

@@ -66,7 +66,8 @@ def comparison(folders: Iterable[Path]) -> str:
         *("run", "algorithm", "removed", "parameters"),
         *("metric", "dense", "pruned", "change", "seconds"),
     )
-    sentences, rows = [], [titles]
+    sentences: list[str] = []
+    rows: list[tuple[str, ...]] = [titles]
     for folder in folders:
         with corrupt_files_as_input_error(folder):
             result, measured = read_result(folder)

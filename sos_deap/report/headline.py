@@ -45,13 +45,11 @@ def _size(result: Mapping[str, Any]) -> str:
 def _speed(search: Mapping[str, Any], measured: Sequence[Mapping[str, Any]]) -> str:
     """Return the measured speed of a prefill, and the promised speed-up, as far as known."""
     promise = _promise(search)
-    seconds = [
-        measured[0]["models"][name]["prefill_seconds"] if measured else None
-        for name in ("dense", "pruned")
-    ]
-    if None in seconds:
+    models = measured[0]["models"] if measured else {}
+    before, after = (models.get(name, {}).get("prefill_seconds") for name in ("dense", "pruned"))
+    if before is None or after is None:
         return promise
-    speed = f"prefill {measurement(seconds[0] / seconds[1])} times as fast"
+    speed = f"prefill {measurement(before / after)} times as fast"
     return f"{speed} ({promise})" if promise else speed
 
 

@@ -51,7 +51,8 @@ def parts_of(search: Mapping[str, Any], chromosome: Sequence[int]) -> list[Part]
         rows = [{"layer": layer, "kind": "heads", "size": size} for layer, size in sizes]
     ends = list(accumulate(row["size"] for row in rows))
     if not ends or ends[-1] != len(chromosome) or min(row["size"] for row in rows) < 0:
-        raise ValueError(f"{len(chromosome)} genes for parts of {ends[-1] if ends else 0} genes")
+        total = ends[-1] if ends else 0
+        raise ValueError(f"{len(chromosome)} genes for parts of {total:,} genes")
     return [
         Part(row["layer"], row["kind"], tuple(chromosome[end - row["size"] : end]))
         for row, end in zip(rows, ends, strict=True)
