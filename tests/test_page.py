@@ -184,7 +184,7 @@ def test_the_map_shows_channels_next_to_heads() -> None:
     assert boxes(channels) == [*kept, (0, 0.5, 1, False), (1, 0, 1, False)]
     first, second, *_ = channels.collections[0].get_facecolors()
     assert tuple(first) == to_rgba(COLOURS[0]) and sum(second) > sum(first)  # the third block
-    assert [text.get_text() for text in channels.texts] == ["50.0 %", "0.00 %"]
+    assert [text.get_text() for text in channels.texts] == ["50.0 %", "0 %"]
 
 
 @pytest.mark.parametrize(

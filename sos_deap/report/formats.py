@@ -64,10 +64,12 @@ def measurement(value: float) -> str:
 def percent(share: float) -> str:
     """Return a share in percent, with three significant digits and at most two decimals.
 
-    >>> [percent(share) for share in (0.2698, 0.0123456, 0.00012, 5.321)]
-    ['27.0 %', '1.23 %', '0.01 %', '532 %']
+    >>> [percent(share) for share in (0.2698, 0.0123456, 0.00012, 0, 5.321)]
+    ['27.0 %', '1.23 %', '0.01 %', '0 %', '532 %']
     """
-    value = round(100 * share, 2)
+    if not share:
+        return "0 %"
+    value = round(100 * share, 2) + 0.0  # not -0.0
     return f"{value:.2f} %" if abs(value) < 10 else f"{measurement(value)} %"
 
 
@@ -77,10 +79,9 @@ def change(before: float, after: float) -> str:
     >>> change(144, 132), change(23.4081, 24.6279), change(12, 12)
     ('-8.33 %', '+5.21 %', '0 %')
     """
-    if after == before:
-        return "0 %"
     share = after / before - 1
-    return f"{'-' if share < 0 else '+'}{percent(abs(share))}"
+    sign = "-" if share < 0 else "+" if share else ""
+    return sign + percent(abs(share))
 
 
 def arrow(stream: TextIO) -> str:

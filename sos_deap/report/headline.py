@@ -8,7 +8,7 @@ from typing import Any
 from sos_deap.report.formats import measurement, percent
 from sos_deap.report.parts import parts_of, removal
 
-#: Metrics that compare with the dense model; the perplexity beside them is easier to judge.
+#: Divergences from the dense model; the sentence adds the perplexity, which is easier to judge.
 _DIVERGENCES = ("kl", "distillation")
 
 
