@@ -46,7 +46,7 @@ def test_prune_with_a_list_of_heads(model_folder: Path, tmp_path: Path, capsys: 
     assert (folder / "generation_config.json").is_file()
     card, printed = (folder / "README.md").read_text(), capsys.readouterr().out
     assert "| 1 | 0 of 4 | 0, 1, 2, 3 |" in card and "| 2 | 2 of 4 | 2, 3 |" in card
-    assert "7 of the 12 attention heads" in card and "--heads" in card and "transformers" in card
+    assert "7 of 12 attention heads" in card and "--heads" in card and "transformers" in card
     assert "quality was not measured" in card
     assert "heads                             12               5   -58.3 %" in printed
     assert [path.name for path in tmp_path.iterdir()] == ["pruned"]
