@@ -125,13 +125,12 @@ def main() -> None:
         heldout_samples=1,
         task="kl",
         objective="metric",
-        unit=given.unit,
+        genes=given.unit + "s",
         seqlen=128,
         samples=8,
     )
-    sizes = evaluator.head_map.genes_per_layer
     space = Space(
-        tuple(Part(layer, given.unit + "s", size) for layer, size in enumerate(sizes)),
+        tuple(Part(part.layer, part.kind, part.size) for part in evaluator.gene_map.parts),
         max_sparsity=given.sparsity,
         sparsity=evaluator.sparsity,
         individual=Chromosome,

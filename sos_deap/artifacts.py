@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from platform import python_version
@@ -88,18 +89,12 @@ def write_card(
         base_model=name,
         layout=layout,
         auto=auto_class(model),
-        parts=parts_of({"parts": gene_parts(heads)}, chromosome),
+        parts=parts_of({"parts": list(map(asdict, genes.parts))}, chromosome),
         facts={**facts, "versions": ", ".join(f"{k} {v}" for k, v in versions().items())},
         headline=headline,
         rows=rows,
     )
     write_text(folder / "README.md", card)
-
-
-def gene_parts(heads: HeadMap) -> list[dict[str, Any]]:
-    """Return the parts of a chromosome for ``result.json``: layer, kind and number of genes."""
-    sizes = enumerate(heads.genes_per_layer)
-    return [{"layer": layer, "kind": f"{heads.unit}s", "size": size} for layer, size in sizes]
 
 
 def write_run_card(
@@ -129,7 +124,7 @@ def write_run_card(
         name,
         evaluator.model,
         result["best"]["chromosome"],
-        evaluator.head_map,
+        evaluator.gene_map,
         layout,
         facts,
         headline(result, measured),

@@ -221,7 +221,7 @@ def toolbox_of(plan: Plan, evaluator: Evaluator) -> Any:
         max_sparsity=plan.max_sparsity,
         prior=config.prior,
         repair=not row.literal,
-        uniform=uniform_counts(evaluator.model, evaluator.gene_map)["heads"] if uniform else None,
+        uniform=uniform_counts(evaluator.model, evaluator.gene_map) if uniform else None,
         finalists=config.finalists,
         **plan.operators,
     )

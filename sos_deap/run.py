@@ -137,22 +137,22 @@ class _Run:
         """Print the model, its genes and the run folder."""
         from sos_deap.report.parts import listed, parts_of
 
-        parts = parts_of(search, [1] * len(self.evaluator.head_map))
+        parts = parts_of(search, [1] * len(self.evaluator.gene_map))
         self.console.say(f"{self.plan.config.model}: {listed(parts)}")
         self.console.say(f"run folder: {self.folder}")
         self.console.event("run", folder=str(self.folder), dense=self.dense)
 
     def _initial_result(self) -> dict[str, Any]:
         """Return the content of ``result.json`` before the search."""
-        from sos_deap.artifacts import gene_parts, initial_result
+        from sos_deap.artifacts import initial_result
 
-        config, parts = self.plan.config, gene_parts(self.evaluator.head_map)
+        config, genes = self.plan.config, self.evaluator.gene_map
         settings = {
             "algorithm": config.algorithm,
             "objective": self.plan.objective,
-            "sparsity_of": config.sparsity_of,
-            "genes": "+".join(dict.fromkeys(part["kind"] for part in parts)),
-            "parts": parts,
+            "sparsity_of": self.evaluator.sparsity_of,
+            "genes": genes.genes,
+            "parts": list(map(asdict, genes.parts)),
             "seed": config.seed,
         }
         return initial_result(self.evaluator, self.dense, settings, self.plan.command())

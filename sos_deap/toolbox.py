@@ -12,6 +12,7 @@ from sos_deap.errors import InputError
 from sos_deap.evaluation.batched_map import batched_map
 from sos_deap.evaluation.evaluator import Evaluator
 from sos_deap.evaluation.priors import PRIORS
+from sos_deap.models.importance import IMPORTANCES
 from sos_deap.search.choice import Choice, Operator, choose, try_out
 from sos_deap.search.chromosome import (
     Chromosome,
@@ -48,7 +49,7 @@ def register(
     selection: str | Operator | None = None,
     prior: str | None = None,
     repair: bool = True,
-    uniform: Sequence[int] | None = None,
+    uniform: Mapping[str, Sequence[int]] | None = None,
     finalists: int = 10,
 ) -> None:
     """Register ``individual, population, evaluate, map, mate, mutate, select`` in a toolbox.
@@ -86,9 +87,9 @@ def register(
         population removes exactly the least important), in the mutation ``flip``, and in the
         repair. A share :data:`EXPLORATION` of the weights is equal for all heads. Default: no bias.
     :param repair: whether ``mate`` and ``mutate`` restore heads of children above ``max_sparsity``.
-    :param uniform: the numbers of heads that a layer may keep, for the layout ``"uniform"``, as
-        :func:`sos_deap.models.prune.uniform_counts` returns them; all layers of an individual keep
-        the same number. Default: layers may differ.
+    :param uniform: for each kind the numbers of genes that a layer may keep, for the layout
+        ``"uniform"``, as :func:`sos_deap.models.uniform.uniform_counts` returns them; all layers of
+        an individual keep the same number. Default: layers may differ.
     :param finalists: number of best individuals among which the validation examples choose the
         winner, at least 1.
     :raises InputError: if a value is out of range; if an operator is unknown or does not fit; if
@@ -142,18 +143,29 @@ def _fitness(evaluator: Evaluator) -> type[base.Fitness]:
 def _space(evaluator: Evaluator, max_sparsity: float, fitness: type[base.Fitness]) -> Space:
     """Return the space of the evaluator's chromosomes."""
     return Space(
-        tuple(
-            Part(layer, "heads", size)
-            for layer, size in enumerate(evaluator.head_map.genes_per_layer)
-        ),
+        tuple(Part(part.layer, part.kind, part.size) for part in evaluator.gene_map.parts),
         max_sparsity=max_sparsity,
         sparsity=evaluator.sparsity,
+        costs=evaluator.sparsity.costs,
         individual=partial(Chromosome, fitness=fitness),
         examples=len(evaluator.task),
         tokens=evaluator.task.tokens,
-        priors={name: partial(evaluator.importance, name) for name in PRIORS},
+        priors={name: partial(_importance, evaluator, name) for name in PRIORS},
         prior_cost=evaluator.importance_cost,
     )
+
+
+def _importance(evaluator: Evaluator, name: str) -> list[float]:
+    """Return the importance of each gene, in proportion to its cost if it is standardised.
+
+    A standardised importance ranks genes as it is (FLAP, An et al., 2024), and not per cost as a
+    loss does, by which the space ranks.
+    """
+    found, costs = evaluator.importance(name), evaluator.sparsity.costs
+    if name not in IMPORTANCES or not IMPORTANCES[name].standardised:
+        return found
+    most = max(costs)
+    return [value * (cost / most) for value, cost in zip(found, costs, strict=True)]
 
 
 def _search_context(evaluator: Evaluator, space: Space, finalists: int) -> SearchContext:
@@ -182,8 +194,8 @@ def _fit_to_space(
 
 def _weights(evaluator: Evaluator, space: Space, prior: str) -> RemovalWeights:
     """Return removal weights by a prior per cost; cheap ones are computed, so checked, at once."""
-    weights = RemovalWeights(lambda: space.per_cost(evaluator.importance(prior)), EXPLORATION)
-    if evaluator.importance_cost(prior) < len(evaluator.head_map):
+    weights = RemovalWeights(lambda: space.per_cost(_importance(evaluator, prior)), EXPLORATION)
+    if evaluator.importance_cost(prior) < len(evaluator.gene_map):
         assert weights.made  # the evaluations of an ablation count as the search's, so they wait
     return weights
 
@@ -239,10 +251,12 @@ def chosen_operators(
     }
 
 
-def _feasible(space: Space, uniform: Sequence[int] | None, weights: RemovalWeights | None) -> Any:
+def _feasible(
+    space: Space, uniform: Mapping[str, Sequence[int]] | None, weights: RemovalWeights | None
+) -> Any:
     """Return the decorator that makes the individuals feasible that an operator returns."""
     if uniform:
-        return uniform_within(space, dict.fromkeys(dict.fromkeys(space.kinds), uniform))
+        return uniform_within(space, uniform)
     costs = None if space.equal else space.costs
     return limit_sparsity(space.max_sparsity, space.sparsity, weights, costs)
 

@@ -44,7 +44,7 @@ def try_out(kind: list[Job], heldout_metric: str | None = None) -> None:
 
 def _try_search(job: Job, evaluator: Evaluator, budget: Budget) -> None:
     """Check the sparsity and the budget, and set up the search."""
-    plan, genes = _plan(job.plan(), job, evaluator, budget), len(evaluator.head_map)
+    plan, genes = _plan(job.plan(), job, evaluator, budget), len(evaluator.gene_map)
     if not _most_removed(genes, job.problem.sparsity, evaluator.sparsity):
         raise InputError(
             f"sparsity {job.problem.sparsity} of {genes} heads removes none: "
@@ -159,7 +159,7 @@ def _possible(budget: Budget, evaluator: Evaluator) -> float:
 
 def _outcome(job: Job, evaluator: Evaluator, trace: Trace, population: int) -> dict[str, Any]:
     """Return the incumbents at the checkpoints, raw and at equal sparsity; the last wins."""
-    removed = _most_removed(len(evaluator.head_map), job.problem.sparsity, evaluator.sparsity)
+    removed = _most_removed(len(evaluator.gene_map), job.problem.sparsity, evaluator.sparsity)
     checkpoints = []
     for share in CHECKPOINTS:
         i = trace.at(share)
