@@ -183,7 +183,7 @@ def test_repair_wraps_whichever_operator(evaluator: Evaluator, mutation: str) ->
             max_sparsity=0.5,
             crossover="two-point",
             mutation=mutation,
-            uniform=uniform,
+            uniform=None if uniform is None else {"heads": uniform},
         )
         for _ in range(20):
             one, two = toolbox.population(n=2)

@@ -85,7 +85,7 @@ def test_uniform_individuals_stay_uniform(evaluator: Evaluator) -> None:
         initial_sparsity=0.3,
         max_sparsity=0.5,
         mutation_rate=0.3,
-        uniform=[1, 2, 3, 4],
+        uniform={"heads": [1, 2, 3, 4]},
     )
     population = [*toolbox.population(n=20), toolbox.individual()]
     for individual in population:
@@ -104,4 +104,4 @@ def test_uniform_needs_a_number_within_the_bound(evaluator: Evaluator) -> None:
     with pytest.raises(
         InputError, match="all its genes: with a larger max_sparsity it can keep 1, 2 of 4 heads"
     ):
-        register(base.Toolbox(), evaluator, max_sparsity=0.4, uniform=[1, 2, 4])
+        register(base.Toolbox(), evaluator, max_sparsity=0.4, uniform={"heads": [1, 2, 4]})

@@ -17,6 +17,7 @@ from benchmarks.variants.heldout import completed
 from benchmarks.variants.settings import parse
 from sos_deap import prune
 from sos_deap.plan import evaluator_of, plan_of
+from sos_deap.search.space import Part, Space
 
 BUDGET = 16
 REMOVED = 4  # a third of 12 heads
@@ -430,13 +431,19 @@ def test_a_folder_of_something_else_is_left_alone(
     assert "has other content" in capsys.readouterr().err
 
 
+def space(genes: int, max_sparsity: float) -> Space:
+    return Space((Part(0, "heads", genes),), max_sparsity)
+
+
 def test_heads_are_taken_that_the_search_removes_most() -> None:
     others = [[1, 0, 0, 1, 0], [1, 0, 1, 1, 0], [1, 1, 0, 1, 0]]
-    assert completed([1, 1, 1, 1, 0], 3, others, seed=0) == [1, 0, 0, 1, 0]
-    assert completed([0, 0, 1, 1, 1], 2, others, seed=0) == [0, 0, 1, 1, 1]
-    drawn = {tuple(completed([1, 1, 1, 1], 1, [], seed)) for seed in range(20)}
+    assert completed([1, 1, 1, 1, 0], space(5, 0.6), others, seed=0) == [1, 0, 0, 1, 0]
+    assert completed([0, 0, 1, 1, 1], space(5, 0.4), others, seed=0) == [0, 0, 1, 1, 1]
+    drawn = {tuple(completed([1, 1, 1, 1], space(4, 0.25), [], seed)) for seed in range(20)}
     assert len(drawn) == 4  # a tie is drawn by the seed
-    assert completed([1, 1, 1, 1], 1, [], 7) == completed([1, 1, 1, 1], 1, [], 7)
+    assert completed([1, 1, 1, 1], space(4, 0.25), [], 7) == completed(
+        [1, 1, 1, 1], space(4, 0.25), [], 7
+    )
 
 
 def test_a_process_that_dies_is_told(

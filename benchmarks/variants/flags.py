@@ -26,7 +26,11 @@ FLAGS: dict[str, dict[str, Any]] = {
         "tokens: one on half of the examples is half an evaluation (1000)",
     },
     "budget_tokens": {"nargs": "+", "type": int, "help": "tokens per run, instead of --budget"},
-    "sparsity": {"nargs": "+", "type": float, "help": "proportions of heads to remove (0.31)"},
+    "sparsity": {
+        "nargs": "+",
+        "type": float,
+        "help": "proportions to remove, of what --sparsity_of names (0.31)",
+    },
     "seeds": {"type": int, "help": "runs per variant, paired by seed (15)"},
     "first_seed": {"type": int, "help": "first seed (0)"},
     "workers": {"type": int, "help": "processes, which share the cores (1)"},
@@ -57,7 +61,7 @@ OWN = {
 }
 
 #: Flags that all variants share, so that all solve the same problem on the same examples.
-SHARED = {"unit", "sparsity_of", "device", "dtype"} | (
+SHARED = {"genes", "channel_blocks", "sparsity_of", "device", "dtype"} | (
     _TASK - {"samples", "validation_samples", "metric", "top_k"}
 )
 

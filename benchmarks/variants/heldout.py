@@ -12,6 +12,7 @@ from sos_deap.config import RunConfig
 from sos_deap.evaluation.evaluator import Evaluator
 from sos_deap.evaluation.forward import ForwardRunner
 from sos_deap.models.loading import Pretrained
+from sos_deap.search.space import Space
 from sos_deap.tasks.registry import make_tasks
 from sos_deap.tasks.settings import TaskSettings
 from sos_deap.tasks.task import Task, Tasks
@@ -84,28 +85,30 @@ def text(chromosome: Iterable[int]) -> str:
 
 
 def completed(
-    chromosome: Sequence[int], removed: int, others: Iterable[Sequence[int]], seed: int
+    chromosome: Sequence[int], space: Space, others: Iterable[Sequence[int]], seed: int
 ) -> list[int]:
-    """Return the chromosome with more heads removed, so that all compared ones remove as many.
+    """Return the chromosome with more genes removed, so that all compared ones remove as much.
 
-    The additional heads are those that other chromosomes of its search remove most often.
+    The additional genes are those that other chromosomes of its search remove most often.
 
-    :param chromosome: 0/1 genes; unchanged if enough are 0.
-    :param removed: required number of genes that are 0.
+    :param chromosome: 0/1 genes; unchanged if no further gene fits.
+    :param space: the space of the search, with the maximum sparsity.
     :param others: the chromosomes that the search computed last.
-    :param seed: seed of the random order of heads that are removed equally often.
+    :param seed: seed of the random order of genes that are removed equally often.
     """
-    genes = list(chromosome)
-    counts = [0] * len(genes)
+    counts = [0] * len(chromosome)
     for other in others:
         for gene, kept in enumerate(other):
             counts[gene] += not kept
-    kept_genes = [gene for gene, keep in enumerate(genes) if keep]
+    kept_genes = [gene for gene, keep in enumerate(chromosome) if keep]
     random.Random(seed).shuffle(kept_genes)
     kept_genes.sort(key=lambda gene: -counts[gene])  # stable: ties stay in the drawn order
-    for gene in kept_genes[: max(0, removed - genes.count(0))]:
-        genes[gene] = 0
-    return genes
+    rank = {gene: place for place, gene in enumerate(kept_genes)}
+
+    def most_often(genes: Sequence[int], count: int) -> list[int]:
+        return sorted(genes, key=rank.__getitem__)[:count]
+
+    return space.filled(chromosome, most_often)
 
 
 def described(task: Task) -> dict[str, Any]:

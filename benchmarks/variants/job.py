@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +17,7 @@ from sos_deap.errors import InputError, unknown
 from sos_deap.evaluation.evaluator import Evaluator
 from sos_deap.plan import Plan, evaluator_of, plan_of, search, toolbox_of
 from sos_deap.search.chromosome import within
+from sos_deap.search.space import Space
 
 #: Maximum generations per generation that the budget allows: cache hits cost nothing, and a search
 #: that proposes only known chromosomes has to end, too.
@@ -45,9 +46,10 @@ def try_out(kind: list[Job], heldout_metric: str | None = None) -> None:
 def _try_search(job: Job, evaluator: Evaluator, budget: Budget) -> None:
     """Check the sparsity and the budget, and set up the search."""
     plan, genes = _plan(job.plan(), job, evaluator, budget), len(evaluator.gene_map)
-    if not _most_removed(genes, job.problem.sparsity, evaluator.sparsity):
+    toolbox = toolbox_of(plan, evaluator)
+    if toolbox.search.space.full([1] * genes):
         raise InputError(
-            f"sparsity {job.problem.sparsity} of {genes} heads removes none: "
+            f"sparsity {job.problem.sparsity} of {genes} genes removes none: "
             "give a larger --sparsity"
         )
     possible = _possible(budget, evaluator)
@@ -58,7 +60,6 @@ def _try_search(job: Job, evaluator: Evaluator, budget: Budget) -> None:
             f"{evaluator.task.tokens} tokens, but the budget allows {possible:.4g}: "
             "give a larger budget"
         )
-    toolbox_of(plan, evaluator)
 
 
 def run_job(job: Job) -> dict[str, Any]:
@@ -82,7 +83,7 @@ def run_job(job: Job) -> dict[str, Any]:
     finally:
         evaluator.close_store()
     seconds = time.perf_counter() - started
-    outcome = _outcome(job, evaluator, trace, plan.config.population_size)
+    outcome = _outcome(job, evaluator, trace, toolbox_of(plan, evaluator).search.space)
     started = time.perf_counter()
     measured = yardstick.measure(_to_measure(outcome, len(evaluator.gene_map)))
     return {
@@ -157,9 +158,9 @@ def _possible(budget: Budget, evaluator: Evaluator) -> float:
     return min(counts)
 
 
-def _outcome(job: Job, evaluator: Evaluator, trace: Trace, population: int) -> dict[str, Any]:
+def _outcome(job: Job, evaluator: Evaluator, trace: Trace, space: Space) -> dict[str, Any]:
     """Return the incumbents at the checkpoints, raw and at equal sparsity; the last wins."""
-    removed = _most_removed(len(evaluator.gene_map), job.problem.sparsity, evaluator.sparsity)
+    population = job.plan().config.population_size
     checkpoints = []
     for share in CHECKPOINTS:
         i = trace.at(share)
@@ -172,7 +173,7 @@ def _outcome(job: Job, evaluator: Evaluator, trace: Trace, population: int) -> d
                 f"the incumbent of generation {i} has sparsity {evaluator.sparsity(raw):.3f}, "
                 f"more than {job.problem.sparsity}"
             )
-        equal = completed(raw, removed, trace.last_computed(i, population), job.seed)
+        equal = completed(raw, space, trace.last_computed(i, population), job.seed)
         row = trace.rows[i]
         cost = {name: row[name] for name in ("generation", "evaluations", "tokens", "seconds")}
         checkpoints.append({"share": share, **cost, "raw": text(raw), "equal": text(equal)})
@@ -182,30 +183,11 @@ def _outcome(job: Job, evaluator: Evaluator, trace: Trace, population: int) -> d
             "give a larger budget or a smaller population"
         )
     return {
-        "removed": removed,
+        "removed": checkpoints[-1]["equal"].count("0"),
         "initial": _initial(evaluator, trace),
         "checkpoints": checkpoints,
         "front": [text(genes) for genes in _spread(trace.front)],
     }
-
-
-def _most_removed(
-    length: int, max_sparsity: float, measure: Callable[[Sequence[int]], float]
-) -> int:
-    """Return how many genes can be removed within a sparsity, whichever genes these are.
-
-    :param length: number of genes of a chromosome.
-    :param max_sparsity: S, the largest share removed, from 0 to 1.
-    :param measure: function from genes to the share that they remove. The genes of whole leading
-        layers are assumed to remove most for their number, because a key/value head is removed with
-        its last query head.
-    """
-    fitting = (
-        n
-        for n in range(length, 0, -1)
-        if within(measure([0] * n + [1] * (length - n)), max_sparsity)
-    )
-    return next(fitting, 0)
 
 
 def _initial(evaluator: Evaluator, trace: Trace) -> list[str]:

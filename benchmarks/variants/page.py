@@ -98,7 +98,7 @@ def _group(
 
 _COLUMNS = (
     "variant", "runs", "held-out", "over dense", "calibration", "average rank",
-    "as found", "heads removed", "evaluations", "search, s",
+    "as found", "genes removed", "evaluations", "search, s",
 )  # fmt: skip
 
 

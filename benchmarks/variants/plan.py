@@ -53,7 +53,7 @@ class Problem:
     def title(self) -> str:
         """A title for the page and the console."""
         return (
-            f"{label(self.model)} on {label(self.dataset)}, {self.sparsity:.0%} of heads, "
+            f"{label(self.model)} on {label(self.dataset)}, {self.sparsity:.3g} removed, "
             f"{self.budget:,} {self.unit}"
         )
 
