@@ -15,6 +15,9 @@ from transformers import (
     AutoModelForSeq2SeqLM,
 )
 
+from sos_deap import gene_map
+from sos_deap.models.genes import GeneMap
+
 LAYERS, HEADS, WIDTH, VOCABULARY = 3, 4, 32, 61
 HEAD_DIM = WIDTH // HEADS
 
@@ -106,3 +109,19 @@ def chromosomes(genes: int, count: int) -> list[list[int]]:
 
 def assert_close(actual: torch.Tensor, expected: torch.Tensor) -> None:
     assert (actual - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+def random_order(model: Any) -> list[list[int]]:
+    """A random order of the channels of each feed-forward module."""
+    rng = random.Random(9)
+    units = [site.units for site in gene_map(model, "channels").feed_forward]
+    return [rng.sample(range(count), count) for count in units]
+
+
+def without(genes: GeneMap, removed: dict[int, set[str] | None]) -> list[int]:
+    """The chromosome that removes parts by layer and kind (``None``: all), and keeps the others."""
+    return [
+        int(part.layer not in removed or part.kind not in (removed[part.layer] or {part.kind}))
+        for part in genes.parts
+        for _ in range(part.size)
+    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -13,6 +14,7 @@ from transformers.pytorch_utils import Conv1D
 from sos_deap.models.sites import (
     ATTENTION,
     EmptyAttention,
+    EmptyConv1D,
     Family,
     Site,
     set_attention_sizes,
@@ -77,13 +79,15 @@ def _selected(module: Any, axis: int, kept: list[int]) -> Iterator[None]:
     weight, bias = module.weight, getattr(module, "bias", None)
     index = torch.tensor(kept, dtype=torch.long, device=weight.device)
     parameters: dict[str, Tensor | None] = module._parameters
-    width = {"nf": len(kept)} if conv and axis == 0 else {}
+    own: dict[str, Any] = {"nf": len(kept)} if conv and axis == 0 else {}
+    if conv and not kept:
+        own["forward"] = functools.partial(EmptyConv1D.forward, module)
     try:
         stored_axis = 1 - axis if conv else axis  # Conv1D stores (in, out)
         parameters["weight"] = weight.index_select(stored_axis, index)
         if axis == 0 and bias is not None:
             parameters["bias"] = bias.index_select(0, index)
-        with replaced(module, **width):
+        with replaced(module, **own):
             yield
     finally:
         parameters["weight"] = weight

@@ -361,8 +361,8 @@ def smaller_modules(
             continue
         for part in site_slices(model, family, site, keep):
             new[part.path] = sliced(part.module, part.axis, part.kept)
-            if not keep and type(new[part.path]) is nn.Linear:
-                new[part.path].__class__ = EmptyLinear
+            if not keep and (empty := _EMPTY.get(type(new[part.path]))):
+                new[part.path].__class__ = empty
         if not keep and site.kind == ATTENTION:
             own = {family.output: new.pop(site.consumer)} if family.output_inside else {}
             attention = model.get_submodule(site.module)
@@ -468,6 +468,22 @@ class EmptyLinear(nn.Linear):
     It is a subclass because dynamic quantisation converts exactly the type ``nn.Linear`` and fails
     on a projection without inputs or outputs.
     """
+
+
+class EmptyConv1D(Conv1D):
+    """The same for :class:`~transformers.pytorch_utils.Conv1D`, which fails without inputs."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the bias for each token.
+
+        :param x: (batch, tokens, inputs), with no inputs or for a projection without outputs.
+        :returns: (batch, tokens, outputs).
+        """
+        bias: Tensor = self.bias
+        return x.new_zeros(*x.shape[:-1], self.nf) + bias
+
+
+_EMPTY: dict[type, type[nn.Module]] = {nn.Linear: EmptyLinear, Conv1D: EmptyConv1D}
 
 
 class EmptyAttention(nn.Module):
