@@ -479,8 +479,7 @@ class EmptyConv1D(Conv1D):
         :param x: (batch, tokens, inputs), with no inputs or for a projection without outputs.
         :returns: (batch, tokens, outputs).
         """
-        bias: Tensor = self.bias
-        return x.new_zeros(*x.shape[:-1], self.nf) + bias
+        return nn.functional.linear(x, self.weight.T, self.bias)
 
 
 _EMPTY: dict[type, type[nn.Module]] = {nn.Linear: EmptyLinear, Conv1D: EmptyConv1D}
@@ -519,11 +518,12 @@ class EmptyAttention(nn.Module):
                 own = getattr(cache, "self_attention_cache", cache)
                 token = hidden_states.new_zeros(len(hidden_states), 1, hidden_states.shape[1], 1)
                 own.update(token, token, self.layer_idx)
-        projection: Any = next(self.children(), None)
-        width = 0 if projection is None else features(projection)[0]
-        output = hidden_states.new_zeros(*hidden_states.shape[:-1], width)
-        bias = None if projection is None else projection.bias
-        return (output if bias is None else output + bias), None
+        # The output depends on the input, so that the parameters before it have gradients (of 0):
+        # distributed training fails for parameters without one.
+        output = hidden_states[..., :0]
+        for projection in self.children():
+            output = projection(output)
+        return output, None
 
 
 def _ragged(inner: str) -> str:
