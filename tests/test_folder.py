@@ -145,15 +145,17 @@ def test_per_layer_config_states_the_widths_of_the_feed_forward(tmp_path: Path) 
     config: Any = AutoConfig.from_pretrained(tmp_path)
     assert config.kept_channels == [48, 0, 36]
     assert config.per_layer_config[0].skip == ["attention"]
-    assert [config.per_layer_config[layer].intermediate_size for layer in range(LAYERS)] == [48, 0, 36]
+    assert [config.per_layer_config[layer].intermediate_size for layer in range(LAYERS)] == [
+        48,
+        0,
+        36,
+    ]
     with pytest.raises(RuntimeError, match="ignore_mismatched_sizes"):
         LlamaForCausalLM.from_pretrained(tmp_path)
 
 
 @pytest.mark.parametrize(("family", "kv_heads"), [("llama", 2), ("gpt2", None), ("bart", None)])
-def test_folders_of_former_versions_load(
-    family: str, kv_heads: int | None, tmp_path: Path
-) -> None:
+def test_folders_of_former_versions_load(family: str, kv_heads: int | None, tmp_path: Path) -> None:
     """They list the kept heads only, and per_layer_config states no widths of the feed-forward."""
     model = build(family, kv_heads)
     pruned, batch = prune(model, ragged(model)), inputs(model)

@@ -69,7 +69,9 @@ def test_masked_single_narrowed_sliced_and_reloaded_agree(family: str, tmp_path:
             with shared(model, several, genes, States(0), None):
                 at_once = output(model, repeated(batch, len(several))).split(2)
         sliceable = family in SLICED or kinds == "channels"
-        for number, (chromosome, batched) in enumerate(zip(several[:-1], together[:-1], strict=True)):
+        for number, (chromosome, batched) in enumerate(
+            zip(several[:-1], together[:-1], strict=True)
+        ):
             with masked(model, [chromosome], genes):
                 assert_close(output(model, batch), batched)
             if chain:

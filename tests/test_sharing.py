@@ -9,12 +9,21 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
 
-from sos_deap import InputError, head_map, masked, prune
+from sos_deap import InputError, gene_map, head_map, masked, prune
 from sos_deap.models.families import FAMILIES
 from sos_deap.models.hidden_states import States
 from sos_deap.models.memory import is_out_of_memory
 from sos_deap.models.sharing import blocks_of, shared, shares
-from tests.tiny import VOCABULARY, assert_close, build, chromosomes, inputs, output, repeated
+from tests.tiny import (
+    VOCABULARY,
+    assert_close,
+    build,
+    chromosomes,
+    inputs,
+    output,
+    random_order,
+    repeated,
+)
 
 GROUPED = {"gemma3_text": 2, "llama": 2, "mistral": 1, "phi3": 2, "qwen3": 2}
 _SETTINGS = {"falcon": {"multi_query": True, "new_decoder_architecture": False, "alibi": False}}
@@ -90,6 +99,61 @@ def test_every_distinct_prefix_is_computed_once() -> None:
     calls.clear()
     run(model, [[1] * 8 + [0, 0, 1, 1]], ids, states)
     assert calls == [(2, 2)]  # the rest is known
+
+
+@pytest.mark.parametrize(("family", "kv_heads"), [("llama", 2), ("gpt2", None), ("bert", None)])
+def test_attention_is_shared_up_to_the_first_other_feed_forward(
+    family: str, kv_heads: int | None
+) -> None:
+    model, ids = build(family, kv_heads), torch.randint(1, VOCABULARY, (2, 9))
+    genes = gene_map(model, "heads+channels", 4, random_order(model))
+    assert [part.size for part in genes.parts] == [4, 4] * 3
+    attention, consumers = list[int](), list[int]()
+    for site in genes.sites:
+        if site.kind == "attention":
+            query = f"{site.module}.{genes.family.query}"
+            watched, calls = model.get_submodule(query), attention
+        else:
+            watched, calls = model.get_submodule(site.consumer), consumers
+        layer = [one.block for one in genes.attention].index(site.block)
+        watched.register_forward_pre_hook(
+            lambda *_, calls=calls, layer=layer: calls.append(layer),
+        )
+    dense, heads = [1] * 24, [1, 0, 1, 1]
+    a = [*heads, *dense[:4], *heads, 1, 1, 0, 0, *dense[:8]]
+    b = [*heads, *dense[:4], *heads, 1, 0, 1, 0, *dense[:8]]  # in the feed-forward of layer 1
+    c = [*heads, *dense[:4], 0, 0, 1, 0, 1, 0, 1, 0, *dense[:8]]  # in the attention of layer 1
+    d = [*heads, *dense[:4], 0, 0, 1, 0, 0, 0, 0, 0, *dense[:8]]  # in its feed-forward
+    e = [*heads, *dense[:4], *heads, 1, 1, 0, 0, *dense[:4], 0, 1, 1, 1]  # of a, in layer 2
+    computed: list[tuple[int, bool]] = []
+
+    def evaluate(several: list[list[int]], states: States) -> torch.Tensor:
+        attention.clear()
+        consumers.clear()
+        computed.clear()
+        states.on_layer = lambda layer, kept, attended, rows: computed.append((layer, attended))
+        with shared(model, several, genes, states, "x"):
+            return output(model, {"input_ids": ids.repeat(len(several), 1)})
+
+    several = [a, b, c, d, e, a]
+    states = States(10**9)
+    found = evaluate(several, states).split(2)
+    # Layer 1 has two attentions, each with two feed-forwards; layer 2 continues each of the four.
+    assert attention == [0, 1, 1, 2, 2, 2, 2]
+    assert consumers == [0] + [1] * 4 + [2] * 5
+    assert [attended for layer, attended in computed if layer == 1].count(True) == 2
+    assert [layer for layer, _ in computed] == consumers
+    with masked(model, several, genes):
+        expected = output(model, {"input_ids": ids.repeat(len(several), 1)}).split(2)
+    for chromosome, one, other in zip(several, found, expected, strict=True):
+        assert_close(one, other)
+        assert torch.equal(evaluate([chromosome], States(0)), one)
+        assert torch.equal(evaluate([chromosome], states), one)
+        assert attention == [2]  # the hidden state after layer 1 is cached
+    assert torch.equal(
+        torch.cat(evaluate([d, a, e], States(0)).split(2)),
+        torch.cat([found[3], found[0], found[4]]),
+    )
 
 
 def test_the_memory_is_bounded_and_the_last_used_stay() -> None:
