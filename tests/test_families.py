@@ -20,7 +20,7 @@ from transformers import (
     AutoModelForTokenClassification,
 )
 
-from sos_deap import InputError, head_map, load, masked, prune
+from sos_deap import InputError, gene_map, head_map, load, masked, prune
 from sos_deap.models.costs import sparsity_measure
 from sos_deap.models.families import FAMILIES, why_unsliceable
 from sos_deap.models.genes import GeneMap
@@ -37,7 +37,9 @@ from tests.tiny import (
     chromosomes,
     inputs,
     output,
+    random_order,
     repeated,
+    without,
 )
 
 CASES = [
@@ -429,9 +431,10 @@ def test_a_mask_can_be_entered_once() -> None:
 @pytest.mark.parametrize("family", ["bert", "distilbert", "gpt2", "llama"])
 def test_dynamic_quantisation_of_a_pruned_model(family: str) -> None:
     model = build(family)
-    batch = inputs(model)
-    for genes in ([1, 0, 1, 1] * LAYERS, [0] * HEADS + [1, 0, 1, 1] * (LAYERS - 1)):
-        pruned = prune(model, genes)
+    batch, genes = inputs(model), gene_map(model, "heads+channels", 4, random_order(model))
+    corner = without(genes, {0: {"heads"}, 1: {"channels"}, 2: None})
+    for chromosome in ([1, 0, 1, 1] * 2 * LAYERS, corner):
+        pruned = prune(model, chromosome, genes)
         expected = output(pruned, batch)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -11,13 +11,13 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from sos_deap import InputError, head_map, load, masked, prune
+from sos_deap import InputError, gene_map, load, masked, prune
 from sos_deap.export import onnx
 from sos_deap.export.onnx import write_onnx
-from tests.tiny import VOCABULARY, build, output
+from sos_deap.models.genes import GeneMap
+from tests.tiny import VOCABULARY, build, output, random_order
 
 FILES = ["config.json", "export.json", "model.onnx", "model.onnx.data"]
-MIXED = [1, 0, 1, 1] + [0] * 4  # three heads, in unequal groups if there are two; then none
 ONE_LAYER = {"num_hidden_layers": 1}
 TWO_LAYERS = {"num_hidden_layers": 2}
 # The wavelengths of its positions change beyond 12 tokens.
@@ -29,6 +29,22 @@ LONGROPE: dict[str, Any] = {
     "long_factor": [2.0, 3.0],
     "original_max_position_embeddings": 12,
 }
+
+
+def mixed(genes: GeneMap, *, without_both: bool) -> list[int]:
+    """Three heads of the first layer, in unequal groups if there are two, and none of the second.
+
+    :param without_both: remove all channels of the second layer, and some of the first; otherwise
+        all of the first, and some of the second.
+    """
+    empty = 1 if without_both else 0
+    chromosome, heads = list[int](), iter(([1, 0, 1, 1], [0] * 4))
+    for part in genes.parts:
+        if part.kind == "heads":
+            chromosome += next(heads, [0, 1, 1, 0])
+        else:
+            chromosome += [0] * 4 if part.layer == empty else [0, 1, 0, 1]
+    return chromosome
 
 
 @pytest.fixture
@@ -99,8 +115,9 @@ def test_onnxruntime_agrees(
     runtime: Any, family: str, kv_heads: int | None, settings: dict[str, Any], tmp_path: Path
 ) -> None:
     model = build(family, kv_heads, **settings)
-    genes = MIXED + [0, 1, 1, 0] * (len(head_map(model)) // 4 - 2)
-    pruned: Any = prune(model, genes)
+    genes = gene_map(model, "heads+channels", 4, random_order(model))
+    chromosome = mixed(genes, without_both=family in ("bert", "gpt2"))
+    pruned: Any = prune(model, chromosome, genes)
     ragged = [getattr(getattr(part, "config", None), "ragged", None) for part in pruned.modules()]
     assert (family == "llama") == any(ragged)
     attributes = set(vars(pruned))
@@ -112,7 +129,7 @@ def test_onnxruntime_agrees(
     assert first.name == pruned.main_input_name
     assert first.shape == ["batch", *([3, 16, 16] if family == "vit" else ["tokens"])]
     for batch in batches(opened):
-        with masked(model, [genes] * len(next(iter(batch.values())))):
+        with masked(model, [chromosome] * len(next(iter(batch.values()))), genes):
             expected = output(model, batch)
         assert_agrees(run(opened, batch), expected, batch)
         assert_agrees(output(pruned, batch), expected, batch)  # it is as it was
