@@ -260,8 +260,9 @@ def _export(flags: Namespace) -> None:
     else:
         from sos_deap.export.gguf import write_gguf
 
-        write_gguf(model, load_tokenizer(flags.model), flags.output)
-        files, checked = [flags.output], ""
+        zeros = write_gguf(model, load_tokenizer(flags.model), flags.output)
+        files = [flags.output]
+        checked = f", {len(zeros)} empty feed-forwards as 32 channels of zeros" if zeros else ""
     size = sum(path.stat().st_size for path in files)
     say(f"{flags.output}: {size:,} bytes, weights in {written}{checked}")
     if written != stored:

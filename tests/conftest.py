@@ -37,8 +37,11 @@ def float32_on_every_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sos_deap.models.loading.cpu_dtype", lambda: torch.float32)
 
 
-def small_llama() -> Any:
-    """A random Llama of 3 layers x 4 heads whose heads all matter."""
+def small_llama(**settings: Any) -> Any:
+    """A random Llama of 3 layers x 4 heads whose heads all matter.
+
+    :param settings: further values of its config.
+    """
     torch.manual_seed(5)
     config = LlamaConfig(
         vocab_size=2048,
@@ -50,6 +53,7 @@ def small_llama() -> Any:
         max_position_embeddings=64,
         bos_token_id=0,
         eos_token_id=0,
+        **settings,
     )
     model: Any = LlamaForCausalLM(config).eval()
     with torch.no_grad():

@@ -24,10 +24,11 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from sos_deap import InputError, head_map, load, prune
+from sos_deap import InputError, gene_map, head_map, load, prune
 from sos_deap.export.gguf import write_gguf
 from sos_deap.models.sources import BUILTIN
 from tests.conftest import small_llama
+from tests.tiny import random_order
 
 gguf = pytest.importorskip("gguf", reason="needs the package gguf")
 pytest.importorskip("xllamacpp", reason="needs llama.cpp: the package xllamacpp")
@@ -174,6 +175,40 @@ def test_grouped_queries(genes: list[int], tokenizer: Any, tmp_path: Path) -> No
     write_gguf(pruned, tokenizer, tmp_path / "model.gguf")
     check_numbers(pruned, tmp_path / "model.gguf", [[7, 300, 41, 1999], [5]], 2e-4)
     assert architecture(tmp_path / "model.gguf") == "deci"
+
+
+CORNERS: list[tuple[str, list[int], bool, list[int], list[int]]] = [
+    # The architecture, the genes by layer (attention, two blocks of channels), whether the
+    # feed-forward has biases, its widths in the file, and the layers where it is of zeros.
+    ("deci", [1, 1, 1, 1, 0, 1, 1, 1, 0], False, [48, 24, 24], []),
+    ("llama", [1, 0, 1, 1, 1, 0, 1, 1, 0], False, [24, 24, 24], []),
+    ("deci", [1, 0, 0, 1, 1, 0, 1, 1, 1], False, [32, 24, 48], [0]),
+    ("deci", [1, 1, 1, 1, 0, 0, 1, 0, 0], True, [48, 32, 32], [1, 2]),
+    ("deci", [1, 1, 1, 0, 0, 0, 1, 1, 0], False, [48, 0, 24], []),
+    ("deci", [1, 1, 1, 0, 0, 0, 1, 1, 0], True, [48, 32, 24], [1]),
+    ("deci", [0, 0, 0, 0, 1, 0, 0, 0, 0], True, [32, 24, 32], [0, 2]),
+    ("deci", [0] * 9, False, [32, 0, 32], [0, 2]),
+]
+
+
+@pytest.mark.parametrize(("kind", "chromosome", "biases", "widths", "zeros"), CORNERS, ids=str)
+def test_widths_of_the_feed_forward(
+    kind: str,
+    chromosome: list[int],
+    biases: bool,
+    widths: list[int],
+    zeros: list[int],
+    tokenizer: Any,
+    tmp_path: Path,
+) -> None:
+    model, path = small_llama(mlp_bias=biases), tmp_path / "model.gguf"
+    genes = gene_map(model, "attention+channels", 2, random_order(model))
+    pruned = prune(model, chromosome, genes)
+    assert write_gguf(pruned, tokenizer, path) == zeros
+    assert architecture(path) == kind
+    length = gguf.GGUFReader(path).get_field(f"{kind}.feed_forward_length").contents()
+    assert length == (widths if kind == "deci" else widths[0])
+    check_numbers(pruned, path, [[7, 300, 41, 1999], [5]], 2e-4)
 
 
 LLAMA3 = {

@@ -10,10 +10,11 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from sos_deap import InputError, head_map, load, masked, prune
+from sos_deap import InputError, gene_map, head_map, load, masked, prune
+from sos_deap.models.families import FAMILIES
 from sos_deap.models.uniform import uniform_counts
 from tests.conftest import GENES, small_llama
-from tests.tiny import assert_close, build, chromosomes, inputs, output
+from tests.tiny import assert_close, build, chromosomes, inputs, output, random_order
 
 
 @pytest.fixture
@@ -116,10 +117,11 @@ def test_pickled_weights_are_not_read(folder: Path) -> None:
 @pytest.mark.parametrize("family", ["bart", "bert", "falcon", "gpt2", "gpt_neox", "llama", "vit"])
 def test_the_zeroed_layout_is_a_stock_model(family: str, tmp_path: Path) -> None:
     model = build(family)
-    batch, genes = inputs(model), chromosomes(len(head_map(model)), 1)[-1]
-    with masked(model, [genes]):
+    genes, batch = gene_map(model, "heads+channels", 4, random_order(model)), inputs(model)
+    chromosome = chromosomes(len(genes), 1)[-1]
+    with masked(model, [chromosome], genes):
         expected = output(model, batch)
-    zeroed = prune(model, genes, layout="zeroed")
+    zeroed = prune(model, chromosome, genes, layout="zeroed")
     assert type(zeroed) is type(model) and zeroed.num_parameters() == model.num_parameters()
     assert_close(output(zeroed, batch), expected)
     zeroed.save_pretrained(tmp_path)
@@ -155,7 +157,7 @@ def test_the_uniform_layout_is_a_smaller_stock_model(
 def test_the_uniform_layout_of_grouped_query_attention_takes_whole_groups(tmp_path: Path) -> None:
     model = build("llama", 2)
     heads, batch = head_map(model, unit="group"), inputs(model)
-    with pytest.raises(InputError, match="whole groups: use the unit group"):
+    with pytest.raises(InputError, match="whole groups: use the genes groups"):
         prune(model, [1, 0, 1, 0] * 3, layout="uniform")
     with masked(model, [[1, 0, 0, 1, 1, 0]], heads):
         expected = output(model, batch)
@@ -163,6 +165,93 @@ def test_the_uniform_layout_of_grouped_query_attention_takes_whole_groups(tmp_pa
     stock = AutoModelForCausalLM.from_pretrained(tmp_path)
     assert_close(output(stock, batch), expected)
     assert (stock.config.num_attention_heads, stock.config.num_key_value_heads) == (2, 1)
+
+
+WIDTHS = sorted(
+    name
+    for name, row in FAMILIES.items()
+    if row.feed_forward is not None and row.feed_forward.sizes
+)
+
+
+@pytest.mark.parametrize("family", WIDTHS)
+def test_a_stock_model_with_fewer_channels(family: str, tmp_path: Path) -> None:
+    model = build(family)
+    genes, batch = gene_map(model, "channels", 4, random_order(model)), inputs(model)
+    chromosome = [
+        gene for part in genes.parts for gene in ([1, 0, 0, 1], [0, 1, 0, 1])[part.layer % 2]
+    ]
+    with masked(model, [chromosome], genes):
+        expected = output(model, batch)
+    uniform = prune(model, chromosome, genes, "uniform")
+    assert type(uniform) is type(model) and uniform.num_parameters() < model.num_parameters()
+    assert_close(output(uniform, batch), expected)
+    uniform.save_pretrained(tmp_path)
+    assert not list(tmp_path.glob("*.py"))
+    sizes = genes.family.feed_forward.sizes  # type: ignore[union-attr]
+    assert {getattr(AutoConfig.from_pretrained(tmp_path), name) for name in sizes} == {24}
+    assert torch.equal(output(type(model).from_pretrained(tmp_path), batch), output(uniform, batch))
+    again = gene_map(uniform, "channels")  # so it can be pruned again
+    assert {site.units for site in again.feed_forward} == {24}
+
+
+@pytest.mark.parametrize(
+    ("family", "kv_heads", "kinds"),
+    [
+        ("llama", 2, "groups+channels"),
+        ("qwen3", 2, "groups+channels"),
+        ("phi3", 2, "groups+channels"),
+        ("gemma", None, "heads+channels"),
+        ("vit", None, "heads+channels"),
+    ],
+)
+def test_a_stock_model_with_fewer_heads_and_channels(
+    family: str, kv_heads: int | None, kinds: str, tmp_path: Path
+) -> None:
+    model = build(family, kv_heads)
+    genes, batch = gene_map(model, kinds, 4, random_order(model)), inputs(model)
+    counts = uniform_counts(model, genes)
+    assert counts == {kinds.split("+")[0]: counts[kinds.split("+")[0]], "channels": [1, 2, 3, 4]}
+    chromosome = [
+        int(gene % 2 == part.layer % 2) for part in genes.parts for gene in range(part.size)
+    ]
+    with masked(model, [chromosome], genes):
+        expected = output(model, batch)
+    prune(model, chromosome, genes, "uniform").save_pretrained(tmp_path)
+    assert not list(tmp_path.glob("*.py"))
+    stock: Any = type(model).from_pretrained(tmp_path)
+    assert_close(output(stock, batch), expected)
+    assert (stock.config.num_attention_heads, stock.config.intermediate_size) == (2, 24)
+    chromosome[-1] ^= 1
+    with pytest.raises(InputError, match="equally many feed-forward channels, at least one"):
+        prune(model, chromosome, genes, "uniform")
+
+
+def test_kinds_of_genes_that_the_uniform_layout_cannot_have() -> None:
+    model = build("llama", 2)
+    for kinds, named in (
+        ("attention+ffn", "attention"),
+        ("layers", "layers"),
+        ("heads+ffn", "ffn"),
+        ("attention+channels", "attention"),
+    ):
+        genes = gene_map(model, kinds, 4)
+        with pytest.raises(InputError, match=f"keeps every sub-layer: the genes {named}") as error:
+            prune(model, [1] * len(genes), genes, "uniform")
+        assert "\n" not in str(error.value)
+    genes = gene_map(model, "heads+channels", 4)
+    with pytest.raises(InputError, match="whole groups: use the genes groups"):
+        prune(model, [1] * len(genes), genes, "uniform")
+    bloom = build("bloom")
+    genes = gene_map(bloom, "channels", 4)
+    with pytest.raises(InputError, match="stock bloom config cannot have fewer channels") as error:
+        prune(bloom, [1, 0, 1, 0] * 3, genes, "uniform")
+    assert "\n" not in str(error.value) and "use the layout sliced or zeroed" in str(error.value)
+    one = gene_map(model, "channels", 1)
+    with pytest.raises(
+        InputError, match="cannot have fewer channels .each layer has one gene only"
+    ):
+        prune(model, [1] * 3, one, "uniform")
 
 
 @pytest.mark.parametrize("family", ["bart", "bert", "falcon", "gpt2", "gptj", "opt", "modernbert"])

@@ -25,8 +25,9 @@ HEAD_DIM = WIDTH // HEADS
 # is tested without a change of this file.
 _SIZES = {
     **dict.fromkeys(("hidden_size", "word_embed_proj_dim"), WIDTH),
-    **dict.fromkeys(("intermediate_size", "n_inner", "ffn_dim", "d_ff"), 48),
+    **dict.fromkeys(("intermediate_size", "n_inner", "ffn_dim", "d_ff", "hidden_dim"), 48),
     **dict.fromkeys(("encoder_ffn_dim", "decoder_ffn_dim", "moe_intermediate_size"), 48),
+    "ffn_hidden_size": 48,
     **dict.fromkeys(("num_hidden_layers", "encoder_layers", "decoder_layers"), LAYERS),
     "num_decoder_layers": LAYERS,
     **dict.fromkeys(("num_attention_heads", "num_key_value_heads"), HEADS),

@@ -6,7 +6,7 @@ import importlib
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,12 +27,21 @@ _FILE_TYPES = {
 _ROPE_TYPES = ("default", "linear", "llama3", "yarn")
 
 
-def write_gguf(model: PreTrainedModel, tokenizer: Any, path: Path) -> None:
+# Channels of a feed-forward of zeros: the smallest block of llama.cpp's quantised types.
+_ZERO_CHANNELS = 32
+
+
+def write_gguf(model: PreTrainedModel, tokenizer: Any, path: Path) -> list[int]:
     """Write a model and its tokenizer as one GGUF file.
 
-    If all layers have the same numbers of heads, the file's architecture is ``llama``, which most
-    programs support; otherwise it is ``deci``, llama.cpp's Llama with head counts per layer.
-    Matrices are stored in the model's dtype, vectors in float32.
+    If all layers have the same sizes, the file's architecture is ``llama``, which most programs
+    support; otherwise it is ``deci``, llama.cpp's Llama with numbers of heads and feed-forward
+    channels per layer. Matrices are stored in the model's dtype, vectors in float32.
+
+    llama.cpp skips a layer without feed-forward channels, its attention included, and aborts if
+    the last layer has none. A feed-forward without channels is therefore written with 32 channels
+    whose weights are 0 if the layer has attention or the feed-forward has a bias, and in the first
+    and the last layer.
 
     The file's tokenizer gives the same tokens as the Hugging Face tokenizer, with one exception.
     For a Metaspace pre-tokenizer (Llama 2 in transformers 5), llama.cpp also inserts a space before
@@ -42,6 +51,7 @@ def write_gguf(model: PreTrainedModel, tokenizer: Any, path: Path) -> None:
     :param model: a ``LlamaForCausalLM`` in float32, float16 or bfloat16.
     :param tokenizer: its fast tokenizer.
     :param path: the file; it is written under a temporary name, then renamed.
+    :returns: the numbers of the layers that were written with a feed-forward of zeros, from 0.
     :raises InputError: for a model or a tokenizer that llama.cpp cannot represent, for a path that
         cannot be written, and if the package ``gguf`` is not installed.
     """
@@ -51,16 +61,18 @@ def write_gguf(model: PreTrainedModel, tokenizer: Any, path: Path) -> None:
     _check(model)
     vocabulary = read_vocabulary(tokenizer, model.config.vocab_size)
     factors, rope_scale = _rope(model.config)
-    counts, tensors = _tensors(model, factors)
-    # Only deci has counts per layer; llama is read by all versions of llama.cpp and its forks.
-    writer = gguf.GGUFWriter(None, "llama" if len(set(counts)) == 1 else "deci")
-    _add_sizes(writer, model.config, counts, rope_scale)
+    sizes, tensors = _tensors(model, factors)
+    # Only deci has sizes per layer; llama is read by all versions of llama.cpp and its forks.
+    writer = gguf.GGUFWriter(None, "llama" if len(set(sizes)) == 1 else "deci")
+    _add_sizes(writer, model.config, sizes, rope_scale)
     writer.add_file_type(gguf.LlamaFileType[_FILE_TYPES[model.dtype]])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     add_tokenizer(writer, vocabulary, tokenizer)
     for name, tensor in tensors.items():
         _add_tensor(writer, name, tensor, gguf.GGMLQuantizationType.BF16)
     _write(writer, path)
+    channels = [layer.mlp.down_proj.in_features for layer in model.model.layers]
+    return [i for i, size in enumerate(sizes) if size.channels and not channels[i]]
 
 
 def _package() -> Any:
@@ -135,17 +147,23 @@ def _rope(config: Any) -> tuple[Tensor | None, float]:
     return rope["rope_theta"] ** -steps / scaled, scale
 
 
-def _add_sizes(
-    writer: Any, config: Any, counts: Sequence[tuple[int, int]], rope_scale: float
-) -> None:
+class _Sizes(NamedTuple):
+    """The numbers of query heads, key/value heads and feed-forward channels of one layer."""
+
+    heads: int
+    kv_heads: int
+    channels: int
+
+
+def _add_sizes(writer: Any, config: Any, sizes: Sequence[_Sizes], rope_scale: float) -> None:
     """Add the metadata of the architecture."""
-    heads, kv_heads = ([count[i] for count in counts] for i in (0, 1))
-    same = len(set(counts)) == 1
+    heads, kv_heads, channels = (list(each) for each in zip(*sizes, strict=True))
+    same = len(set(sizes)) == 1
     writer.add_vocab_size(config.vocab_size)
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_block_count(len(counts))
+    writer.add_feed_forward_length(channels[0] if same else channels)
+    writer.add_block_count(len(sizes))
     writer.add_head_count(heads[0] if same else heads)
     writer.add_head_count_kv(kv_heads[0] if same else kv_heads)
     # The default is embedding_length / head_count, which is wrong for a pruned model.
@@ -158,33 +176,56 @@ def _add_sizes(
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
 
 
-def _tensors(
-    model: Any, rope_factors: Tensor | None
-) -> tuple[list[tuple[int, int]], dict[str, Tensor]]:
-    """Return the numbers of heads of each layer, and the tensors by llama.cpp's names.
+def _tensors(model: Any, rope_factors: Tensor | None) -> tuple[list[_Sizes], dict[str, Tensor]]:
+    """Return the sizes of each layer, and the tensors by llama.cpp's names.
 
     :param model: the model.
     :param rope_factors: divisors of the rotary frequencies; ``None`` if all are 1.
-    :returns: for each layer its numbers of query and key/value heads; and the tensors.
+    :returns: for each layer its sizes; and the tensors.
     """
     tensors = {"token_embd.weight": model.model.embed_tokens.weight}
     if rope_factors is not None:
         tensors["rope_freqs.weight"] = rope_factors
-    counts = []
+    sizes, last = [], len(model.model.layers) - 1
     for i, layer in enumerate(model.model.layers):
-        heads, kv_heads, attention = _attention(model, layer.self_attn, first=i == 0)
-        counts.append((heads, kv_heads))
+        heads, kv_heads, own = _attention(model, layer.self_attn, first=i == 0)
         if heads:
-            attention["attn_norm.weight"] = layer.input_layernorm.weight
-        tensors |= {f"blk.{i}.{name}": tensor for name, tensor in attention.items()}
-        tensors[f"blk.{i}.ffn_norm.weight"] = layer.post_attention_layernorm.weight
-        for part in ("gate", "up", "down"):
-            for name, tensor in getattr(layer.mlp, f"{part}_proj").named_parameters():
-                tensors[f"blk.{i}.ffn_{part}.{name}"] = tensor
+            own["attn_norm.weight"] = layer.input_layernorm.weight
+        # Without channels in the last layer, llama.cpp aborts.
+        channels, feed_forward = _feed_forward(layer.mlp, needed=heads > 0 or i == last)
+        if channels:
+            own |= feed_forward | {"ffn_norm.weight": layer.post_attention_layernorm.weight}
+        tensors |= {f"blk.{i}.{name}": tensor for name, tensor in own.items()}
+        sizes.append(_Sizes(heads, kv_heads, channels))
     tensors["output_norm.weight"] = model.model.norm.weight
     if model.lm_head.weight is not model.model.embed_tokens.weight:
         tensors["output.weight"] = model.lm_head.weight
-    return counts, tensors
+    return sizes, tensors
+
+
+def _feed_forward(mlp: Any, *, needed: bool) -> tuple[int, dict[str, Tensor]]:
+    """Return the number of channels of one layer, and its feed-forward tensors by name.
+
+    :param mlp: the layer's feed-forward module.
+    :param needed: whether to return a feed-forward of zeros if the module has no channels. One
+        with a bias always has a feed-forward.
+    """
+    parts = {part: getattr(mlp, f"{part}_proj") for part in ("gate", "up", "down")}
+    tensors = {
+        f"ffn_{part}.{name}": tensor
+        for part, projection in parts.items()
+        for name, tensor in projection.named_parameters()
+    }
+    channels: int = mlp.down_proj.in_features
+    if channels:
+        return channels, tensors
+    if not needed and mlp.down_proj.bias is None:
+        return 0, {}
+    zeros = mlp.down_proj.weight.new_zeros(_ZERO_CHANNELS, mlp.down_proj.out_features)
+    tensors |= {"ffn_gate.weight": zeros, "ffn_up.weight": zeros, "ffn_down.weight": zeros.T}
+    if mlp.down_proj.bias is not None:
+        tensors |= dict.fromkeys(("ffn_gate.bias", "ffn_up.bias"), zeros[:, 0])
+    return _ZERO_CHANNELS, tensors
 
 
 def _attention(model: Any, attention: Any, *, first: bool) -> tuple[int, int, dict[str, Tensor]]:
