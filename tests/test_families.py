@@ -201,9 +201,11 @@ def test_half_precision(
 ) -> None:
     build(family, kv_heads).save_pretrained(tmp_path / "dense")
     model = load(tmp_path / "dense", dtype=dtype)
-    batch, genes = inputs(model), chromosomes(len(head_map(model)), 0)[3]
-    pruned = prune(model, genes)
-    with masked(model, [genes]):
+    batch, genes = inputs(model), gene_map(model, "heads+channels", 4, random_order(model))
+    chromosome = without(genes, {0: {"heads"}, 1: {"channels"}})
+    chromosome[5] = 0  # a block of channels
+    pruned = prune(model, chromosome, genes)
+    with masked(model, [chromosome], genes):
         expected = output(model, batch)
     # Sums in another order are rounded differently, by a few units in the last place.
     scale = 30 * torch.finfo(dtype).eps * expected.abs().max()
@@ -442,6 +444,15 @@ def test_dynamic_quantisation_of_a_pruned_model(family: str) -> None:
         assert (output(quantised, batch) - expected).abs().max() < 0.1 * expected.abs().max()
 
 
+def test_quantised_feed_forwards_are_refused_if_channels_are_genes() -> None:
+    model = build("llama")
+    projection = model.model.layers[0].mlp.up_proj
+    projection.weight = torch.nn.Parameter(projection.weight.to(torch.int8), requires_grad=False)
+    with pytest.raises(InputError, match="up_proj is a Linear of torch.int8.*without quantis"):
+        prune(model, [0, 1] * LAYERS, gene_map(model, "channels", 2))
+    assert prune(model, [0, 1, 1, 1] * LAYERS).num_parameters() < model.num_parameters()
+
+
 @pytest.mark.parametrize("layout", ["sliced", "zeroed"])
 def test_quantised_projections_are_refused(layout: str) -> None:
     model = build("llama")
@@ -512,3 +523,36 @@ def test_tensors_that_depend_on_the_heads_and_are_in_no_row_are_refused(
     prune(model, genes)
     if family == "qwen3":  # its norms are as wide as a head, and there are as many heads
         prune(build(family, head_dim=HEADS), genes)
+
+
+def test_tensors_that_depend_on_the_channels_and_are_in_no_row_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    mlp: Any = type(build("llama").model.layers[0].mlp)
+    stock = mlp.__init__
+
+    def with_norm(self: Any, config: Any) -> None:
+        stock(self, config)
+        self.norm = torch.nn.LayerNorm(config.intermediate_size)
+
+    monkeypatch.setattr(mlp, "__init__", with_norm)
+    model = build("llama")
+    genes = gene_map(model, "channels", 4)
+    for layout in ("sliced", "uniform"):
+        with pytest.raises(InputError, match=r"norm.weight cannot be sliced: .* the layout zeroed"):
+            check_layout(model, genes, layout)
+    prune(model, [1, 0, 0, 1] * LAYERS, genes, layout="zeroed")
+    prune(model, [1, 0, 0, 1] * LAYERS)  # heads can still be sliced
+
+
+def test_an_architecture_without_a_row_has_masked_and_zeroed_channels() -> None:
+    model = build("arcee")
+    genes, batch = gene_map(model, "heads+channels", 4, random_order(model)), inputs(model)
+    chromosome = chromosomes(len(genes), 1)[-1]
+    with masked(model, [chromosome], genes):
+        expected = output(model, batch)
+    assert_close(output(prune(model, chromosome, genes, layout="zeroed"), batch), expected)
+    for kinds in ("channels", "heads+channels"):
+        genes = gene_map(model, kinds, 4)
+        with pytest.raises(InputError, match=r"arcee model cannot be sliced: the table .* no row"):
+            prune(model, [1] * len(genes), genes)

@@ -211,7 +211,7 @@ def test_a_stock_model_with_fewer_heads_and_channels(
     model = build(family, kv_heads)
     genes, batch = gene_map(model, kinds, 4, random_order(model)), inputs(model)
     counts = uniform_counts(model, genes)
-    assert counts == {kinds.split("+")[0]: counts[kinds.split("+")[0]], "channels": [1, 2, 3, 4]}
+    assert list(counts) == genes.kinds and counts["channels"] == [1, 2, 3, 4]
     chromosome = [
         int(gene % 2 == part.layer % 2) for part in genes.parts for gene in range(part.size)
     ]
@@ -247,6 +247,9 @@ def test_kinds_of_genes_that_the_uniform_layout_cannot_have() -> None:
     with pytest.raises(InputError, match="stock bloom config cannot have fewer channels") as error:
         prune(bloom, [1, 0, 1, 0] * 3, genes, "uniform")
     assert "\n" not in str(error.value) and "use the layout sliced or zeroed" in str(error.value)
+    five = gene_map(model, "channels", 5)
+    with pytest.raises(InputError, match="48 channels cannot be divided into 5 blocks; use a cha"):
+        uniform_counts(model, five)
     one = gene_map(model, "channels", 1)
     with pytest.raises(
         InputError, match="cannot have fewer channels .each layer has one gene only"

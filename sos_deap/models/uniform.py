@@ -38,7 +38,20 @@ def uniform_counts(model: PreTrainedModel, genes: GeneMap) -> dict[str, list[int
             "the uniform layout of a model with grouped-query attention needs whole groups: "
             "use the genes groups"
         )
+    if "channels" in genes.kinds:
+        _check_blocks(genes)
     return {kind: _counts(model, genes, kind) for kind in genes.kinds}
+
+
+def _check_blocks(genes: GeneMap) -> None:
+    """Raise :class:`InputError` if equally many blocks can be different numbers of channels."""
+    for site in genes.feed_forward:
+        if site.units % genes.channel_blocks:
+            raise InputError(
+                f"the uniform layout needs blocks of equally many channels: {site.units} channels "
+                f"cannot be divided into {genes.channel_blocks} blocks; use a channel_blocks that "
+                f"divides {site.units}"
+            )
 
 
 def _counts(model: PreTrainedModel, genes: GeneMap, kind: str) -> list[int]:
