@@ -262,7 +262,8 @@ def _export(flags: Namespace) -> None:
 
         zeros = write_gguf(model, load_tokenizer(flags.model), flags.output)
         files = [flags.output]
-        checked = f", {len(zeros)} empty feed-forwards as 32 channels of zeros" if zeros else ""
+        layers = ", ".join(map(str, zeros))
+        checked = f", empty feed-forwards as 32 channels of zeros (layer {layers})" if zeros else ""
     size = sum(path.stat().st_size for path in files)
     say(f"{flags.output}: {size:,} bytes, weights in {written}{checked}")
     if written != stored:

@@ -127,16 +127,16 @@ def test_channels_removed_by_hand(family: str, layer: str, consumer: str, conv: 
     chromosome = [1, 0, 1, 0, 1] + [0] * 5 + [1, 1, 1, 1, 0]
     removed = [order[0][10:20] + order[0][29:39], order[1], order[2][39:]]
     by_hand, channels = copy.deepcopy(model), []
-    for number, gone in enumerate(removed):
+    for number, lost in enumerate(removed):
         weight = by_hand.get_submodule(f"{layer.format(number)}.{consumer}").weight.data
-        (weight if conv else weight.T)[gone] = 0
-        channels.append(48 - len(gone))
+        (weight if conv else weight.T)[lost] = 0
+        channels.append(48 - len(lost))
     expected = output(by_hand, batch)
     with masked(model, [chromosome], genes):
         assert_close(output(model, batch), expected)
     pruned = prune(model, chromosome, genes)
     assert_close(output(pruned, batch), expected)
-    kept = [sorted(set(range(48)) - set(gone)) for gone in removed]
+    kept = [sorted(set(range(48)) - set(lost)) for lost in removed]
     assert genes.kept_channels(chromosome) == kept
     for number, keep in enumerate(kept):
         mine: Any = pruned.get_submodule(f"{layer.format(number)}.{consumer}").weight

@@ -222,6 +222,24 @@ def test_models_that_cannot_be_shared_are_detected() -> None:
         assert shares(model, head_map(model), run_once) is fits, family
 
 
+@pytest.mark.parametrize("kinds", ["heads+channels", "channels", "attention+ffn", "layers"])
+def test_models_can_be_shared_whatever_the_genes(kinds: str) -> None:
+    model = build("gpt2")
+    genes, batch = gene_map(model, kinds, 4), repeated(inputs(model), 2)
+    assert shares(model, genes, lambda: output(model, batch))
+    attention = model.transformer.h[0].attn
+    stock, calls = attention.forward, list[int]()
+
+    def of_all_rows(*args: Any, **kwargs: Any) -> Any:
+        calls.append(1)
+        first, *rest = stock(*args, **kwargs)
+        return (first + len(first), *rest)
+
+    attention.forward = of_all_rows  # what it computes depends on the rows of the batch
+    assert not shares(model, genes, lambda: output(model, batch))
+    assert calls
+
+
 @pytest.mark.parametrize(
     ("error", "expected"),
     [

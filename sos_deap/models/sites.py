@@ -471,7 +471,10 @@ class EmptyLinear(nn.Linear):
 
 
 class EmptyConv1D(Conv1D):
-    """The same for :class:`~transformers.pytorch_utils.Conv1D`, which fails without inputs."""
+    """A ``Conv1D`` of a site without units: without inputs (only its bias remains), or outputs.
+
+    The stock class fails without inputs.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the bias for each token.
