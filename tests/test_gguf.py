@@ -25,6 +25,7 @@ from transformers import (
 )
 
 from sos_deap import InputError, gene_map, head_map, load, prune
+from sos_deap.__main__ import main
 from sos_deap.export.gguf import write_gguf
 from sos_deap.models.sources import BUILTIN
 from tests.conftest import small_llama
@@ -209,6 +210,17 @@ def test_widths_of_the_feed_forward(
     length = gguf.GGUFReader(path).get_field(f"{kind}.feed_forward_length").contents()
     assert length == (widths if kind == "deci" else widths[0])
     check_numbers(pruned, path, [[7, 300, 41, 1999], [5]], 2e-4)
+
+
+def test_the_command_prints_the_layers_with_a_feed_forward_of_zeros(
+    tokenizer: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, path = small_llama(), tmp_path / "model.gguf"
+    prune(model, [0, 1, 0], gene_map(model, "ffn")).save_pretrained(tmp_path / "pruned")
+    tokenizer.save_pretrained(tmp_path / "pruned")
+    flags = ["--format", "gguf", "--output", str(path)]
+    assert main(["export", str(tmp_path / "pruned"), *flags]) == 0
+    assert "empty feed-forwards as 32 channels of zeros (layer 0, 2)\n" in capsys.readouterr().out
 
 
 LLAMA3 = {
