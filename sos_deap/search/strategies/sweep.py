@@ -13,7 +13,8 @@ from sos_deap.search.space import Space
 from sos_deap.search.strategies.exchange import few_moves
 from sos_deap.search.strategies.strategy import Strategy, check_at_least_one, value
 
-_STEPS = (1, 2, 3, 4, 6, 8, 12, 16, 24)  # numbers of misjudged pairs to exchange at once
+# Numbers of misjudged pairs to exchange at once, up to a sixth of the genes.
+_STEPS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
 _TRIES = 16  # number of exchanges to evaluate, of misjudged and of random pairs
 _PATIENCE = 5  # maximum number of consecutive rounds of exchanges without improvement
 
@@ -55,8 +56,11 @@ class Sweep(Strategy):
     :param curve: number of lower sparsities, at least 0, for which a sub-model without the genes of
         the lowest loss per cost is scored on all examples at the end, which gives the loss as a
         function of the sparsity.
+    :param near: share of the genes that sweeps after the first one flip, above 0 and at most 1:
+        those whose loss per cost is nearest to the boundary between removed and kept genes. Fewer
+        flips leave more examples for each.
     :raises InputError: for less than one sweep or candidate, a decay or trust outside [0, 1],
-        a negative curve, and an unknown prior.
+        a negative curve, a share outside (0, 1], and an unknown prior.
     """
 
     def __init__(
@@ -70,6 +74,7 @@ class Sweep(Strategy):
         candidates: int = 2,
         prior: str | None = None,
         curve: int = 0,
+        near: float = 1.0,
     ) -> None:
         super().__init__(space, population, budget)
         check_at_least_one(sweeps=sweeps, candidates=candidates)
@@ -78,11 +83,17 @@ class Sweep(Strategy):
                 raise InputError(f"{name} is {weight}: give a weight from 0 to 1")
         if curve < 0:
             raise InputError(f"curve is {curve}: give a number of sparsities, 0 or more")
+        if not 0 < near <= 1:
+            raise InputError(f"near is {near}: give a share of the genes above 0, at most 1")
         self._curve = curve
         self._prior = prior
-        self._asks = len(space) + 2 * len(_STEPS) + 3  # maximum number of individuals in a sweep
+        self._steps = [step for step in _STEPS if step <= max(24, len(space) // 6)]
+        self._near = max(2, round(near * len(space)))
+        # Maximum numbers of individuals in the first sweep and in a later one.
+        others = 2 * len(self._steps) + 3
+        first, self._asks = len(space) + others, min(self._near, len(space)) + others
         self.left -= candidates + curve + space.cost_of(prior)
-        self._windows = space.windows(self.left / (sweeps * self._asks))
+        self._windows = space.windows(self.left / (first + (sweeps - 1) * self._asks))
         self._losses, self._trust = _Losses(len(space), decay), trust
         self._candidates = candidates
         self._current: list[int] = [1] * len(space)
@@ -97,7 +108,7 @@ class Sweep(Strategy):
             self._move(list(self.space.keeping_best(self.space.importance(self._prior))))
             return self._on(self._seen, ())
         if not self._exchanges:
-            flips = (_flipped(self._current, gene) for gene in range(len(self.space)))
+            flips = (_flipped(self._current, gene) for gene in self._to_flip())
             return self._on(self._seen, flips)
         windows = [self._seen] if self._exact else [self._seen, next(self._windows)]
         return [one for window in windows for one in self._on(window, self._exchanges)]
@@ -135,6 +146,23 @@ class Sweep(Strategy):
             individual.examples = span
         return individuals
 
+    def _to_flip(self) -> list[int]:
+        """Return the genes to flip in a sweep, in order: all in the first one."""
+        genes = range(len(self.space))
+        if not self._losses.learned or self._near >= len(genes):
+            return list(genes)
+        removed, kept = self._by_loss()
+        few = min(self._near // 2, len(removed))
+        return sorted([*removed[:few], *kept[: self._near - few]])
+
+    def _by_loss(self) -> tuple[list[int], list[int]]:
+        """Return the removed genes by falling loss per cost, and the kept ones by rising loss."""
+        removed, kept = removed_and_kept(self._current)
+        per_cost = self.space.per_cost(self._losses.mean)
+        removed.sort(key=lambda gene: -per_cost[gene])
+        kept.sort(key=lambda gene: per_cost[gene])
+        return removed, kept
+
     def _misjudged(self, current: Any) -> None:
         """After flips, plan the exchanges to evaluate; after the first flips, apply the ranking."""
         losses = self._losses.mean
@@ -142,14 +170,11 @@ class Sweep(Strategy):
             self._move(list(self.space.keeping_best(losses)))
             return
         self.incumbent = current
-        removed, kept = removed_and_kept(self._current)
         per_cost = self.space.per_cost(losses)
-        removed.sort(key=lambda gene: -per_cost[gene])
-        kept.sort(key=lambda gene: per_cost[gene])
-        pairs = list(zip(removed, kept, strict=False))
+        pairs = list(zip(*self._by_loss(), strict=False))
         # Both lists are sorted by loss per cost, so that the misjudged pairs come first.
         wrong = sum(per_cost[restored] > per_cost[dropped] for restored, dropped in pairs)
-        self._exchanges = [self._exchange(pairs[:step]) for step in _STEPS if step <= wrong]
+        self._exchanges = [self._exchange(pairs[:step]) for step in self._steps if step <= wrong]
         if pairs and self._exact:
             self._exchanges += self._at_random(_TRIES - len(self._exchanges))
 
@@ -208,7 +233,9 @@ class _Losses:
 
     def __init__(self, genes: int, decay: float) -> None:
         self.mean = [0.0] * genes
-        self._weight, self._decay = 0.0, decay
+        self._weights, self._decay = [0.0] * genes, decay
+        #: Whether any losses were learned.
+        self.learned = False
 
     def gain(self, genes: Sequence[int], others: Sequence[int]) -> float:
         """Return the gain from changing genes to others, under the assumption of no interaction."""
@@ -221,13 +248,14 @@ class _Losses:
         :param flips: evaluated individuals: the current sub-model, then others that differ from it
             in one gene each.
         """
+        self.learned = True
         reference, *others = flips
         for other in others:
             [gene] = (i for i, (a, b) in enumerate(zip(current, other, strict=True)) if a != b)
             loss = value(reference) - value(other)
             cost = loss if current[gene] else -loss
-            self.mean[gene] += (cost - self.mean[gene]) / (self._weight + 1)
-        self._weight = (self._weight + 1) * self._decay
+            self.mean[gene] += (cost - self.mean[gene]) / (self._weights[gene] + 1)
+            self._weights[gene] = (self._weights[gene] + 1) * self._decay
 
 
 def _flipped(genes: Sequence[int], *flips: int) -> list[int]:
