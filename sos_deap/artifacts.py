@@ -22,6 +22,7 @@ from sos_deap.models.identity import fingerprint
 from sos_deap.models.loading import load, load_as
 from sos_deap.models.prune import prune
 from sos_deap.models.saving import auto_class
+from sos_deap.models.site_times import measured_speedup
 from sos_deap.report.card import model_card
 from sos_deap.report.headline import headline
 from sos_deap.report.parts import parts_of
@@ -247,6 +248,21 @@ def original(name: str, evaluator: Evaluator) -> PreTrainedModel:
     model = load_as(name, type(evaluator.model), str(stored).removeprefix("torch."))
     model.config.pad_token_id = evaluator.model.config.pad_token_id  # set where it had none
     return model
+
+
+def speedups(evaluator: Evaluator, sparsity: float, pruned: PreTrainedModel) -> dict[str, float]:
+    """Return how many times as fast as the dense model the pruned one is, for ``result.json``.
+
+    :param evaluator: the evaluator of the search.
+    :param sparsity: sparsity of the pruned model.
+    :param pruned: the pruned model, on the evaluator's device and in its dtype.
+    :returns: ``promised_speedup`` by the time table, and ``measured_speedup``; empty if sparsity is
+        no share of time.
+    """
+    if evaluator.time_table is None:
+        return {}
+    measured = measured_speedup(evaluator.model, pruned, evaluator.time_table.conditions)
+    return {"promised_speedup": 1 / (1 - sparsity), "measured_speedup": measured}
 
 
 def write_samples(path: Path, evaluator: Evaluator, models: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sos_deap.budget_settings import BudgetSettings
 from sos_deap.errors import unknown
 from sos_deap.flags import FlagParser, as_flags
 from sos_deap.settings_files import check_resumed, file_flags, saved_flags
@@ -13,7 +14,7 @@ from sos_deap.tasks.settings import TaskSettings, setting
 
 
 @dataclass(frozen=True)
-class RunConfig:
+class RunConfig(BudgetSettings):
     """All settings of a run; every field is a flag and a key of a configuration file."""
 
     model: str = setting(
@@ -102,33 +103,6 @@ class RunConfig:
     )
     initial_sparsity: float = setting(
         0.05, "search", "Share of genes removed in the initial population."
-    )
-    max_sparsity: float | None = setting(
-        None,
-        "genes",
-        "Largest share removed, S.",
-        unset="0.31 of genes; of heads alone 0.095, else 0.27 of parameters and operations; "
-        "0.21875 of the time",
-        common=True,
-    )
-    genes: str = setting(
-        "heads",
-        "genes",
-        "What a gene removes: heads (a query head), groups (a key/value head and its query heads), "
-        "channels (a block of a layer's feed-forward channels), attention or ffn (a whole "
-        "sub-layer), layers (both sub-layers); joined by +, as in heads+channels.",
-        common=True,
-    )
-    channel_blocks: int = setting(
-        16, "genes", "channels: blocks of each layer's channels, which are in order of importance."
-    )
-    sparsity_of: str | None = setting(
-        None,
-        "genes",
-        "What sparsity is a share of: genes, parameters of the whole model (which is also the "
-        "share of its bytes), operations of a forward pass, or time.",
-        unset="genes for heads or groups alone, else parameters",
-        common=True,
     )
     layout: str = setting(
         "sliced",

@@ -13,13 +13,15 @@ from typing import Any
 import numpy
 from deap import base
 
+from sos_deap.budget import Budget, budget_of
 from sos_deap.config import PRESETS, RunConfig
 from sos_deap.engines import check_engine
 from sos_deap.errors import InputError
 from sos_deap.evaluation.evaluator import OPTIONS, Evaluator
 from sos_deap.evaluation.store import check_store
+from sos_deap.files.run_folder import TIME_TABLE
 from sos_deap.flags import changed_flags
-from sos_deap.models.costs import sparsity_defaults
+from sos_deap.models.costs import check_time_options
 from sos_deap.models.find_genes import checked_kinds
 from sos_deap.models.uniform import uniform_counts
 from sos_deap.report.live import check_tensorboard
@@ -52,7 +54,7 @@ class Plan:
     :param fitness: function from metric and sparsity to fitness values.
     :param operators: keyword arguments of :func:`sos_deap.register`: ``crossover``, ``mutation``,
         ``selection``, ``mutation_rate``, ``tournament_size``.
-    :param max_sparsity: S, the largest share removed, in [0, 1).
+    :param budget: how much may be removed.
     :param limits: all limits of the search, also those that follow from the generations.
     """
 
@@ -62,7 +64,7 @@ class Plan:
     objective: str
     fitness: Objective
     operators: Mapping[str, Any]
-    max_sparsity: float
+    budget: Budget
     limits: Limits
 
     def written(self) -> dict[str, Any]:
@@ -100,7 +102,7 @@ def plan_of(config: RunConfig, settings: TaskSettings) -> Plan:
     _check_fit(config, row)
     operators = _operators(config, row, objective)
     checked_kinds(config.genes)
-    max_sparsity = _max_sparsity(config)
+    budget = _budget(config)
     fitness = checked_objective(objective, config.tradeoff_weight)
     return Plan(
         config=replace(config, task=resolved_task(config.task, config.model)),
@@ -109,7 +111,7 @@ def plan_of(config: RunConfig, settings: TaskSettings) -> Plan:
         objective=objective,
         fitness=fitness,
         operators=operators,
-        max_sparsity=max_sparsity,
+        budget=budget,
         limits=all_limits(row, limits, config.population_size, config.generations),
     )
 
@@ -181,19 +183,34 @@ def _operators(config: RunConfig, row: Algorithm, objective: str) -> dict[str, A
     return chosen
 
 
-def _max_sparsity(config: RunConfig) -> float:
-    """Return the maximum sparsity that is given or the measure's own, checked."""
-    of, chosen = sparsity_defaults(config.genes, config.sparsity_of, config.max_sparsity)
+def _budget(config: RunConfig) -> Budget:
+    """Return the budget that is given or the default, checked as far as possible."""
+    names = ("genes", "sparsity_of", "max_sparsity", "speedup", "target_parameters", "target_bytes")
+    budget = budget_of(**{name: getattr(config, name) for name in names})
     check_operators(
-        config.initial_sparsity, chosen, config.mutation_rate, config.tournament_size, of
+        config.initial_sparsity,
+        budget.max_sparsity,
+        config.mutation_rate,
+        config.tournament_size,
+        budget.sparsity_of,
     )
-    return chosen
+    options = ("time_table", "time_tokens", "time_of")
+    check_time_options(budget.sparsity_of, **{name: getattr(config, name) for name in options})
+    return budget
 
 
 def evaluator_of(plan: Plan) -> Evaluator:
-    """Return the evaluator of a run: its model, and its task on each part of its data."""
+    """Return the evaluator of a run: its model, and its task on each part of its data.
+
+    :raises InputError: for settings that do not fit the model, its budget included.
+    """
     config = plan.config
-    return Evaluator.from_pretrained(
+    options = {name: getattr(config, name) for name in OPTIONS}
+    options |= {"sparsity_of": plan.budget.sparsity_of, "max_sparsity": plan.budget.max_sparsity}
+    if config.resume is not None and plan.budget.sparsity_of == "time":
+        # Times that are measured again would be others, and the search another search.
+        options["time_table"] = Path(config.resume, TIME_TABLE)
+    evaluator = Evaluator.from_pretrained(
         config.model,
         dataset=config.dataset,
         task=config.task,
@@ -201,9 +218,11 @@ def evaluator_of(plan: Plan) -> Evaluator:
         device=config.device,
         dtype=config.dtype,
         seed=config.seed,
-        **{name: getattr(config, name) for name in OPTIONS},
+        **options,
         **vars(plan.settings),
     )
+    evaluator.max_sparsity = plan.budget.bound(evaluator)
+    return evaluator
 
 
 def toolbox_of(plan: Plan, evaluator: Evaluator) -> Any:
@@ -218,7 +237,6 @@ def toolbox_of(plan: Plan, evaluator: Evaluator) -> Any:
         toolbox,
         evaluator,
         initial_sparsity=config.initial_sparsity,
-        max_sparsity=plan.max_sparsity,
         prior=config.prior,
         repair=not row.literal,
         uniform=uniform_counts(evaluator.model, evaluator.gene_map) if uniform else None,
@@ -258,7 +276,7 @@ def search(
         population=config.population_size,
         generations=config.generations,
         crossover_rate=config.crossover_rate,
-        max_sparsity=plan.max_sparsity,
+        max_sparsity=evaluator.max_sparsity,
         limits=plan.limits,
         stats=statistics(evaluator.sparsity),
         logbook=logbook,

@@ -21,6 +21,7 @@ from sos_deap.errors import InputError, WorkerLostError, first_line
 from sos_deap.files.atomic import make_folder, write_json
 from sos_deap.files.run_folder import (
     JOURNAL,
+    TIME_TABLE,
     chosen_folder,
     claim,
     complete,
@@ -116,6 +117,9 @@ class _Run:
         try:
             if resumed:
                 reset_run_folder(folder, written)
+            if (times := self.evaluator.time_table) is not None:
+                write_json(folder / TIME_TABLE, times.content())
+            self._announce()
             result = self._initial_result()
             self._announce(result["search"])
             evolution, seconds = self._search(result, journal)
@@ -217,9 +221,7 @@ class _Run:
 
     def _finish(self, result: dict[str, Any], evolution: Evolution, seconds: float) -> None:
         """Prune with the winner, measure and report."""
-        from sos_deap.artifacts import save_best, search_figures, write_run_card, write_samples
-        from sos_deap.report.formats import arrow
-        from sos_deap.report.headline import headline
+        from sos_deap.artifacts import save_best, search_figures, speedups, write_samples
         from sos_deap.report.tables import measured_table, search_lines, table, winner
 
         say, folder, evaluator = self.console.say, self.folder, self.evaluator
@@ -228,7 +230,8 @@ class _Run:
         say(search_lines(searched))
         chromosome = list(winner(evolution.halloffame, evaluator.task.name))
         layout, name = self.plan.config.layout, self.plan.config.model
-        best, pruned = save_best(folder, evaluator, chromosome, layout, name)
+        best, pruned = save_best(folder, evaluator, chromosome, layout, name, result)
+        searched |= speedups(evaluator, best["sparsity"], pruned)
         result = {**result, "best": best, "search": searched}
         write_json(folder / "result.json", result)
         models = {"dense": evaluator.model, "pruned": pruned}

@@ -21,6 +21,7 @@ from sos_deap.tasks.settings import task_settings
 #: Parameters of the evaluator that are flags of the command line.
 OPTIONS = (
     *("genes", "channel_blocks", "sparsity_of", "max_sparsity"),
+    *("time_table", "time_tokens", "time_of"),
     *ForwardOptions.__annotations__,
 )
 
@@ -51,11 +52,18 @@ class Evaluator(FitnessEvaluator):
         layer are put in order of importance, then cut into blocks.
     :param channel_order: for each feed-forward module its channels by decreasing importance;
         default: measured on the task's examples, in one pass.
-    :param sparsity_of: what sparsity is a share of: ``"genes"``, ``"parameters"`` or
-        ``"operations"`` of the model, or its ``"time"``. Default: genes for heads or groups alone,
-        else parameters.
+    :param sparsity_of: what sparsity is a share of: ``"genes"``; ``"parameters"`` of the whole
+        model; ``"operations"`` of a forward pass; or ``"time"``, measured on the model's device.
+        Default: genes for heads or groups alone, else parameters.
     :param max_sparsity: S, the largest share removed; an individual that removes more has the worst
         fitness. Default: :data:`sos_deap.models.costs.MAX_SPARSITY`; 1 for no bound.
+    :param time_table: for the sparsity of time, the file of a time table of this model, device and
+        dtype, or its content, which is used as it is. Default: the times are measured.
+    :param time_tokens: for the sparsity of time, number of tokens in the prompt. Default: that of
+        the table, or :data:`sos_deap.models.site_times.TOKENS`, or as many as the model has
+        positions.
+    :param time_of: for the sparsity of time, ``"prefill"`` (a forward pass on a prompt) or
+        ``"decode"`` (a step of the generation). Default: that of the table, or ``"prefill"``.
     :param batch_tokens: most tokens in a forward pass, over all sub-models in it. Default: 4,096 on
         a CPU and 32,768 elsewhere, of which masked batches use as much as is fastest.
     :param batching: ``"shared"``: each layer once for all sub-models that are equal up to it,
@@ -130,6 +138,7 @@ class Evaluator(FitnessEvaluator):
                 "seed": seed,
                 **own,
                 "channel_order": evaluator.gene_map.channel_order,
+                "time_table": evaluator.time_table and evaluator.time_table.content(),
                 **vars(chosen),
                 "validation_samples": None,  # only the searching process validates
             }

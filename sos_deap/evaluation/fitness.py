@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar, Unpack
 
 import torch
@@ -14,9 +15,18 @@ from sos_deap.errors import InputError
 from sos_deap.evaluation.forward import ForwardOptions
 from sos_deap.evaluation.metrics import MetricEvaluator
 from sos_deap.evaluation.partial_scores import Span, span_of
-from sos_deap.models.costs import Sparsity, sparsity_defaults, sparsity_measure
+from sos_deap.models.costs import (
+    TOKENS,
+    Sparsity,
+    check_sparsity,
+    check_time_options,
+    sparsity_defaults,
+    sparsity_measure,
+)
 from sos_deap.models.find_genes import ChannelOrder
 from sos_deap.models.genes import CHANNEL_BLOCKS
+from sos_deap.models.site_times import time_table_of
+from sos_deap.models.time_table import TimeTable
 from sos_deap.search.chromosome import WORST_FITNESS, within
 from sos_deap.tasks.custom import CallableTask
 from sos_deap.tasks.objectives import Objective, checked_objective
@@ -40,6 +50,7 @@ class FitnessEvaluator(MetricEvaluator):
         "sparsity",
         "sparsity_of",
         "stored_dtype",
+        "time_table",
         "tokenizer",
         "validation",
     )
@@ -57,6 +68,9 @@ class FitnessEvaluator(MetricEvaluator):
         channel_order: ChannelOrder | None = None,
         sparsity_of: str | None = None,
         max_sparsity: float | None = None,
+        time_table: str | Path | Mapping[str, Any] | None = None,
+        time_tokens: int | None = None,
+        time_of: str | None = None,
         **forward: Unpack[ForwardOptions],
     ) -> None:
         own = CallableTask(task) if callable(task) else task
@@ -71,8 +85,18 @@ class FitnessEvaluator(MetricEvaluator):
         )
         self.heldout = heldout
         self.sparsity_of, self.max_sparsity = sparsity_defaults(genes, sparsity_of, max_sparsity)
+        check_time_options(
+            self.sparsity_of, time_table=time_table, time_tokens=time_tokens, time_of=time_of
+        )
+        check_sparsity(model, self.gene_map, self.sparsity_of)
+        #: The measured times, if sparsity is a share of time.
+        self.time_table: TimeTable | None = None
+        if self.sparsity_of == "time":
+            self.time_table = time_table_of(model, self.gene_map, time_table, time_tokens, time_of)
+        # A task that calls a function of the user's has sequences of unknown length.
+        tokens = own.seqlen if own.seqlen > 1 else TOKENS
         self.sparsity: Sparsity = sparsity_measure(
-            model, self.gene_map, self.sparsity_of, own.seqlen
+            model, self.gene_map, self.sparsity_of, tokens, self.time_table
         )
         if not 0 <= self.max_sparsity <= 1:
             raise InputError(f"max_sparsity is {max_sparsity}: a sparsity lies in [0, 1]")

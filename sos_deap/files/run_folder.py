@@ -25,6 +25,9 @@ from sos_deap.files.checksummed_lines import read_settings
 #: The journal: the first file of a run, which the run keeps locked.
 JOURNAL = "journal.jsonl"
 
+#: The times of sub-models, if sparsity is a share of time: a resumed run uses the same.
+TIME_TABLE = "time_table.json"
+
 #: The page of a run; during the search, that of the search so far.
 PAGE = "report.html"
 
@@ -40,6 +43,7 @@ _END = ("result.json", "measured.json", PAGE, _COMPLETE)
 #: Files whose checksums a complete run must match; not those that a user may well change.
 _CHECKED = (
     CONFIG,
+    TIME_TABLE,
     "result.json",
     "measured.json",
     "samples.json",

@@ -15,9 +15,13 @@ from sos_deap.models.families import why_unsliceable
 from sos_deap.models.flops import Flops
 from sos_deap.models.genes import GeneMap
 from sos_deap.models.sites import ATTENTION, Site, features, site_slices
+from sos_deap.models.time_table import TimeTable
 
 #: What sparsity can be a share of.
 SPARSITIES = ("genes", "parameters", "operations", "time")
+
+#: Default number of tokens of the forward pass whose operations are counted.
+TOKENS = 128
 
 #: Default of S, the maximum sparsity, by what sparsity is a share of. In the paper's Table II, the
 #: sizes of LLaMA-2 7B imply that 317 of 1,024 heads were removed; its abstract states a size
@@ -43,8 +47,11 @@ def sparsity_defaults(
         heads or groups alone, otherwise of parameters.
     :param max_sparsity: S; ``None`` for the value in :data:`MAX_SPARSITY` or
         :data:`MAX_SPARSITY_OF_HEADS`.
-    :raises InputError: for an unknown ``sparsity_of``.
+    :raises InputError: for an unknown ``sparsity_of``, and for ``"heads"``, the former name of
+        ``"genes"``.
     """
+    if sparsity_of == "heads":
+        raise InputError("sparsity_of heads is now called genes: give sparsity_of genes")
     heads = genes in ("heads", "groups")
     of = sparsity_of or ("genes" if heads else "parameters")
     if of not in SPARSITIES:
@@ -137,29 +144,65 @@ def _alike(costs: list[float]) -> list[float]:
     return exact
 
 
+def check_time_options(sparsity_of: str, **options: Any) -> None:
+    """Raise :class:`InputError` for an option of time tables if sparsity is no share of time.
+
+    :param sparsity_of: one of :data:`SPARSITIES`.
+    :param options: the options by name; ``None`` if not given.
+    """
+    for name, value in options.items():
+        if value is not None and sparsity_of != "time":
+            raise InputError(
+                f"{name} is only for the sparsity_of time, and sparsity_of is {sparsity_of}: leave "
+                f"{name} out, or give sparsity_of time"
+            )
+
+
+def check_sparsity(model: PreTrainedModel, genes: GeneMap, sparsity_of: str) -> None:
+    """Check that sparsity is defined for a model.
+
+    :param model: the model, not pruned.
+    :param genes: its gene map.
+    :param sparsity_of: one of :data:`SPARSITIES`.
+    :raises InputError: for an unknown ``sparsity_of``, and for any but ``"genes"`` if the model
+        cannot be sliced.
+    """
+    if sparsity_of not in SPARSITIES:
+        raise unknown("sparsity_of", sparsity_of, SPARSITIES)
+    why = why_unsliceable(genes.family, model.config, genes.removes_heads)
+    if why and sparsity_of != "genes":
+        raise InputError(
+            f"a {model.config.model_type} model cannot be sliced, so its sparsity_of {sparsity_of} "
+            f"is undefined: {why}; use sparsity_of genes"
+        )
+
+
 def sparsity_measure(
-    model: PreTrainedModel, genes: GeneMap, sparsity_of: str, tokens: int = 128
+    model: PreTrainedModel,
+    genes: GeneMap,
+    sparsity_of: str,
+    tokens: int = TOKENS,
+    times: TimeTable | None = None,
 ) -> Sparsity:
     """Return the function that computes the sparsity of a chromosome.
 
     :param model: the model, not pruned.
     :param genes: its gene map.
     :param sparsity_of: one of :data:`SPARSITIES`: ``"genes"``; ``"parameters"`` of the whole model
-        (the share of bytes is the same, since all weights have one dtype); or ``"operations"``,
-        those of a forward pass of the whole model.
+        (the share of bytes is the same, since all weights have one dtype); ``"operations"`` of a
+        forward pass of the whole model; or the ``"time"`` of the whole model.
     :param tokens: number of tokens of that forward pass.
-    :raises InputError: for an unknown ``sparsity_of``, and for any but ``"genes"`` if the model
-        cannot be sliced.
+    :param times: the model's time table, for ``"time"``.
+    :raises InputError: as :func:`check_sparsity` does, and for ``"time"`` without a time table.
     """
-    if sparsity_of not in SPARSITIES:
-        raise unknown("sparsity_of", sparsity_of, SPARSITIES)
+    check_sparsity(model, genes, sparsity_of)
     if sparsity_of == "genes":
         return ShareOfGenes(len(genes))
-    if why := why_unsliceable(genes.family, model.config, genes.removes_heads):
-        raise InputError(
-            f"a {model.config.model_type} model cannot be sliced, so its sparsity_of {sparsity_of} "
-            f"is undefined: {why}; use sparsity_of genes"
-        )
+    if sparsity_of == "time":
+        if times is None:
+            raise InputError("sparsity_of time needs a time table: measure one")
+        table = times
+        return ShareOfSites(genes, lambda number, keep: table.saved(genes, number, keep), 1)
     if sparsity_of == "parameters":
 
         def removed(number: int, keep: Sequence[int]) -> int:

@@ -1,7 +1,9 @@
-"""Check the device and the dtype that the user gives."""
+"""Devices and dtypes: check those that the user gives, and name the processor."""
 
 from __future__ import annotations
 
+import platform
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -33,6 +35,23 @@ def checked_device(device: str) -> torch.device:
         mps = ["mps"] if torch.backends.mps.is_available() else []
         have = ", ".join(["cpu", *cuda, *mps])
         raise InputError(f"device {device!r} is not available: this machine has {have}") from error
+
+
+def device_name(device: torch.device) -> str:
+    """Return the name of a device's processor, such as ``"NVIDIA H100"``.
+
+    :param device: the device; the number of a GPU does not count.
+    """
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if device.type != "cpu":
+        return device.type
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError):  # not Linux
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, "") or platform.processor() or platform.machine()
 
 
 def cpu_dtype() -> torch.dtype:

@@ -61,12 +61,7 @@ def prune(
     if layout == "zeroed":
         return _zeroed(model, mapping, kept)
     uniform = uniform_config(model, mapping, kept) if layout == "uniform" else None
-    # deepcopy takes what is in its memo as already copied: the full-size projections are never
-    # copied, so the peak memory is that of the model and its pruned copy.
-    smaller = smaller_modules(model, mapping.family, mapping.sites, kept)
-    memo: dict[int, Any] = {id(model.get_submodule(path)): new for path, new in smaller.items()}
-    pruned = copy.deepcopy(model, memo)
-    set_sizes(pruned, mapping.family, mapping.sites, kept)
+    pruned = sliced_copy(model, mapping, kept)
     if uniform is not None:
         vars(pruned.config).update(vars(uniform))  # in place: the layers share it
     else:
@@ -76,6 +71,29 @@ def prune(
             pruned.config.kept_channels = channels
         pruned.__class__ = pruned_type(type(model))
     return pruned
+
+
+def sliced_copy(
+    model: PreTrainedModel, genes: GeneMap, kept: Kept, shares: bool = False
+) -> PreTrainedModel:
+    """Return a copy of a model with some units of each site only; its config is unchanged.
+
+    :param model: the model; it is not changed.
+    :param genes: its gene map.
+    :param kept: for each site the indices of the units to keep, in rising order.
+    :param shares: whether the copy shares the weights of all modules that lose nothing, so that
+        only sliced weights take memory; default: it shares no memory with the model.
+    """
+    # deepcopy takes what is in its memo as already copied: the full-size projections are never
+    # copied, so the peak memory is that of the model and its pruned copy.
+    memo: dict[int, Any] = {}
+    if shares:
+        memo = {id(t): t for t in itertools.chain(model.parameters(), model.buffers())}
+    smaller = smaller_modules(model, genes.family, genes.sites, kept)
+    memo |= {id(model.get_submodule(path)): new for path, new in smaller.items()}
+    copied = copy.deepcopy(model, memo)
+    set_sizes(copied, genes.family, genes.sites, kept)
+    return copied
 
 
 def check_layout(model: PreTrainedModel, genes: GeneMap, layout: str) -> None:

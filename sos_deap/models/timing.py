@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
 from sos_deap.models.generating import generate
+
+_T = TypeVar("_T")
+
+#: What of a model's work is timed: a forward pass on a prompt, or one step of the generation.
+TIMES_OF = ("prefill", "decode")
 
 #: Minimum number of rounds, however long they take: a median of fewer is not reliable.
 LEAST_ROUNDS = 3
@@ -62,18 +66,60 @@ def alternate(
         :data:`LEAST_ROUNDS` rounds.
     :returns: the times by the model's name.
     """
-    times = {name: Times() for name in models}
+
+    def once(name: str) -> tuple[float, float | None]:
+        model = models[name]
+        prefilled = seconds_of(model, "prefill", batch)
+        return prefilled, decode_seconds(model, batch, new_tokens) if new_tokens else None
+
+    return {
+        name: Times([first for first, _ in both], [last for _, last in both if last is not None])
+        for name, both in interleaved(models, once, rounds, seconds).items()
+    }
+
+
+def interleaved(
+    names: Iterable[str],
+    once: Callable[[str], _T],
+    rounds: int,
+    seconds: float,
+    warm_up: int = _WARM_UP,
+) -> dict[str, list[_T]]:
+    """Call a function for each name in turn, round by round, after a warm-up.
+
+    :param names: the names.
+    :param once: function from a name to a measured value.
+    :param rounds: number of rounds after the warm-up.
+    :param seconds: after this time no further round starts, but there are at least
+        :data:`LEAST_ROUNDS` rounds.
+    :param warm_up: number of rounds before, whose values are dropped.
+    :returns: the values by name, one for each round.
+    """
+    found: dict[str, list[_T]] = {name: [] for name in names}
     started = time.perf_counter()
-    for number in range(-_WARM_UP, rounds):
+    for number in range(-warm_up, rounds):
         if number >= LEAST_ROUNDS and time.perf_counter() - started > seconds:
             break
-        for name, model in models.items():
-            prefilled = _seconds(model, functools.partial(prefill, model, batch))
-            decoded = decode_seconds(model, batch, new_tokens) if new_tokens else None
+        for name, values in found.items():
+            value = once(name)
             if number >= 0:
-                times[name].prefill.append(prefilled)
-                times[name].decode += [] if decoded is None else [decoded]
-    return times
+                values.append(value)
+    return found
+
+
+def seconds_of(model: Any, of: str, batch: dict[str, Tensor], new_tokens: int = 2) -> float:
+    """Measure one prefill of a batch, or the mean time of a decoding step after it.
+
+    :param model: the model.
+    :param of: one of :data:`TIMES_OF`.
+    :param batch: its inputs.
+    :param new_tokens: tokens to decode, at least 2.
+    """
+    if of == "decode":
+        return decode_seconds(model, batch, new_tokens)
+    started = _now(model)
+    prefill(model, batch)
+    return _now(model) - started
 
 
 def generates(model: Any) -> bool:
@@ -118,12 +164,6 @@ def decode_seconds(model: Any, batch: dict[str, Tensor], new_tokens: int) -> flo
         settings.decoder_start_token_id = 0
     generate(model, settings, **given, stopping_criteria=StoppingCriteriaList([Clock()]))
     return (ticks[-1] - ticks[0]) / (len(ticks) - 1)
-
-
-def _seconds(model: Any, function: Callable[[], Any]) -> float:
-    started = _now(model)
-    function()
-    return _now(model) - started
 
 
 def _now(model: Any) -> float:

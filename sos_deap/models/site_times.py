@@ -1,0 +1,239 @@
+"""Measure the times of sub-models for a time table."""
+
+from __future__ import annotations
+
+import math
+import re
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from sos_deap.errors import InputError, unknown
+from sos_deap.models.devices import device_name
+from sos_deap.models.examples import random_inputs
+from sos_deap.models.genes import GeneMap
+from sos_deap.models.guard import evaluating
+from sos_deap.models.identity import fingerprint
+from sos_deap.models.length import most_tokens
+from sos_deap.models.memory import one_example_fits
+from sos_deap.models.prune import sliced_copy
+from sos_deap.models.sites import Site, features
+from sos_deap.models.time_table import (
+    Conditions,
+    Point,
+    Row,
+    TimeTable,
+    read_time_table,
+    table_of,
+)
+from sos_deap.models.timing import TIMES_OF, generates, interleaved, seconds_of
+
+#: Default number of tokens of the prompt, if the model has as many positions.
+TOKENS = 128
+
+#: Shares of a site's units whose times are measured, besides all.
+SHARES = (0.0, 0.25, 0.5, 0.75)
+
+#: Seconds that the measurement of a table takes at most, unless its least number of rounds takes
+#: longer.
+SECONDS = 15.0
+
+#: Most rounds, so that the table of a tiny model takes little time.
+ROUNDS = 40
+
+_NEW_TOKENS = 8
+_DENSE = "dense"
+
+#: From models by name to the times of each, one for each round.
+Timer = Callable[[Mapping[str, Any]], Mapping[str, Sequence[float]]]
+
+
+def time_table_of(
+    model: PreTrainedModel,
+    genes: GeneMap,
+    time_table: str | Path | Mapping[str, Any] | None = None,
+    time_tokens: int | None = None,
+    time_of: str | None = None,
+) -> TimeTable:
+    """Return a model's time table: from a file, from another process, or measured.
+
+    :param model: the dense model.
+    :param genes: its gene map.
+    :param time_table: a file, or the value of :meth:`TimeTable.content`, which may have been
+        measured on another device; default: measure.
+    :param time_tokens: tokens in the prompt; default: those of the table, or :data:`TOKENS`.
+    :param time_of: one of :data:`~sos_deap.models.timing.TIMES_OF`; default: that of the table, or
+        ``"prefill"``.
+    :raises InputError: for a table of other conditions than the model's, and as
+        :func:`time_conditions` does.
+    """
+    if isinstance(time_table, Mapping):
+        return table_of(time_table)
+    if time_table is None:
+        conditions = time_conditions(model, time_of or "prefill", time_tokens)
+        return measured_table(model, genes, conditions)
+    table = read_time_table(Path(time_table))
+    tokens = table.conditions.tokens if time_tokens is None else time_tokens
+    table.check(
+        genes, time_conditions(model, time_of or table.conditions.of, tokens), str(time_table)
+    )
+    return table
+
+
+def time_conditions(model: PreTrainedModel, of: str, tokens: int | None) -> Conditions:
+    """Return what the times of a model are measured on.
+
+    :param model: the dense model.
+    :param of: one of :data:`~sos_deap.models.timing.TIMES_OF`.
+    :param tokens: tokens in the prompt; ``None`` for :data:`TOKENS`, or as many as fit.
+    :raises InputError: for an unknown kind, decoding with a model that does not generate text, and
+        tokens that the model has no positions for.
+    """
+    if of not in TIMES_OF:
+        raise unknown("time_of", of, TIMES_OF)
+    if of == "decode" and not generates(model):
+        raise InputError(
+            f"time_of is decode, and a {model.config.model_type} model of this class does not "
+            "generate text: use time_of prefill"
+        )
+    new = _NEW_TOKENS if of == "decode" else 0
+    longest = most_tokens(model)
+    most = math.inf if longest is None else longest - new
+    length = int(min(most, TOKENS)) if tokens is None else tokens
+    if not 1 <= length <= most:
+        positions = f" of the model's {longest} positions" if longest else ""
+        kept = f", {new} of which the decoded tokens take" if longest and new else ""
+        raise InputError(
+            f"time_tokens is {length}: give at least 1, and at most {most}{positions}{kept}"
+        )
+    dtype = str(model.dtype).removeprefix("torch.")
+    return Conditions(fingerprint(model), device_name(model.device), dtype, of, length)
+
+
+def measured_table(
+    model: PreTrainedModel,
+    genes: GeneMap,
+    conditions: Conditions,
+    timer: Timer | None = None,
+) -> TimeTable:
+    """Measure the time table of a model.
+
+    Times of single modules do not add up to that of a model. Therefore the whole model is timed,
+    once dense and with all sites of one geometry reduced to each of a few sizes, in alternation;
+    the difference is divided by the number of these sites.
+
+    :param model: the dense model; it is not changed.
+    :param genes: its gene map; only sites that it removes units of are measured.
+    :param conditions: the value of :func:`time_conditions` for the model.
+    :param timer: function that times models; default: :func:`timer_of`.
+    :raises InputError: if memory runs out.
+    """
+    geometries = _geometries(model, genes)
+    rows, dense = list[Row](), list[float]()
+    with evaluating(model), one_example_fits(conditions.tokens, "the time table"):
+        for numbers in geometries:
+            site = genes.sites[numbers[0]]
+            sizes = {f"{len(keep)} of {site.units}": keep for keep in _sizes(site)}
+            models = {_DENSE: model} | {
+                name: _reduced(model, genes, numbers, keep) for name, keep in sizes.items()
+            }
+            seconds = SECONDS / len(geometries)
+            times = (timer or timer_of(model, conditions, seconds))(models)
+            dense += times[_DENSE]
+            points = tuple(
+                Point(len(keep), _groups(site, keep), _ratio(times[name], times[_DENSE]))
+                for name, keep in sizes.items()
+            )
+            paths = tuple(genes.sites[number].module for number in numbers)
+            rows.append(Row(site.units, site.groups, paths, points))
+    middle = statistics.median(dense)
+    return TimeTable(conditions, middle, tuple(rows), torch.get_num_threads(), torch.__version__)
+
+
+def timer_of(model: PreTrainedModel, conditions: Conditions, seconds: float) -> Timer:
+    """Return a function that times models in alternation.
+
+    :param model: the dense model, which determines the inputs.
+    :param conditions: what to time.
+    :param seconds: after this time no further round starts, but there are at least
+        :data:`~sos_deap.models.timing.LEAST_ROUNDS` rounds.
+    """
+    batch = random_inputs(model, 1, conditions.tokens)
+
+    def timed(models: Mapping[str, Any]) -> dict[str, list[float]]:
+        def once(name: str) -> float:
+            return seconds_of(models[name], conditions.of, batch, _NEW_TOKENS)
+
+        with torch.inference_mode():
+            return interleaved(models, once, ROUNDS, seconds, warm_up=1)
+
+    return timed
+
+
+def measured_speedup(
+    model: PreTrainedModel, pruned: PreTrainedModel, conditions: Conditions, seconds: float = 10.0
+) -> float:
+    """Return how many times as fast as the dense model a pruned one is.
+
+    :param model: the dense model.
+    :param pruned: the pruned model, on the same device and in the same dtype.
+    :param conditions: what to time.
+    :param seconds: limit of the measurement, as for :func:`timer_of`.
+    """
+    with evaluating(model):
+        times = timer_of(model, conditions, seconds)({_DENSE: model, "pruned": pruned.eval()})
+    return 1 / _ratio(times["pruned"], times[_DENSE])
+
+
+def _ratio(times: Sequence[float], dense: Sequence[float]) -> float:
+    """The median over the rounds of a time relative to the dense model's in the same round."""
+    return statistics.median(one / other for one, other in zip(times, dense, strict=True))
+
+
+def _geometries(model: PreTrainedModel, genes: GeneMap) -> list[list[int]]:
+    """The indices of the sites that genes remove units of, those of equal geometry together."""
+    found: dict[Any, list[int]] = {}
+    for number, site in enumerate(genes.sites):
+        if genes.site_genes[number]:
+            place = re.sub(r"\d+", "*", site.module)
+            shape = features(model.get_submodule(site.consumer))
+            key = (place, site.kind, site.units, site.width, site.groups, shape)
+            found.setdefault(key, []).append(number)
+    return list(found.values())
+
+
+def _sizes(site: Site) -> list[list[int]]:
+    """The units of a site to keep in each of the measurements.
+
+    With grouped-query attention, first whole groups are removed, and then heads of all groups.
+    """
+    units, groups = site.units, site.groups
+    counts = dict.fromkeys(round(share * groups) for share in SHARES)
+    found = [[u for u in range(units) if u * groups // units < count] for count in counts]
+    spread = dict.fromkeys(groups + round(share * (units - groups)) for share in SHARES)
+    for heads in spread if groups < units else ():
+        quota = [heads // groups + (group < heads % groups) for group in range(groups)]
+        starts = [group * units // groups for group in range(groups)]
+        found.append(
+            [start + i for start, own in zip(starts, quota, strict=True) for i in range(own)]
+        )
+    return [keep for keep in found if len(keep) < units]
+
+
+def _groups(site: Site, keep: Sequence[int]) -> int:
+    return len(site.group_counts(keep))
+
+
+def _reduced(
+    model: PreTrainedModel, genes: GeneMap, numbers: Sequence[int], keep: list[int]
+) -> PreTrainedModel:
+    """The model with the same units kept in some sites; it shares all other weights."""
+    kept = [
+        keep if number in numbers else list(range(site.units))
+        for number, site in enumerate(genes.sites)
+    ]
+    return sliced_copy(model, genes, kept, shares=True)
