@@ -218,7 +218,8 @@ def dense_flops(model: PreTrainedModel, genes: GeneMap, tokens: int) -> Flops:
 
     :param model: the model.
     :param genes: its gene map.
-    :param tokens: length of the sequence, and of the decoder's sequence in an encoder-decoder.
+    :param tokens: length of the sequence, and of the decoder's sequence in an encoder-decoder;
+        without effect on a model of images.
     """
     batch = random_inputs(model, 1, tokens, tokens)
 
@@ -226,7 +227,21 @@ def dense_flops(model: PreTrainedModel, genes: GeneMap, tokens: int) -> Flops:
         with torch.inference_mode():
             return model(**batch)
 
-    return Flops(model, genes, [], run, tokens)
+    return Flops(model, genes, [], run, _positions(model, genes, run))
+
+
+def _positions(model: PreTrainedModel, genes: GeneMap, run: Callable[[], Any]) -> int:
+    """The number of vectors that enter the layers: tokens, or the patches of an image."""
+    found: list[int] = []
+    consumer = model.get_submodule(genes.sites[0].consumer)
+    handle = consumer.register_forward_pre_hook(
+        lambda module, inputs: found.append(inputs[0].shape[:-1].numel())
+    )
+    try:
+        run()
+    finally:
+        handle.remove()
+    return found[0]
 
 
 def layer_parameters(model: PreTrainedModel, genes: GeneMap) -> int:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 import re
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +51,9 @@ ROUNDS = 40
 _NEW_TOKENS = 8
 _DENSE = "dense"
 
-#: From models by name to the times of each, one for each round.
-Timer = Callable[[Mapping[str, Any]], Mapping[str, Sequence[float]]]
+#: From models by name to the seconds of each round: those of the whole model first, and then those
+#: of its layers that differ from the dense model's, if these are timed.
+Timer = Callable[[Mapping[str, Any]], Mapping[str, Sequence[Sequence[float]]]]
 
 
 def time_table_of(
@@ -122,9 +126,10 @@ def measured_table(
 ) -> TimeTable:
     """Measure the time table of a model.
 
-    Times of single modules do not add up to that of a model. Therefore the whole model is timed,
-    once dense and with all sites of one geometry reduced to each of a few sizes, in alternation;
-    the difference is divided by the number of these sites.
+    Times of single modules do not add up to that of a model. Therefore the whole model is run,
+    once dense and with all sites of one geometry reduced to each of a few sizes, in alternation.
+    On a CPU their layers are timed inside of it: the median over all layers and rounds varies much
+    less than the time of the model, if other programs use the CPU, too.
 
     :param model: the dense model; it is not changed.
     :param genes: its gene map; only sites that it removes units of are measured.
@@ -136,42 +141,73 @@ def measured_table(
     rows, dense = list[Row](), list[float]()
     with evaluating(model), one_example_fits(conditions.tokens, "the time table"):
         for numbers in geometries:
-            site = genes.sites[numbers[0]]
-            sizes = {f"{len(keep)} of {site.units}": keep for keep in _sizes(site)}
+            sites = [genes.sites[number] for number in numbers]
+            sizes = {f"{len(keep)} of {sites[0].units}": keep for keep in _sizes(sites[0])}
             models = {_DENSE: model} | {
                 name: _reduced(model, genes, numbers, keep) for name, keep in sizes.items()
             }
+            blocks = [site.block for site in sites] if model.device.type == "cpu" else []
             seconds = SECONDS / len(geometries)
-            times = (timer or timer_of(model, conditions, seconds))(models)
-            dense += times[_DENSE]
+            times = (timer or timer_of(model, conditions, seconds, blocks))(models)
+            dense += [whole for whole, *_ in times[_DENSE]]
             points = tuple(
-                Point(len(keep), _groups(site, keep), _ratio(times[name], times[_DENSE]))
+                Point(len(keep), _groups(sites[0], keep), _relative(times[name], times[_DENSE]))
                 for name, keep in sizes.items()
             )
-            paths = tuple(genes.sites[number].module for number in numbers)
-            rows.append(Row(site.units, site.groups, paths, points))
+            paths = tuple(site.module for site in sites)
+            rows.append(Row(sites[0].units, sites[0].groups, paths, points))
     middle = statistics.median(dense)
     return TimeTable(conditions, middle, tuple(rows), torch.get_num_threads(), torch.__version__)
 
 
-def timer_of(model: PreTrainedModel, conditions: Conditions, seconds: float) -> Timer:
+def timer_of(
+    model: PreTrainedModel, conditions: Conditions, seconds: float, blocks: Sequence[str] = ()
+) -> Timer:
     """Return a function that times models in alternation.
 
     :param model: the dense model, which determines the inputs.
     :param conditions: what to time.
     :param seconds: after this time no further round starts, but there are at least
         :data:`~sos_deap.models.timing.LEAST_ROUNDS` rounds.
+    :param blocks: paths of layers that are timed, too.
     """
     batch = random_inputs(model, 1, conditions.tokens)
+    decodes = conditions.of == "decode"
 
-    def timed(models: Mapping[str, Any]) -> dict[str, list[float]]:
-        def once(name: str) -> float:
-            return seconds_of(models[name], conditions.of, batch, _NEW_TOKENS)
+    def timed(models: Mapping[str, Any]) -> dict[str, list[list[float]]]:
+        def once(name: str) -> list[float]:
+            with _layer_seconds(models[name], blocks) as layers:
+                whole = seconds_of(models[name], conditions.of, batch, _NEW_TOKENS)
+            # The first call of a layer is the prefill.
+            steps = [calls[1:] if decodes else calls for calls in layers.values()]
+            return [whole, *(statistics.mean(calls) if calls else 0.0 for calls in steps)]
 
         with torch.inference_mode():
             return interleaved(models, once, ROUNDS, seconds, warm_up=1)
 
     return timed
+
+
+@contextmanager
+def _layer_seconds(
+    model: PreTrainedModel, blocks: Sequence[str]
+) -> Iterator[dict[str, list[float]]]:
+    """Record the seconds of each call of some layers inside the context, by the layer's path."""
+    found: dict[str, list[float]] = {block: [] for block in blocks}
+    started: dict[str, float] = {}
+
+    def start(block: str, *_: Any) -> None:
+        started[block] = time.perf_counter()
+
+    def end(block: str, *_: Any) -> None:
+        found[block].append(time.perf_counter() - started[block])
+
+    with ExitStack() as stack:
+        for block in blocks:
+            layer = model.get_submodule(block)
+            stack.callback(layer.register_forward_pre_hook(partial(start, block)).remove)
+            stack.callback(layer.register_forward_hook(partial(end, block)).remove)
+        yield found
 
 
 def measured_speedup(
@@ -183,15 +219,28 @@ def measured_speedup(
     :param pruned: the pruned model, on the same device and in the same dtype.
     :param conditions: what to time.
     :param seconds: limit of the measurement, as for :func:`timer_of`.
+    :returns: the median over the rounds.
     """
     with evaluating(model):
         times = timer_of(model, conditions, seconds)({_DENSE: model, "pruned": pruned.eval()})
-    return 1 / _ratio(times["pruned"], times[_DENSE])
+    return 1 / _relative(times["pruned"], times[_DENSE])
 
 
-def _ratio(times: Sequence[float], dense: Sequence[float]) -> float:
-    """The median over the rounds of a time relative to the dense model's in the same round."""
-    return statistics.median(one / other for one, other in zip(times, dense, strict=True))
+def _relative(times: Sequence[Sequence[float]], dense: Sequence[Sequence[float]]) -> float:
+    """The time of a model relative to that of the dense model, from a :data:`Timer`'s values.
+
+    Ratios are of times in the same round, so that a change of the machine's speed affects both.
+    """
+    if len(dense[0]) == 1:
+        return statistics.median(one / other for [one], [other] in zip(times, dense, strict=True))
+    pairs = [
+        (one, other)
+        for (_, *layers), (_, *others) in zip(times, dense, strict=True)
+        for one, other in zip(layers, others, strict=True)
+    ]
+    ratio = statistics.median(one / other if other else 1.0 for one, other in pairs)
+    share = statistics.median(sum(layers) / whole for whole, *layers in dense)
+    return 1 - share * (1 - ratio)
 
 
 def _geometries(model: PreTrainedModel, genes: GeneMap) -> list[list[int]]:
