@@ -97,13 +97,14 @@ def budget_of(
     if not given:
         return Budget(*sparsity_defaults(genes, sparsity_of, max_sparsity))
     of = "time" if given[0] == "speedup" else "parameters"
-    others = given[1:] + ["max_sparsity"] * (max_sparsity is not None)
-    if sparsity_of not in (None, of):
-        others.append("sparsity_of")
-    if others:
+    if others := given[1:] + ["max_sparsity"] * (max_sparsity is not None):
         raise InputError(
-            f"{given[0]} sets the maximum sparsity, a share of {of}, and so does {others[0]}: give "
-            "one of them"
+            f"{given[0]} sets the maximum sparsity, and so does {others[0]}: give one of them"
+        )
+    if sparsity_of not in (None, of):
+        raise InputError(
+            f"{given[0]} is for the sparsity_of {of}, and sparsity_of is {sparsity_of}: leave one "
+            "of them out"
         )
     if speedup is not None:
         if not (speedup > 1 and math.isfinite(speedup)):
@@ -145,7 +146,8 @@ def _bound(evaluator: Evaluator, target: int, name: str, each: int, what: str) -
     def removed(chromosome: list[int]) -> int:
         return round(evaluator.sparsity(chromosome) * total)
 
-    least = (total - removed([0] * genes)) * each
+    most = removed([0] * genes)
+    least = (total - most) * each
     if target < least:
         raise InputError(
             f"{name} is {target:,}: with every gene removed the model still has {least:,} {what}; "
@@ -156,8 +158,11 @@ def _bound(evaluator: Evaluator, target: int, name: str, each: int, what: str) -
             f"{name} is {target:,}: the dense model has {total * each:,} {what}, so nothing needs "
             "to be removed; give less"
         )
-    cheapest = min(removed([int(gene != other) for other in range(genes)]) for gene in range(genes))
+    # What a gene removes as the last one: a key/value head is removed with its last query head.
+    cheapest = min(
+        most - removed([int(gene == other) for other in range(genes)]) for gene in range(genes)
+    )
     # A search ends when no gene fits any more, so that it has removed more than S less the
     # parameters of one gene.
     needed = total - target // each
-    return min((needed + cheapest - 0.5) / total - _TOLERANCE, removed([0] * genes) / total)
+    return min((needed + cheapest - 0.5) / total - _TOLERANCE, most / total)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import pytest
@@ -9,22 +10,14 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from sos_deap import InputError, gene_map, head_map, prune
+from sos_deap import Evaluator, InputError, head_map, prune
 from sos_deap.models.costs import sparsity_measure
+from sos_deap.models.examples import random_inputs
 from sos_deap.models.families import FAMILIES
-from sos_deap.models.flops import Flops
-from sos_deap.models.hidden_states import Kept, States
-from sos_deap.models.sharing import blocks_of, shared
-from tests.tiny import (
-    LAYERS,
-    VOCABULARY,
-    WIDTH,
-    build,
-    chromosomes,
-    output,
-    random_order,
-    without,
-)
+from sos_deap.models.find_genes import gene_map
+from sos_deap.models.flops import Flops, counting
+from sos_deap.models.sharing import blocks_of
+from tests.tiny import LAYERS, VOCABULARY, WIDTH, build, chromosomes, output
 
 SLICED = [name for name, family in sorted(FAMILIES.items()) if not family.unsliceable]
 GROUPED = {"gemma3_text": 2, "llama": 2, "qwen3": 1, "phi3": 2}
@@ -102,60 +95,38 @@ def test_sub_models_cost_what_the_sliced_model_s_operations_are(
         assert mine == pytest.approx(count(prune(model, genes)))
 
 
-@pytest.mark.parametrize(
-    ("family", "kv_heads"),
-    [("bert", None), ("gpt2", None), ("llama", 2), ("modernbert", None), ("opt", None)],
-)
-def test_sub_models_with_fewer_channels_cost_what_the_sliced_model_s_operations_are(
-    family: str, kv_heads: int | None
-) -> None:
-    model = build(family, kv_heads)
-    genes, ids = gene_map(model, "heads+channels", 4, random_order(model)), torch.ones(2, 9).long()
-    blocks = blocks_of(model, genes)
-    assert blocks is not None
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_operations_are_those_counted_for_the_sliced_model(family: str) -> None:
+    model, row = build(family), FAMILIES[family]
+    kinds = [] if row.unsliceable else ["heads"]
+    genes = gene_map(model, "+".join(kinds + ["channels"] * bool(row.feed_forward)), 4)
+    share = sparsity_measure(model, genes, "operations", 9)
+    batch = random_inputs(model, 1, 9, 9)
 
-    def run(model: Any = model) -> Any:
-        return output(model, {"input_ids": ids})
-
-    def count(run: Any) -> int:
-        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-            run()
+    def count(model: Any) -> int:
+        with counting(model) as counter, torch.inference_mode():
+            model(**batch)
         found: int = counter.get_total_flops()
         return found
 
-    flops = Flops(model, genes, blocks, run, 18)
-    layers = [[i for i, site in enumerate(genes.sites) if site.block == path] for path in blocks]
-    corner = without(genes, {0: {"heads"}, 1: {"channels"}, 2: None})
-    several = [corner, *chromosomes(len(genes), 3)]
-    for chromosome in several:
-        kept = genes.kept(chromosome)
-        mine = flops.outside + sum(
-            block - sum(flops.saved(site, kept[site]) for site in sites)
-            for block, sites in zip(flops.blocks, layers, strict=True)
-        )
-        assert mine == pytest.approx(count(lambda c=chromosome: run(prune(model, c, genes))))
+    rng = random.Random(2)
+    for chromosome in ([0] * len(genes), [rng.randint(0, 1) for _ in range(len(genes))]):
+        left = count(prune(model, chromosome, genes)) / count(model)
+        assert share(chromosome) == pytest.approx(1 - left, abs=1e-9)
 
-    # What a shared pass computes: an attention that is used again costs nothing.
-    states, mine = States(10**9), 0.0
 
-    def add(layer: int, kept: Kept, attended: bool, rows: int) -> None:
-        nonlocal mine
-        mine += flops.blocks[layer] - sum(flops.saved(site, kept[site]) for site in kept)
-        if not attended:
-            site = layers[layer][0]
-            mine -= flops.attention(site, kept[site])
+def test_operations_of_a_function_s_model_are_those_of_128_tokens() -> None:
+    model = build("llama", max_position_embeddings=128)
+    made = Evaluator(model, lambda model: 0.0, sparsity_of="operations")
+    expected = sparsity_measure(model, made.gene_map, "operations", 128)
+    one = [0] + [1] * 11
+    assert made.sparsity(one) == expected(one)
+    assert expected(one) != sparsity_measure(model, made.gene_map, "operations", 1)(one)
 
-    states.on_layer = add
-    other = list(corner)
-    other[-1], other[-5] = 1, 1  # the last layer's channels, the last of its heads
-    batch = [corner, [*corner[:-1], 1], [*corner[:-2], 1, 0], other, several[-1]]
 
-    def at_once() -> None:
-        with shared(model, batch, genes, states, None):
-            output(model, {"input_ids": ids.repeat(len(batch), 1)})
-
-    total = count(at_once)
-    assert mine + flops.outside * len(batch) == pytest.approx(total)
+def test_heads_is_the_former_name_of_genes() -> None:
+    with pytest.raises(InputError, match="sparsity_of heads is now called genes: give"):
+        Evaluator(build("llama"), lambda model: 0.0, sparsity_of="heads")
 
 
 @pytest.mark.parametrize("shared_key", [True, False])

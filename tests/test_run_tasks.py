@@ -321,7 +321,7 @@ def test_sparsity_in_parameters(models: dict[str, Path], data: Path, tmp_path: P
         ("causal", ["--metric=kl"], "unknown metric of this task 'kl': known are perplexity"),
         ("causal", ["--objective=pareto"], "the algorithm sos-repaired is for one fitness value"),
         ("causal", ["--tradeoff_weight=2"], "tradeoff_weight is only for the objective tradeoff"),
-        ("causal", ["--sparsity_of=head"], "unknown sparsity_of 'head': did you mean 'heads'"),
+        ("causal", ["--sparsity_of=head"], "unknown sparsity_of 'head': known are genes"),
         ("causal", ["--task=summarization", "--prompt=x"], "write {text} where the text goes"),
         ("causal", ["--task=summarization", "--max_new_tokens=59"], "no text fits into 1 tokens"),
         ("causal", ["--task=summarization", "--max_new_tokens=0"], "max_new_tokens is 0"),

@@ -309,6 +309,7 @@ def test_the_recipe_holds_the_table(
 
 
 def test_options_without_the_sparsity_of_time() -> None:
-    for name, value in (("time_table", "x"), ("time_tokens", 3), ("time_of", "decode")):
+    options: dict[str, Any] = {"time_table": "x", "time_tokens": 3, "time_of": "decode"}
+    for name, value in options.items():
         with pytest.raises(InputError, match=f"{name} is only for the sparsity_of time"):
-            Evaluator(small_llama(), lambda model: 0.0, **{name: value})
+            Evaluator(small_llama(), lambda model: 0.0, **dict[str, Any]({name: value}))

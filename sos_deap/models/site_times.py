@@ -8,6 +8,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,8 @@ def time_table_of(
         return measured_table(model, genes, conditions)
     table = read_time_table(Path(time_table))
     tokens = table.conditions.tokens if time_tokens is None else time_tokens
+    asked = replace(table.conditions, of=time_of or table.conditions.of, tokens=tokens)
+    table.check(genes, asked, str(time_table))  # before it matters what the model can do
     table.check(
         genes, time_conditions(model, time_of or table.conditions.of, tokens), str(time_table)
     )
