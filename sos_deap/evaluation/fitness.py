@@ -18,14 +18,12 @@ from sos_deap.evaluation.partial_scores import Span, span_of
 from sos_deap.models.costs import (
     TOKENS,
     Sparsity,
-    check_sparsity,
-    check_time_options,
     sparsity_defaults,
     sparsity_measure,
 )
 from sos_deap.models.find_genes import ChannelOrder
 from sos_deap.models.genes import CHANNEL_BLOCKS
-from sos_deap.models.site_times import time_table_of
+from sos_deap.models.site_times import times_for
 from sos_deap.models.time_table import TimeTable
 from sos_deap.search.chromosome import WORST_FITNESS, within
 from sos_deap.tasks.custom import CallableTask
@@ -85,14 +83,10 @@ class FitnessEvaluator(MetricEvaluator):
         )
         self.heldout = heldout
         self.sparsity_of, self.max_sparsity = sparsity_defaults(genes, sparsity_of, max_sparsity)
-        check_time_options(
-            self.sparsity_of, time_table=time_table, time_tokens=time_tokens, time_of=time_of
-        )
-        check_sparsity(model, self.gene_map, self.sparsity_of)
         #: The measured times, if sparsity is a share of time.
-        self.time_table: TimeTable | None = None
-        if self.sparsity_of == "time":
-            self.time_table = time_table_of(model, self.gene_map, time_table, time_tokens, time_of)
+        self.time_table: TimeTable | None = times_for(
+            model, self.gene_map, self.sparsity_of, time_table, time_tokens, time_of
+        )
         # A task that calls a function of the user's has sequences of unknown length.
         tokens = own.seqlen if own.seqlen > 1 else TOKENS
         self.sparsity: Sparsity = sparsity_measure(

@@ -17,6 +17,7 @@ import torch
 from transformers import PreTrainedModel
 
 from sos_deap.errors import InputError, unknown
+from sos_deap.models.costs import check_sparsity, check_time_options
 from sos_deap.models.devices import device_name
 from sos_deap.models.examples import random_inputs
 from sos_deap.models.genes import GeneMap
@@ -55,6 +56,28 @@ _DENSE = "dense"
 #: From models by name to the seconds of each round: those of the whole model first, and then those
 #: of its layers that differ from the dense model's, if these are timed.
 Timer = Callable[[Mapping[str, Any]], Mapping[str, Sequence[Sequence[float]]]]
+
+
+def times_for(
+    model: PreTrainedModel,
+    genes: GeneMap,
+    sparsity_of: str,
+    time_table: str | Path | Mapping[str, Any] | None,
+    time_tokens: int | None,
+    time_of: str | None,
+) -> TimeTable | None:
+    """Return a model's time table if sparsity is a share of time, otherwise ``None``.
+
+    :param sparsity_of: what sparsity is a share of; the other parameters are those of
+        :func:`time_table_of`.
+    :raises InputError: for options of time tables with another ``sparsity_of``, if sparsity is
+        undefined for the model, and as :func:`time_table_of` does.
+    """
+    check_time_options(sparsity_of, time_table=time_table, time_tokens=time_tokens, time_of=time_of)
+    check_sparsity(model, genes, sparsity_of)
+    if sparsity_of != "time":
+        return None
+    return time_table_of(model, genes, time_table, time_tokens, time_of)
 
 
 def time_table_of(
