@@ -17,6 +17,7 @@ from sos_deap.errors import InputError
 from sos_deap.evaluation.evaluator import Evaluator
 from sos_deap.files.atomic import whole_folder, write_json, write_text
 from sos_deap.files.chromosome_file import write_chromosome
+from sos_deap.files.run_folder import TIME_TABLE, write_channels
 from sos_deap.models.genes import GeneMap
 from sos_deap.models.identity import fingerprint
 from sos_deap.models.loading import load, load_as
@@ -140,7 +141,7 @@ def initial_result(
 
     :param evaluator: the evaluator of the search, with held-out data.
     :param dense: quality and size of the dense model.
-    :param search: settings of the search to record.
+    :param search: settings of the search to record, besides those of the evaluator.
     :param command: shell command that repeats the run.
     """
     tasks: dict[str, Any] = {"calibration": evaluator.task, "held-out": evaluator.heldout}
@@ -149,12 +150,29 @@ def initial_result(
     return {
         "dense": dense,
         "best": {},
-        "search": dict(search),
+        "search": {
+            **search,
+            "sparsity_of": evaluator.sparsity_of,
+            "genes": evaluator.gene_map.genes,
+            "parts": list(map(asdict, evaluator.gene_map.parts)),
+        },
         "data": {part: task.describe() for part, task in tasks.items()},
         "dtype": str(evaluator.model.dtype).removeprefix("torch."),
         "command": command,
         "versions": versions(),
     }
+
+
+def write_measured(folder: Path, evaluator: Evaluator) -> None:
+    """Write what was measured before the search, so that a resumed run uses the same values.
+
+    :param folder: the run folder.
+    :param evaluator: the evaluator of the search.
+    """
+    if evaluator.time_table is not None:
+        write_json(folder / TIME_TABLE, evaluator.time_table.content())
+    if evaluator.gene_map.channel_order is not None:
+        write_channels(folder, evaluator.gene_map.channel_order)
 
 
 def save_best(

@@ -19,7 +19,7 @@ from sos_deap.engines import check_engine
 from sos_deap.errors import InputError
 from sos_deap.evaluation.evaluator import OPTIONS, Evaluator
 from sos_deap.evaluation.store import check_store
-from sos_deap.files.run_folder import TIME_TABLE
+from sos_deap.files.run_folder import TIME_TABLE, read_channels
 from sos_deap.flags import changed_flags
 from sos_deap.models.costs import check_time_options
 from sos_deap.models.find_genes import checked_kinds
@@ -210,6 +210,8 @@ def evaluator_of(plan: Plan) -> Evaluator:
     if config.resume is not None and plan.budget.sparsity_of == "time":
         # Times that are measured again would be others, and the search another search.
         options["time_table"] = Path(config.resume, TIME_TABLE)
+    if config.resume is not None and "channels" in checked_kinds(config.genes):
+        options["channel_order"] = read_channels(Path(config.resume))
     evaluator = Evaluator.from_pretrained(
         config.model,
         dataset=config.dataset,

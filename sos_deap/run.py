@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,6 @@ from sos_deap.errors import InputError, WorkerLostError, first_line
 from sos_deap.files.atomic import make_folder, write_json
 from sos_deap.files.run_folder import (
     JOURNAL,
-    TIME_TABLE,
     chosen_folder,
     claim,
     complete,
@@ -105,6 +104,8 @@ class _Run:
 
     def do(self) -> None:
         """Search, prune, save and report."""
+        from sos_deap.artifacts import write_measured
+
         folder, written = self.folder, self.plan.written()
         resumed = self.plan.config.resume is not None
         make_folder(folder)
@@ -117,9 +118,7 @@ class _Run:
         try:
             if resumed:
                 reset_run_folder(folder, written)
-            if (times := self.evaluator.time_table) is not None:
-                write_json(folder / TIME_TABLE, times.content())
-            self._announce()
+            write_measured(folder, self.evaluator)
             result = self._initial_result()
             self._announce(result["search"])
             evolution, seconds = self._search(result, journal)
@@ -150,16 +149,9 @@ class _Run:
         """Return the content of ``result.json`` before the search."""
         from sos_deap.artifacts import initial_result
 
-        config, genes = self.plan.config, self.evaluator.gene_map
-        settings = {
-            "algorithm": config.algorithm,
-            "objective": self.plan.objective,
-            "sparsity_of": self.evaluator.sparsity_of,
-            "genes": genes.genes,
-            "parts": list(map(asdict, genes.parts)),
-            "seed": config.seed,
-        }
-        return initial_result(self.evaluator, self.dense, settings, self.plan.command())
+        plan, config = self.plan, self.plan.config
+        settings = {"algorithm": config.algorithm, "objective": plan.objective, "seed": config.seed}
+        return initial_result(self.evaluator, self.dense, settings, plan.command())
 
     def _search(self, result: dict[str, Any], journal: Journal) -> tuple[Evolution, float]:
         """Search, and write logbook and evaluations; returns the evolution and its seconds."""
@@ -221,7 +213,15 @@ class _Run:
 
     def _finish(self, result: dict[str, Any], evolution: Evolution, seconds: float) -> None:
         """Prune with the winner, measure and report."""
-        from sos_deap.artifacts import save_best, search_figures, speedups, write_samples
+        from sos_deap.artifacts import (
+            save_best,
+            search_figures,
+            speedups,
+            write_run_card,
+            write_samples,
+        )
+        from sos_deap.report.formats import arrow
+        from sos_deap.report.headline import headline
         from sos_deap.report.tables import measured_table, search_lines, table, winner
 
         say, folder, evaluator = self.console.say, self.folder, self.evaluator
@@ -230,7 +230,7 @@ class _Run:
         say(search_lines(searched))
         chromosome = list(winner(evolution.halloffame, evaluator.task.name))
         layout, name = self.plan.config.layout, self.plan.config.model
-        best, pruned = save_best(folder, evaluator, chromosome, layout, name, result)
+        best, pruned = save_best(folder, evaluator, chromosome, layout, name)
         searched |= speedups(evaluator, best["sparsity"], pruned)
         result = {**result, "best": best, "search": searched}
         write_json(folder / "result.json", result)

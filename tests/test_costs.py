@@ -16,8 +16,18 @@ from sos_deap.models.examples import random_inputs
 from sos_deap.models.families import FAMILIES
 from sos_deap.models.find_genes import gene_map
 from sos_deap.models.flops import Flops, counting
-from sos_deap.models.sharing import blocks_of
-from tests.tiny import LAYERS, VOCABULARY, WIDTH, build, chromosomes, output
+from sos_deap.models.hidden_states import Kept, States
+from sos_deap.models.sharing import blocks_of, shared
+from tests.tiny import (
+    LAYERS,
+    VOCABULARY,
+    WIDTH,
+    build,
+    chromosomes,
+    output,
+    random_order,
+    without,
+)
 
 SLICED = [name for name, family in sorted(FAMILIES.items()) if not family.unsliceable]
 GROUPED = {"gemma3_text": 2, "llama": 2, "qwen3": 1, "phi3": 2}
@@ -93,6 +103,62 @@ def test_sub_models_cost_what_the_sliced_model_s_operations_are(
             )
         )
         assert mine == pytest.approx(count(prune(model, genes)))
+
+
+@pytest.mark.parametrize(
+    ("family", "kv_heads"),
+    [("bert", None), ("gpt2", None), ("llama", 2), ("modernbert", None), ("opt", None)],
+)
+def test_sub_models_with_fewer_channels_cost_what_the_sliced_model_s_operations_are(
+    family: str, kv_heads: int | None
+) -> None:
+    model = build(family, kv_heads)
+    genes, ids = gene_map(model, "heads+channels", 4, random_order(model)), torch.ones(2, 9).long()
+    blocks = blocks_of(model, genes)
+    assert blocks is not None
+
+    def run(model: Any = model) -> Any:
+        return output(model, {"input_ids": ids})
+
+    def count(run: Any) -> int:
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            run()
+        found: int = counter.get_total_flops()
+        return found
+
+    flops = Flops(model, genes, blocks, run, 18)
+    layers = [[i for i, site in enumerate(genes.sites) if site.block == path] for path in blocks]
+    corner = without(genes, {0: {"heads"}, 1: {"channels"}, 2: None})
+    several = [corner, *chromosomes(len(genes), 3)]
+    for chromosome in several:
+        kept = genes.kept(chromosome)
+        mine = flops.outside + sum(
+            block - sum(flops.saved(site, kept[site]) for site in sites)
+            for block, sites in zip(flops.blocks, layers, strict=True)
+        )
+        assert mine == pytest.approx(count(lambda c=chromosome: run(prune(model, c, genes))))
+
+    # What a shared pass computes: an attention that is used again costs nothing.
+    states, mine = States(10**9), 0.0
+
+    def add(layer: int, kept: Kept, attended: bool, rows: int) -> None:
+        nonlocal mine
+        mine += flops.blocks[layer] - sum(flops.saved(site, kept[site]) for site in kept)
+        if not attended:
+            site = layers[layer][0]
+            mine -= flops.attention(site, kept[site])
+
+    states.on_layer = add
+    other = list(corner)
+    other[-1], other[-5] = 1, 1  # the last layer's channels, the last of its heads
+    batch = [corner, [*corner[:-1], 1], [*corner[:-2], 1, 0], other, several[-1]]
+
+    def at_once() -> None:
+        with shared(model, batch, genes, states, None):
+            output(model, {"input_ids": ids.repeat(len(batch), 1)})
+
+    total = count(at_once)
+    assert mine + flops.outside * len(batch) == pytest.approx(total)
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))

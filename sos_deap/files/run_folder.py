@@ -8,10 +8,11 @@ import shlex
 import shutil
 import time
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sos_deap.errors import InputError
+from sos_deap.errors import InputError, first_line
 from sos_deap.files.atomic import (
     CONFIG,
     free_folder,
@@ -27,6 +28,9 @@ JOURNAL = "journal.jsonl"
 
 #: The times of sub-models, if sparsity is a share of time: a resumed run uses the same.
 TIME_TABLE = "time_table.json"
+
+#: The order of the channels, if these are genes: a resumed run uses the same.
+CHANNELS = "channels.json"
 
 #: The page of a run; during the search, that of the search so far.
 PAGE = "report.html"
@@ -44,6 +48,7 @@ _END = ("result.json", "measured.json", PAGE, _COMPLETE)
 _CHECKED = (
     CONFIG,
     TIME_TABLE,
+    CHANNELS,
     "result.json",
     "measured.json",
     "samples.json",
@@ -138,6 +143,30 @@ def reset_run_folder(folder: Path, settings: dict[str, Any]) -> None:
     shutil.rmtree(folder / "pruned", ignore_errors=True)
     remove_temporary(folder)
     write_json(folder / CONFIG, settings)
+
+
+def write_channels(folder: Path, order: Sequence[Sequence[int]]) -> None:
+    """Write the order of the channels of each feed-forward module into a run folder."""
+    write_json(folder / CHANNELS, {"channel_order": [list(channels) for channels in order]})
+
+
+def read_channels(folder: Path) -> list[list[int]] | None:
+    """Read the order of the channels of each feed-forward module from a run folder.
+
+    :returns: the order, which :func:`sos_deap.gene_map` checks; ``None`` if the run was stopped
+        before it was written.
+    :raises InputError: for a damaged file.
+    """
+    try:
+        content = json.loads((folder / CHANNELS).read_text(encoding="utf-8"))
+        return [[int(channel) for channel in channels] for channels in content["channel_order"]]
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        raise InputError(
+            f"{folder / CHANNELS} is damaged ({first_line(error)}): start a new run without "
+            "--resume"
+        ) from error
 
 
 def complete(folder: Path) -> None:
