@@ -26,7 +26,8 @@ from sos_deap.artifacts import versions
 from sos_deap.files.atomic import write_json
 from sos_deap.models.costs import Sparsity, sparsity_measure
 from sos_deap.models.find_genes import gene_map
-from sos_deap.models.site_times import measured_speedup, time_conditions, time_table_of
+from sos_deap.models.site_times import measured_speedup
+from sos_deap.models.time_options import time_conditions, time_table_of
 
 RESULTS = Path(__file__).parent / "results"
 SPEEDUP = 1.28

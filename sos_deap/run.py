@@ -118,7 +118,9 @@ class _Run:
         try:
             if resumed:
                 reset_run_folder(folder, written)
-            write_measured(folder, self.evaluator)
+            if self.evaluator.time_table is not None:
+                write_json(folder / TIME_TABLE, self.evaluator.time_table.content())
+            self._announce()
             result = self._initial_result()
             self._announce(result["search"])
             evolution, seconds = self._search(result, journal)

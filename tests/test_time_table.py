@@ -18,12 +18,8 @@ from sos_deap.files.atomic import write_json
 from sos_deap.models.costs import Sparsity, sparsity_measure
 from sos_deap.models.find_genes import gene_map
 from sos_deap.models.genes import GeneMap
-from sos_deap.models.site_times import (
-    measured_speedup,
-    measured_table,
-    time_conditions,
-    time_table_of,
-)
+from sos_deap.models.site_times import measured_speedup, measured_table
+from sos_deap.models.time_options import time_conditions, time_table_of
 from sos_deap.models.time_table import (
     Conditions,
     Curve,
@@ -301,7 +297,7 @@ def test_the_recipe_holds_the_table(
     def never(*args: Any) -> None:
         raise AssertionError("measured again")
 
-    monkeypatch.setattr("sos_deap.models.site_times.measured_table", never)
+    monkeypatch.setattr("sos_deap.models.time_options.measured_table", never)
     other = from_recipe(recipe)
     assert other is not made and other.time_table == made.time_table
     assert all(made.sparsity(c) == other.sparsity(c) for c in chromosomes(12, 5))

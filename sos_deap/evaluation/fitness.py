@@ -23,7 +23,7 @@ from sos_deap.models.costs import (
 )
 from sos_deap.models.find_genes import ChannelOrder
 from sos_deap.models.genes import CHANNEL_BLOCKS
-from sos_deap.models.site_times import times_for
+from sos_deap.models.time_options import times_for
 from sos_deap.models.time_table import TimeTable
 from sos_deap.search.chromosome import WORST_FITNESS, within
 from sos_deap.tasks.custom import CallableTask
@@ -97,21 +97,25 @@ class FitnessEvaluator(MetricEvaluator):
         #: Evaluates the metric on the validation examples; keeps no hidden states.
         self.validation: MetricEvaluator | None = None
         if validation is not None:
-            keeps_none: ForwardOptions = {**forward, "reuse_memory": 0.0}
-            self.validation = MetricEvaluator(
-                model,
-                validation,
-                genes,
-                channel_blocks=channel_blocks,
-                channel_order=self.gene_map.channel_order,
-                **keeps_none,
-            )
+            self.validation = self._validator(validation, {**forward, "reuse_memory": 0.0})
         self._validates = False
         self.tokenizer: Any = None
         #: The dtype that pruned models are saved in.
         self.stored_dtype: torch.dtype = model.dtype
         #: The names that it was made of, with which another process makes an equal one.
         self._recipe: dict[str, Any] | None = None
+
+    def _validator(self, task: Task, forward: ForwardOptions) -> MetricEvaluator:
+        """The evaluator of the same model and genes on the validation examples."""
+        genes = self.gene_map
+        return MetricEvaluator(
+            self.model,
+            task,
+            genes.genes,
+            channel_blocks=genes.channel_blocks,
+            channel_order=genes.channel_order,
+            **forward,
+        )
 
     @property
     def objectives(self) -> int:
