@@ -87,11 +87,7 @@ class FitnessEvaluator(MetricEvaluator):
         self.time_table: TimeTable | None = times_for(
             model, self.gene_map, self.sparsity_of, time_table, time_tokens, time_of
         )
-        # A task that calls a function of the user's has sequences of unknown length.
-        tokens = own.seqlen if own.seqlen > 1 else TOKENS
-        self.sparsity: Sparsity = sparsity_measure(
-            model, self.gene_map, self.sparsity_of, tokens, self.time_table
-        )
+        self.sparsity: Sparsity = self._sparsity_measure()
         if not 0 <= self.max_sparsity <= 1:
             raise InputError(f"max_sparsity is {max_sparsity}: a sparsity lies in [0, 1]")
         #: Evaluates the metric on the validation examples; keeps no hidden states.
@@ -104,6 +100,13 @@ class FitnessEvaluator(MetricEvaluator):
         self.stored_dtype: torch.dtype = model.dtype
         #: The names that it was made of, with which another process makes an equal one.
         self._recipe: dict[str, Any] | None = None
+
+    def _sparsity_measure(self) -> Sparsity:
+        # A task that calls a function of the user's has sequences of unknown length.
+        tokens = self.task.seqlen if self.task.seqlen > 1 else TOKENS
+        return sparsity_measure(
+            self.model, self.gene_map, self.sparsity_of, tokens, self.time_table
+        )
 
     def _validator(self, task: Task, forward: ForwardOptions) -> MetricEvaluator:
         """The evaluator of the same model and genes on the validation examples."""
