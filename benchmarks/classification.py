@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from sos_deap import Evaluator, masked, prune
-from sos_deap.artifacts import versions
+from sos_deap.cards import versions
 from sos_deap.files.atomic import write_json
 from sos_deap.search.chromosome import random_genes
 

@@ -26,7 +26,7 @@ import torch
 from benchmarks.evaluator import cpu_name
 from benchmarks.main_job import spread
 from sos_deap import Evaluator
-from sos_deap.artifacts import versions
+from sos_deap.cards import versions
 from sos_deap.files.atomic import write_json
 from sos_deap.models.narrow import replaced
 from sos_deap.models.sharing import blocks_of

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 
 from sos_deap import Evaluator, open_engine
-from sos_deap.artifacts import versions
+from sos_deap.cards import versions
 from sos_deap.cli import quiet
 from sos_deap.engines import ENGINES
 from sos_deap.engines.launch import launch

@@ -23,7 +23,7 @@ from typing import Any
 from deap import base, tools
 
 from sos_deap import Chromosome, Evaluator, evolve
-from sos_deap.artifacts import versions
+from sos_deap.cards import versions
 from sos_deap.files.atomic import write_json
 from sos_deap.models.importance import IMPORTANCES
 from sos_deap.search.context import SearchContext

@@ -38,7 +38,7 @@ from benchmarks.loops import (
 from benchmarks.main_job import spread
 from benchmarks.workloads import first_asked, generations_of, tiny, wide
 from sos_deap import Evaluator, head_map
-from sos_deap.artifacts import versions
+from sos_deap.cards import versions
 from sos_deap.files.atomic import write_json
 from sos_deap.models.measure import peak_bytes
 from sos_deap.search.chromosome import random_genes

@@ -23,7 +23,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 from benchmarks.loops import plain_loop
 from benchmarks.workloads import lookup_generations
 from sos_deap import Evaluator, head_map
-from sos_deap.artifacts import versions
+from sos_deap.cards import versions
 from sos_deap.files.atomic import write_json
 from sos_deap.models.loading import load_pretrained
 from sos_deap.tasks.data.sequences import Sequences

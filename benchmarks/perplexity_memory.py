@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from sos_deap.artifacts import versions
+from sos_deap.cards import versions
 from sos_deap.files.atomic import write_json
 from sos_deap.models.measure import peak_bytes
 from sos_deap.tasks.data.sequences import Sequences

@@ -21,7 +21,7 @@ import torch
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
 
 from sos_deap import head_map, prune
-from sos_deap.artifacts import versions
+from sos_deap.cards import versions
 from sos_deap.files.atomic import write_json
 from sos_deap.models.measure import measure
 from sos_deap.report.tables import measured_table

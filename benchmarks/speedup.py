@@ -22,7 +22,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from benchmarks.evaluator import cpu_name
 from benchmarks.main_job import spread
 from sos_deap import prune
-from sos_deap.artifacts import versions
+from sos_deap.cards import versions
 from sos_deap.files.atomic import write_json
 from sos_deap.models.costs import Sparsity, sparsity_measure
 from sos_deap.models.find_genes import gene_map

@@ -5,39 +5,27 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
-from platform import python_version
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
+from sos_deap.cards import versions
 from sos_deap.errors import InputError
 from sos_deap.evaluation.evaluator import Evaluator
-from sos_deap.files.atomic import whole_folder, write_json, write_text
+from sos_deap.files.atomic import whole_folder, write_json
 from sos_deap.files.chromosome_file import write_chromosome
 from sos_deap.files.run_folder import TIME_TABLE, write_channels
 from sos_deap.models.genes import GeneMap
 from sos_deap.models.identity import fingerprint
 from sos_deap.models.loading import load, load_as
 from sos_deap.models.prune import prune
-from sos_deap.models.saving import auto_class
 from sos_deap.models.site_times import measured_speedup
-from sos_deap.report.card import model_card
-from sos_deap.report.headline import headline
-from sos_deap.report.parts import parts_of
-from sos_deap.report.tables import cells, front_hypervolume, inline
+from sos_deap.report.tables import front_hypervolume
 from sos_deap.search.drive import Evolution
 from sos_deap.tasks.samples import samples
 from sos_deap.tasks.task import Task
-
-_PACKAGES = ("sos_deap", "torch", "transformers", "datasets", "tokenizers", "deap", "numpy")
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that results depend on."""
-    return {name: version(name) for name in _PACKAGES} | {"python": python_version()}
 
 
 def prune_to(
@@ -62,76 +50,6 @@ def prune_to(
     smaller.to(dtype).save_pretrained(folder)
     del smaller  # to hold two models in memory, not three
     return load(folder, dtype=model.dtype)
-
-
-def write_card(
-    folder: Path,
-    name: str,
-    model: PreTrainedModel,
-    chromosome: Sequence[int],
-    genes: GeneMap,
-    layout: str,
-    facts: Mapping[str, Any],
-    headline: str = "",
-    rows: Sequence[Sequence[str]] = (),
-) -> None:
-    """Write the model card of a pruned model, ``README.md``.
-
-    :param folder: the folder that :func:`prune_to` saved the model in.
-    :param name: name of the dense model.
-    :param model: the dense model.
-    :param chromosome: one 0/1 gene for each in ``genes``.
-    :param genes: gene map of the dense model.
-    :param layout: a name in :data:`sos_deap.models.prune.LAYOUTS`.
-    :param facts: rows of the card's table, by label.
-    :param headline: what was gained and lost, as one sentence; default: it was not measured.
-    :param rows: rows of text: label, value of the dense and of the pruned model, change.
-    """
-    card = model_card(
-        base_model=name,
-        layout=layout,
-        auto=auto_class(model),
-        parts=parts_of({"parts": list(map(asdict, genes.parts))}, chromosome),
-        facts={**facts, "versions": ", ".join(f"{k} {v}" for k, v in versions().items())},
-        headline=headline,
-        rows=rows,
-    )
-    write_text(folder / "README.md", card)
-
-
-def write_run_card(
-    folder: Path,
-    evaluator: Evaluator,
-    layout: str,
-    name: str,
-    result: Mapping[str, Any],
-    measured: Sequence[Mapping[str, Any]],
-) -> None:
-    """Write the model card of the winner of a search.
-
-    :param folder: the folder that the pruned model is saved in.
-    :param evaluator: the evaluator of the search.
-    :param layout: a name in :data:`sos_deap.models.prune.LAYOUTS`.
-    :param name: name of the dense model.
-    :param result: the content of ``result.json``.
-    :param measured: the content of ``measured.json``.
-    """
-    facts = {
-        "command": result["command"],
-        "seed": result["search"]["seed"],
-        **{f"{part} data": inline(described) for part, described in result["data"].items()},
-    }
-    write_card(
-        folder,
-        name,
-        evaluator.model,
-        result["best"]["chromosome"],
-        evaluator.gene_map,
-        layout,
-        facts,
-        headline(result, measured),
-        cells(result),
-    )
 
 
 def initial_result(

@@ -116,7 +116,8 @@ def _report(folders: list[Path]) -> None:
 
 
 def _prune(flags: Namespace, given: str) -> None:
-    from sos_deap.artifacts import prune_to, size, write_card
+    from sos_deap.artifacts import prune_to, size
+    from sos_deap.cards import write_card
     from sos_deap.files.atomic import free_folder, whole_folder
     from sos_deap.files.chromosome_file import read_chromosome
     from sos_deap.models.find_genes import gene_map

@@ -118,9 +118,7 @@ class _Run:
         try:
             if resumed:
                 reset_run_folder(folder, written)
-            if self.evaluator.time_table is not None:
-                write_json(folder / TIME_TABLE, self.evaluator.time_table.content())
-            self._announce()
+            write_measured(folder, self.evaluator)
             result = self._initial_result()
             self._announce(result["search"])
             evolution, seconds = self._search(result, journal)
@@ -219,9 +217,9 @@ class _Run:
             save_best,
             search_figures,
             speedups,
-            write_run_card,
             write_samples,
         )
+        from sos_deap.cards import write_run_card
         from sos_deap.report.formats import arrow
         from sos_deap.report.headline import headline
         from sos_deap.report.tables import measured_table, search_lines, table, winner

@@ -12,7 +12,7 @@ import numpy
 from benchmarks.variants.heldout import Yardstick, completed, described, text
 from benchmarks.variants.plan import CHECKPOINTS, FRONT, Job, identity
 from benchmarks.variants.trace import Budget, Trace
-from sos_deap.artifacts import versions
+from sos_deap.cards import versions
 from sos_deap.errors import InputError, unknown
 from sos_deap.evaluation.evaluator import Evaluator
 from sos_deap.plan import Plan, evaluator_of, plan_of, search, toolbox_of
