@@ -143,7 +143,10 @@ def _fitness(evaluator: Evaluator) -> type[base.Fitness]:
 def _space(evaluator: Evaluator, max_sparsity: float, fitness: type[base.Fitness]) -> Space:
     """Return the space of the evaluator's chromosomes."""
     return Space(
-        tuple(Part(part.layer, part.kind, part.size) for part in evaluator.gene_map.parts),
+        tuple(
+            Part(part.layer, part.kind, part.size, ordered=part.kind == "channels")
+            for part in evaluator.gene_map.parts
+        ),
         max_sparsity=max_sparsity,
         sparsity=evaluator.sparsity,
         costs=evaluator.sparsity.costs,

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sos_deap.errors import InputError, first_line
+from sos_deap.isotonic import falling
 from sos_deap.models.genes import GeneMap
 from sos_deap.models.sites import ATTENTION
 
@@ -131,13 +132,7 @@ def monotone(saved: Mapping[int, float], full: int) -> Curve:
     :param saved: from a number of kept units, smaller than ``full``, to what is saved.
     :param full: the number of units with which nothing is saved.
     """
-    pools: list[tuple[float, int]] = []  # mean and number of neighbouring points, falling
-    for x in sorted(saved):
-        pools.append((saved[x], 1))
-        while len(pools) > 1 and pools[-2][0] < pools[-1][0]:
-            (last, n), (before, m) = pools.pop(), pools.pop()
-            pools.append(((last * n + before * m) / (n + m), n + m))
-    values = [max(0.0, mean) for mean, count in pools for _ in range(count)]
+    values = [max(0.0, value) for value in falling(saved[x] for x in sorted(saved))]
     return Curve((*zip(sorted(saved), values, strict=True), (full, 0.0)))
 
 

@@ -30,11 +30,13 @@ class Part:
     :param layer: number of the layer (the transformer block) in the model, from 0.
     :param kind: what a gene removes, such as ``"heads"`` or ``"channels"``.
     :param size: number of genes.
+    :param ordered: whether the genes are in the order of falling importance.
     """
 
     layer: int
     kind: str
     size: int
+    ordered: bool = False
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from statistics import mean
 from typing import Any
 
 from sos_deap.errors import InputError
+from sos_deap.isotonic import falling
 from sos_deap.search.budget import removed_and_kept
 from sos_deap.search.space import Space
 from sos_deap.search.strategies.exchange import few_moves
@@ -32,6 +33,9 @@ class Sweep(Strategy):
     pair, two, three, and so on. These sub-models are evaluated, and the best becomes the current
     one if it is better. The value of a gene is its loss over its share of the budget; if these
     shares differ, an exchange restores or removes more genes in this order, until it fills S.
+
+    The losses of genes that are in order of importance, such as blocks of channels, are smoothed by
+    isotonic regression before they are used, which removes most of their noise.
 
     Each sweep is scored on a few examples that are new, so that averaging reduces the noise and the
     search does not overfit to reused examples. An exchange is judged by its scores on two sets of
@@ -137,7 +141,7 @@ class Sweep(Strategy):
         last = [self.space.individual(genes) for genes in self._best[: -self._candidates - 1 : -1]]
         points = range(1, self._curve + 1) if self._best else range(0)
         shares = [Fraction(i, self._curve + 1) for i in points]
-        return last + [self.space.keeping_best(self._losses.mean, share) for share in shares]
+        return last + [self.space.keeping_best(self._smoothed(), share) for share in shares]
 
     def _on(self, span: Span, others: Iterable[Sequence[int]]) -> list[Any]:
         """Return the current sub-model and others, to be scored on a range of examples."""
@@ -158,14 +162,23 @@ class Sweep(Strategy):
     def _by_loss(self) -> tuple[list[int], list[int]]:
         """Return the removed genes by falling loss per cost, and the kept ones by rising loss."""
         removed, kept = removed_and_kept(self._current)
-        per_cost = self.space.per_cost(self._losses.mean)
+        per_cost = self.space.per_cost(self._smoothed())
         removed.sort(key=lambda gene: -per_cost[gene])
         kept.sort(key=lambda gene: per_cost[gene])
         return removed, kept
 
+    def _smoothed(self) -> list[float]:
+        """Return the losses; those of ordered genes fall, as they would without noise."""
+        losses = list(self._losses.mean)
+        if not self._exact:
+            for part, span in zip(self.space.parts, self.space.spans, strict=True):
+                if part.ordered:
+                    losses[span.start : span.stop] = falling(losses[span.start : span.stop])
+        return losses
+
     def _misjudged(self, current: Any) -> None:
         """After flips, plan the exchanges to evaluate; after the first flips, apply the ranking."""
-        losses = self._losses.mean
+        losses = self._smoothed()
         if not self._best:
             self._move(list(self.space.keeping_best(losses)))
             return
@@ -181,7 +194,7 @@ class Sweep(Strategy):
     def _exchange(self, pairs: Iterable[tuple[int, int]]) -> list[int]:
         """Return the current genes with pairs flipped, settled in the order of loss per cost."""
         genes = _flipped(self._current, *(gene for pair in pairs for gene in pair))
-        return self.space.settled(genes, self._current, self._losses.mean)
+        return self.space.settled(genes, self._current, self._smoothed())
 
     def _plan_random(self) -> None:
         """Plan random exchanges; after too many rounds without success, perturb the sub-model."""
@@ -212,7 +225,9 @@ class Sweep(Strategy):
         measured = mean(value(b) - value(a) for a, b in zip(current, other, strict=True))
         if self._exact:
             return measured
-        return (1 - self._trust) * measured + self._trust * self._losses.gain(current[0], other[0])
+        return (1 - self._trust) * measured + self._trust * _gain(
+            self._smoothed(), current[0], other[0]
+        )
 
     @property
     def _exact(self) -> bool:
@@ -237,10 +252,6 @@ class _Losses:
         #: Whether any losses were learned.
         self.learned = False
 
-    def gain(self, genes: Sequence[int], others: Sequence[int]) -> float:
-        """Return the gain from changing genes to others, under the assumption of no interaction."""
-        return sum(cost * (b - a) for cost, a, b in zip(self.mean, genes, others, strict=True))
-
     def learn(self, current: Sequence[int], flips: Sequence[Any]) -> None:
         """Update the losses from flips.
 
@@ -256,6 +267,11 @@ class _Losses:
             cost = loss if current[gene] else -loss
             self.mean[gene] += (cost - self.mean[gene]) / (self._weights[gene] + 1)
             self._weights[gene] = (self._weights[gene] + 1) * self._decay
+
+
+def _gain(losses: Sequence[float], genes: Sequence[int], others: Sequence[int]) -> float:
+    """Return the gain from changing genes to others, under the assumption of no interaction."""
+    return sum(loss * (b - a) for loss, a, b in zip(losses, genes, others, strict=True))
 
 
 def _flipped(genes: Sequence[int], *flips: int) -> list[int]:
