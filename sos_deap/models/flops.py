@@ -39,7 +39,7 @@ class Flops:
 
     :param model: the model.
     :param genes: its gene map.
-    :param blocks: the paths of its blocks; may be empty if :meth:`block` is not used.
+    :param blocks: the paths of its blocks, whose operations are counted; may be empty.
     :param run: runs one forward pass of the dense model.
     :param tokens: number of tokens in that forward pass.
     """
