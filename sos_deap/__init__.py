@@ -1,10 +1,10 @@
-"""Prune the attention heads of transformer models with genetic algorithms: a plug-in for DEAP.
+"""Prune transformer models with genetic algorithms: a plug-in for DEAP.
 
     chromosome -> masked forward -> metric -> fitness -> DEAP -> next chromosomes
      (search/)      (models/)      (tasks/)   (tasks/)  (search/)
                        evaluation/
 
-With the best chromosome, :func:`prune` then cuts the heads out of the weights.
+With the best chromosome, :func:`prune` then cuts heads and channels out of the weights.
 """
 
 from __future__ import annotations

@@ -9,9 +9,9 @@ from sos_deap.errors import one_line, unknown
 
 #: Commands: the module and function of each, and its purpose.
 COMMANDS = {
-    "run": ("sos_deap.run", "main", "search for heads to remove, and prune a model"),
+    "run": ("sos_deap.run", "main", "search for what to remove, and prune a model"),
     "report": ("sos_deap.commands", "report", "compare runs, and write their pages again"),
-    "prune": ("sos_deap.commands", "prune", "remove the given heads, without a search"),
+    "prune": ("sos_deap.commands", "prune", "remove given heads and channels, without a search"),
     "measure": ("sos_deap.commands", "measure", "measure time and size of a model, or compare two"),
     "export": ("sos_deap.commands", "export", "write a model as ONNX or GGUF"),
 }

@@ -60,7 +60,7 @@ class RunConfig(BudgetSettings):
     mutation: str | None = setting(
         None,
         "search",
-        "flip, swap (restores as many heads as it removes), any mutation of DEAP by its name, or "
+        "flip, swap (restores as much as it removes), any mutation of DEAP by its name, or "
         "module:function.",
         unset="flip",
     )
@@ -74,11 +74,11 @@ class RunConfig(BudgetSettings):
     prior: str | None = setting(
         None,
         "search",
-        "Bias removal towards the heads ranked least important by wanda, flap, output, magnitude, "
-        "taylor or ablation (one evaluation per head): in new chromosomes, by the mutation flip, "
+        "Bias removal towards the genes ranked least important by wanda, flap, output, magnitude, "
+        "taylor or ablation (one evaluation per gene): in new chromosomes, by the mutation flip, "
         "and after repair. A search at constant sparsity takes the prior as a parameter: "
         "sweep,prior=wanda.",
-        unset="all heads alike",
+        unset="all genes alike",
     )
     objective: str | None = setting(
         None,

@@ -69,7 +69,7 @@ def register(
 
     :param toolbox: a DEAP ``base.Toolbox``.
     :param evaluator: evaluates the individuals, a whole generation at a time.
-    :param initial_sparsity: share of heads removed in a new individual, in [0, 1).
+    :param initial_sparsity: share of genes removed in a new individual, in [0, 1).
     :param max_sparsity: S, the largest share removed, in [0, 1), of what the evaluator's
         ``sparsity_of`` names; above it the fitness is the worst. Default: the evaluator's.
     :param mutation_rate: mean probability of a flip per gene: the default of the mutation's
@@ -83,10 +83,10 @@ def register(
     :param selection: an operator, such as a key of :data:`sos_deap.search.choice.SELECTIONS`.
         Default: ``"tournament"``, or ``"nsga2"`` with an objective of two values.
     :param prior: name of an importance, one of :data:`sos_deap.evaluation.priors.PRIORS`, which
-        biases removal towards the least important heads: in new individuals (the first one of a
+        biases removal towards the least important genes: in new individuals (the first one of a
         population removes exactly the least important), in the mutation ``flip``, and in the
-        repair. A share :data:`EXPLORATION` of the weights is equal for all heads. Default: no bias.
-    :param repair: whether ``mate`` and ``mutate`` restore heads of children above ``max_sparsity``.
+        repair. A share :data:`EXPLORATION` of the weights is equal for all genes. Default: no bias.
+    :param repair: whether ``mate`` and ``mutate`` restore genes of children above ``max_sparsity``.
     :param uniform: for each kind the numbers of genes that a layer may keep, for the layout
         ``"uniform"``, as :func:`sos_deap.models.uniform.uniform_counts` returns them; all layers of
         an individual keep the same number. Default: layers may differ.
@@ -273,7 +273,7 @@ def check_operators(
 ) -> None:
     """Check the settings of the operators.
 
-    :param initial_sparsity: share of heads removed in a new individual, in [0, 1).
+    :param initial_sparsity: share of genes removed in a new individual, in [0, 1).
     :param max_sparsity: largest share removed, in [0, 1), of what ``sparsity_of`` names.
     :param mutation_rate: a probability.
     :param tournament_size: at least 1.
