@@ -73,7 +73,7 @@ def test_a_fingerprint_of_an_earlier_version_is_not_compared(
 def test_a_chromosome_of_groups_and_the_uniform_layout(model_folder: Path, tmp_path: Path) -> None:
     path, folder = tmp_path / "genes.json", tmp_path / "pruned"
     path.write_text("[1, 0, 0, 1, 1, 0]")
-    flags = ["--unit", "group", "--layout", "uniform", "--output_dir", folder]
+    flags = ["--genes", "groups", "--layout", "uniform", "--output_dir", folder]
     assert run("prune", model_folder, "--chromosome", path, *flags) == 0
     genes = [1, 1, 0, 0] + [0, 0, 1, 1] + [1, 1, 0, 0]
     stock = AutoModelForCausalLM.from_pretrained(folder)
@@ -118,9 +118,9 @@ def test_a_chromosome_of_another_model_is_refused(
         (["--heads", "3:1"], "there is no layer 3: the model has 3"),
         (["--heads", "0:9"], "layer 0 has no head 9: it has 4"),
         (["--heads", "0:1", "--layout", "flat"], "unknown layout 'flat'"),
-        (["--heads", "0:1", "--layout", "uniform"], "use the unit group"),
-        (["--heads", "0:1", "--unit", "group"], "layer 0: remove whole groups of 2 heads"),
-        (["--heads", "0:1", "--unit", "groups"], "unknown unit 'groups': did you mean 'group'"),
+        (["--heads", "0:1", "--layout", "uniform"], "use the genes groups"),
+        (["--heads", "0:1", "--genes", "groups"], "layer 0: remove whole groups of 2 heads"),
+        (["--heads", "0:1", "--genes", "group"], "unknown kind of genes 'group': did you mean"),
         (["--chromosome", "none.json"], "chromosome file none.json does not exist"),
         ([], "one of the arguments --chromosome --heads is required"),
         (["--heads", "0:1", "--chromosome", "none.json"], "not allowed with argument"),
@@ -244,7 +244,7 @@ def test_what_measure_refuses(
         (["report", "x" * 300], "xxx is not a folder"),
         (["prune", "MODEL", "--heads", "", "--output_dir", "o"], "--heads names no head"),
         (["prune", "MODEL", "--heads", ";", "--output_dir", "o"], "--heads names no head"),
-        (["prune", "MODEL", "--heads", "0:1", "--unit", "", "--output_dir", "o"], "unknown unit"),
+        (["prune", "MODEL", "--heads", "0:1", "--genes", "", "--output_dir", "o"], "unknown kind"),
         (["prune", "MODEL", "--heads", "0:1", "--output_dir", "file"], "is not an empty folder"),
         (["prune", "MODEL", "--heads", "0:1", "--output_dir", "file/o"], "cannot write to output"),
         (["prune", "MODEL", "--chromosome", "folder", "--output_dir", "o"], "cannot be read"),

@@ -186,7 +186,7 @@ def test_groups_in_the_uniform_layout_make_a_stock_model(
     small: list[str], tmp_path: Path, capsys: Any
 ) -> None:
     folder = tmp_path / "run"
-    flags = ["--unit=group", "--layout=uniform", "--max_sparsity=0.5", "--mutation_rate=0.4"]
+    flags = ["--genes=groups", "--layout=uniform", "--max_sparsity=0.5", "--mutation_rate=0.4"]
     assert main([*small, *flags, f"--output_dir={folder}"]) == 0
     assert "6 key/value groups in 3 layers" in capsys.readouterr().out
     best = read(folder)["best"]

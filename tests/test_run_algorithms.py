@@ -194,7 +194,7 @@ def test_a_front_and_its_hypervolume(
 
 def test_mutation_bias_as_a_parameter(small: list[str], tmp_path: Path) -> None:
     """A mutation that only removes, under the uniform layout, which evens it out."""
-    flags = ["--mutation=flip,bias=100", "--unit=group", "--layout=uniform", "--max_sparsity=0.5"]
+    flags = ["--mutation=flip,bias=100", "--genes=groups", "--layout=uniform", "--max_sparsity=0.5"]
     assert main([*small, *flags]) == 0
     for row in rows(tmp_path / "run" / "evaluations.csv"):
         assert len({row["chromosome"][start : start + 2].count("1") for start in (0, 2, 4)}) == 1
@@ -226,7 +226,7 @@ def test_mutation_bias_as_a_parameter(small: list[str], tmp_path: Path) -> None:
         (["--algorithm=nsga2", "--objective=paper"], "nsga2 is for several fitness values"),
         (["--algorithm=nsga2", "--selection=roulette"], "has a selection of its own: leave"),
         (
-            ["--algorithm=swap", "--layout=uniform", "--unit=group"],
+            ["--algorithm=swap", "--layout=uniform", "--genes=groups"],
             "the algorithm swap does not keep the same number of heads in every layer",
         ),
     ],

@@ -7,8 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sos_deap.errors import InputError, first_line
+from sos_deap.errors import InputError, first_line, unknown
 from sos_deap.files.atomic import write_json
+
+#: What genes stand for in the files of earlier versions, and the name of it now.
+UNITS = {"head": "heads", "group": "groups"}
 
 
 def write_chromosome(
@@ -54,15 +57,17 @@ def read_chromosome(path: Path) -> dict[str, Any]:
             f"chromosome file {path} holds no chromosome: give the chromosome.json of a run, or a "
             "JSON list of 0 and 1"
         )
-    if "unit" in content:
-        content["genes"] = {"head": "heads", "group": "groups"}.get(str(content["unit"]), "")
-    for name in ("model", "fingerprint", "genes"):
+    for name in ("model", "fingerprint", "genes", "unit"):
         if not isinstance(content.get(name, ""), str):
             raise InputError(f"chromosome file {path} is damaged: its {name} is not text")
     if not isinstance(content.get("channel_blocks", 1), int) or not _is_order(
         content.get("channel_order", [])
     ):
         raise InputError(f"chromosome file {path} is damaged: its channel_order has no numbers")
+    if (unit := content.get("unit")) is not None:
+        if unit not in UNITS:
+            raise unknown("unit", unit, UNITS)
+        content["genes"] = UNITS[unit]
     return dict(content)
 
 

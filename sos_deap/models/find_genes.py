@@ -7,12 +7,10 @@ from collections.abc import Iterable, Sequence
 from torch import nn
 
 from sos_deap.errors import InputError, unknown
+from sos_deap.files.chromosome_file import UNITS
 from sos_deap.models.families import FALLBACK_FAMILIES, FAMILIES
 from sos_deap.models.genes import CHANNEL_BLOCKS, KINDS, GeneMap, Part
 from sos_deap.models.sites import FEED_FORWARD, Family, Site, find_sites
-
-#: The units of :func:`head_map`, and the kinds of genes that they name.
-UNITS = {"head": "heads", "group": "groups"}
 
 ChannelOrder = Sequence[Sequence[int]]
 
