@@ -1,19 +1,21 @@
 """Quality left after shares of the layers' parameters are removed, by what the genes stand for.
 
     python -m benchmarks.shares --output benchmarks/results/shares_tiny.json
-    python -m benchmarks.shares --model DIR --dataset FILE --algorithm one-shot,prior=taylor \
+    python -m benchmarks.shares --model DIR --dataset FILE --rank taylor --shares 0.1 0.2 0.3 \
         --task perplexity --samples 16 --seqlen 512 --heldout_samples 8 --output FILE
 
 A search for each kind of genes and share removes that share of the parameters of the layers,
-without embeddings and the language-modelling head. The sub-model is scored on held-out text.
+without embeddings and the language-modelling head; or, with ``--rank``, one ranking of the genes
+for all shares, which suits models that are too large to search on a CPU. The sub-model is scored
+on held-out text.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,28 +36,44 @@ def heldout(evaluator: Evaluator, chromosome: list[int]) -> dict[str, float]:
     return task.metrics(sums[0])
 
 
-def searched(flags: list[str], genes: str, share: float, seed: int) -> dict[str, Any]:
-    """Search for a sub-model without a share of the layers' parameters, and score it."""
+def rows_of(
+    flags: list[str], genes: str, shares: list[float], seed: int, rank: str | None
+) -> Iterator[dict[str, Any]]:
+    """Find a sub-model for each share of the layers' parameters, and score it.
+
+    :param flags: flags of a run.
+    :param genes: what the genes stand for.
+    :param shares: shares of the layers' parameters to remove.
+    :param seed: seed of the search and of the calibration examples.
+    :param rank: name of an importance; default: a search.
+    """
     flags = [*flags, f"--genes={genes}", "--sparsity_of=parameters", f"--seed={seed}"]
     plan = plan_of(*parse(flags))
     evaluator = evaluator_of(plan)
     parameters = evaluator.model.num_parameters()
     layers = layer_parameters(evaluator.model, evaluator.gene_map)
-    evaluator.max_sparsity = share * layers / parameters
-    started = time.perf_counter()
-    evolution = search(plan, evaluator, toolbox=toolbox_of(plan, evaluator))
-    best = list(evolution.halloffame[0])
-    return {
-        "genes": genes,
-        "share": share,
-        "seed": seed,
-        "removed": evaluator.sparsity(best) * parameters / layers,
-        "genes_removed": best.count(0),
-        "tokens": evaluator.spent()["tokens"],
-        "seconds": round(time.perf_counter() - started, 1),
-        "dense": heldout(evaluator, [1] * len(best)),
-        "heldout": heldout(evaluator, best),
-    }
+    dense = heldout(evaluator, [1] * len(evaluator.gene_map))
+    for share in shares:
+        evaluator.max_sparsity = share * layers / parameters
+        started, toolbox = time.perf_counter(), toolbox_of(plan, evaluator)
+        if rank is None:
+            evaluator = evaluator_of(plan)  # a new one, whose budget is unspent
+            evaluator.max_sparsity = share * layers / parameters
+            toolbox = toolbox_of(plan, evaluator)
+            best = list(search(plan, evaluator, toolbox=toolbox).halloffame[0])
+        else:
+            space = toolbox.search.space
+            best = list(space.keeping_best(space.importance(rank)))
+        yield {
+            "genes": genes,
+            "share": share,
+            "seed": seed,
+            "removed": evaluator.sparsity(best) * parameters / layers,
+            "genes_removed": best.count(0),
+            "seconds": round(time.perf_counter() - started, 1),
+            "dense": dense,
+            "heldout": heldout(evaluator, best),
+        }
 
 
 def main() -> None:
@@ -63,26 +81,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--genes", nargs="+", default=["heads", "heads+channels"])
     parser.add_argument("--shares", nargs="+", type=float, default=[0.2, 0.3])
+    parser.add_argument("--rank", help="an importance to rank by, in place of a search")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--output", type=Path, required=True)
     given, flags = parser.parse_known_args()
     rows = []
     for genes in given.genes:
-        for share in given.shares:
-            for seed in range(given.seeds):
-                row = searched(flags, genes, share, seed)
+        for seed in range(given.seeds):
+            for row in rows_of(flags, genes, given.shares, seed, given.rank):
                 rows.append(row)
-                change = row["heldout"]["perplexity"] / row["dense"]["perplexity"] - 1
-                print(f"{genes} {share:.0%} seed {seed}: {change:+.1%} ({row['seconds']} s)")
-                write_json(given.output, {"flags": flags, "rows": rows})
+                print(f"{genes} {row['share']:.0%} seed {seed}: {change(row):+.1%}", flush=True)
+                write_json(given.output, {"flags": flags, "rank": given.rank, "rows": rows})
     for genes in given.genes:
         for share in given.shares:
-            changes = [
-                row["heldout"]["perplexity"] / row["dense"]["perplexity"] - 1
-                for row in rows
-                if (row["genes"], row["share"]) == (genes, share)
-            ]
-            print(json.dumps([genes, share, round(statistics.median(changes), 4)]))
+            found = [row for row in rows if (row["genes"], row["share"]) == (genes, share)]
+            print(f"{genes} {share:.0%}: median {statistics.median(map(change, found)):+.1%}")
+
+
+def change(row: dict[str, Any]) -> float:
+    """Return the increase of the held-out perplexity, relative to the dense model."""
+    increase: float = row["heldout"]["perplexity"] / row["dense"]["perplexity"] - 1
+    return increase
 
 
 if __name__ == "__main__":
