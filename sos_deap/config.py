@@ -217,8 +217,8 @@ class RunConfig(BudgetSettings):
 #: name of a task apply to that task only.
 PRESETS: dict[str, dict[str, Any]] = {
     # The search that kept most of the quality in the comparisons (README, "Which search"), which
-    # were of causal language models: these get the task kl, and channels as genes. The budget equals
-    # the tokens of the defaults' 1,010 evaluations of 8 sequences.
+    # were of causal language models: these get the task kl, and channels as genes. The budget
+    # equals the tokens of the defaults' 1,010 evaluations of 8 sequences.
     "best": {
         "algorithm": "sweep,prior=wanda",
         "kl": {
@@ -228,6 +228,11 @@ PRESETS: dict[str, dict[str, Any]] = {
             "samples": 128,
             "max_evaluations": 63,
         },
+    },
+    # The same for heads alone, as genes of models whose channels cannot be removed.
+    "best-heads": {
+        "algorithm": "sweep,prior=wanda",
+        "kl": {"metric": "distillation", "samples": 128, "max_evaluations": 63},
     },
 }
 
@@ -254,12 +259,13 @@ def parse(arguments: list[str]) -> tuple[RunConfig, TaskSettings]:
     parser = FlagParser(
         (RunConfig, TaskSettings),
         prog="python -m sos_deap.run",
-        usage="%(prog)s [best|SETTINGS.yaml|SETTINGS.json] [--FLAG VALUE ...]",
+        usage="%(prog)s [best|best-heads|SETTINGS.yaml|SETTINGS.json] [--FLAG VALUE ...]",
         description="Prune a model with a genetic algorithm. Without flags, the "
         "small model in this package is pruned, on text from Python's standard library. The "
         "first argument may be a file of settings, or best: the search that kept most of the "
-        "quality in the comparisons in the README (for causal language models with the task kl "
-        "and the metric distillation; for other models and tasks, the search only).",
+        "quality in the comparisons in the README (for causal language models on heads and "
+        "channels, with the task kl and the metric distillation; for other models and tasks on "
+        "heads, the search only); or best-heads, the same on heads alone.",
     )
     if arguments and not arguments[0].startswith("-"):
         first, *arguments = arguments
@@ -279,9 +285,14 @@ def _named_flags(name: str, arguments: list[str], parser: FlagParser) -> list[st
         if not name.endswith((".yaml", ".yml", ".json")):
             raise unknown("preset", name, PRESETS)
         return file_flags(Path(name), parser.names)
-    from sos_deap.tasks.registry import resolved_task  # imports torch
+    # These import torch.
+    from sos_deap.models.families import has_channels
+    from sos_deap.models.sources import read_config
+    from sos_deap.tasks.registry import resolved_task
 
     given: RunConfig = parser.read(arguments)[0]
     task = resolved_task(given.task, given.model, causal="kl")
+    if name == "best" and not has_channels(read_config(given.model)):
+        name = "best-heads"
     common = {key: value for key, value in PRESETS[name].items() if not isinstance(value, dict)}
     return as_flags({**common, "task": task, **PRESETS[name].get(task, {})})

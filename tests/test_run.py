@@ -199,6 +199,37 @@ def test_groups_in_the_uniform_layout_make_a_stock_model(
         assert len({genes[start : start + 2].count("1") for start in (0, 2, 4)}) == 1
 
 
+@pytest.mark.parametrize(
+    ("genes", "flags"),
+    [
+        ("heads+channels", ["--algorithm=sos-repaired", "--mutation_rate=0.2"]),
+        ("heads+channels", ["--algorithm=evopress,generations=3", "--max_evaluations=30"]),
+        ("attention+ffn", ["--algorithm=greedy"]),
+        ("layers", ["--algorithm=random", "--max_sparsity=0.6"]),
+        ("groups+channels", ["--algorithm=swap", "--sparsity_of=operations"]),
+    ],
+)
+def test_genes_of_every_kind(
+    small: list[str], tmp_path: Path, genes: str, flags: list[str]
+) -> None:
+    folder = tmp_path / "run"
+    kinds = [f"--genes={genes}", "--channel_blocks=4", "--max_evaluations=30"]
+    assert main([*small, *kinds, *flags, f"--output_dir={folder}"]) == 0
+    result = read(folder)
+    best, search = result["best"], result["search"]
+    assert search["genes"] == genes
+    assert sum(part["size"] for part in search["parts"]) == len(best["chromosome"])
+    assert 0 < best["sparsity"] <= (0.6 if genes == "layers" else 0.34)
+    if search["sparsity_of"] == "parameters":
+        share = 1 - best["parameters"] / result["dense"]["parameters"]
+        assert best["sparsity"] == pytest.approx(share)
+    again = tmp_path / "again"
+    chromosome = f"--chromosome={folder / 'chromosome.json'}"
+    assert front_door(["prune", _flag(small, "model"), chromosome, f"--output_dir={again}"]) == 0
+    weights = [place / "model.safetensors" for place in (folder / "pruned", again)]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
 def test_the_zeroed_layout_keeps_the_size(small: list[str], tmp_path: Path) -> None:
     folder = tmp_path / "run"
     assert main([*small, "--layout=zeroed", f"--output_dir={folder}"]) == 0

@@ -11,10 +11,11 @@ import pytest
 import yaml
 
 from benchmarks.variants.settings import VARIANTS_FILE
-from sos_deap.config import PRESETS
+from sos_deap.config import PRESETS, parse
 from sos_deap.report.formats import measurement
 from sos_deap.run import main
 from tests.test_run import read, rows
+from tests.tiny import build
 
 BEST = {"algorithm": PRESETS["best"]["algorithm"], **PRESETS["best"]["kl"]}
 
@@ -82,8 +83,10 @@ def test_the_preset_best_and_flags_over_it(small: list[str], tmp_path: Path) -> 
     expected = {"task": "kl", **BEST, "metric": "kl"}
     assert {name: config[name] for name in expected} == expected
     result = read(tmp_path / "run")
-    removed = result["dense"]["heads"] - result["best"]["heads"]
-    assert removed == int(0.34 * result["dense"]["heads"])
+    dense, best = result["dense"], result["best"]
+    assert result["search"]["genes"] == "heads+channels"
+    assert best["parameters"] == round((1 - best["sparsity"]) * dense["parameters"])
+    assert 0 < best["sparsity"] <= 0.34
     budget = BEST["max_evaluations"] * result["data"]["calibration"]["tokens"]
     assert 0 < result["search"]["tokens"] <= budget
 
@@ -99,8 +102,20 @@ def test_a_genetic_algorithm_at_constant_sparsity_from_a_prior(
 
 
 def test_the_preset_is_the_variant_that_was_compared() -> None:
-    variant = yaml.safe_load(VARIANTS_FILE.read_text())["sweep"]
-    assert variant.items() <= {"task": "kl", **BEST}.items()
+    variants = yaml.safe_load(VARIANTS_FILE.read_text())
+    assert variants["sweep-near"].items() <= {"task": "kl", **BEST}.items()
+    heads = {**PRESETS["best-heads"], **PRESETS["best-heads"]["kl"]}
+    assert variants["sweep"].items() <= {"task": "kl", **heads}.items()
+
+
+def test_best_removes_heads_where_channels_cannot_be_removed(
+    small: list[str], tmp_path: Path
+) -> None:
+    build("mixtral").save_pretrained(tmp_path / "mixtral")
+    config, _ = parse(["best", f"--model={tmp_path / 'mixtral'}"])
+    assert (config.genes, config.algorithm) == ("heads", "sweep,prior=wanda")
+    config, _ = parse(["best", *small])
+    assert (config.genes, config.algorithm) == ("heads+channels", "sweep,near=0.5")
 
 
 def test_json_lines_for_programs(small: list[str], tmp_path: Path, capsys: Any) -> None:
