@@ -236,8 +236,9 @@ def test_the_evaluator_counts_what_an_importance_costs_once(evaluator: Evaluator
         tokens[name] = evaluator.accounting.tokens - before
         assert evaluator.importance(name) == first
         assert evaluator.accounting.tokens - before == tokens[name]
+    assert tokens.pop("activation") == 48
     assert tokens == {"flap": 48, "magnitude": 0, "output": 48, "taylor": 144, "wanda": 48}
-    assert evaluator.accounting.flops == pytest.approx(7 * dense)
+    assert evaluator.accounting.flops == pytest.approx(8 * dense)
     assert evaluator.accounting.forward_evaluations == 1
     assert evaluator.metric([1] * 12)  # and the cache still holds
 
@@ -250,6 +251,7 @@ def test_priors_of_the_space_are_the_importances(evaluator: Evaluator) -> None:
     before = evaluator.accounting.tokens
     costs = {name: space.cost_of(name) for name in (None, *space.priors)}
     assert costs.pop("ablation") == 13 and costs.pop("taylor") == 3
+    assert costs.pop("activation") == 1
     assert costs == {None: 0, "magnitude": 0, "flap": 1, "output": 1, "wanda": 1}
     assert evaluator.accounting.tokens == before  # until it is asked for
     assert space.importance("wanda") == evaluator.importance("wanda")

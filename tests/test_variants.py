@@ -335,7 +335,7 @@ def test_damaged_files_of_jobs_are_computed_again(
         ({"seed": 3}, "the command line sets seed"),
         ({"output_dir": None}, "--output_dir is missing"),
         ({"sparsity": 31}, "sparsity is 31.0"),
-        ({"sparsity": 0.01, "initial_sparsity": 0}, "sparsity 0.01 of 12 heads removes none"),
+        ({"sparsity": 0.01, "initial_sparsity": 0}, "sparsity 0.01 of 12 genes removes none"),
         ({"seeds": 0}, "seeds is 0"),
         ({"seeds": 10**18}, "seeds is 1000000000000000000: give a number from 1 to 10,000"),
         ({"first_seed": 2**32}, "first_seed is 4294967296: give a number from 0 to"),
