@@ -115,7 +115,7 @@ def test_best_removes_heads_where_channels_cannot_be_removed(
     config, _ = parse(["best", f"--model={tmp_path / 'mixtral'}"])
     assert (config.genes, config.algorithm) == ("heads", "sweep,prior=wanda")
     config, _ = parse(["best", *small])
-    assert (config.genes, config.algorithm) == ("heads+channels", "sweep,near=0.5")
+    assert (config.genes, config.algorithm) == ("heads+channels", BEST["algorithm"])
 
 
 def test_json_lines_for_programs(small: list[str], tmp_path: Path, capsys: Any) -> None:
