@@ -286,13 +286,12 @@ def _named_flags(name: str, arguments: list[str], parser: FlagParser) -> list[st
             raise unknown("preset", name, PRESETS)
         return file_flags(Path(name), parser.names)
     # These import torch.
-    from sos_deap.models.families import has_channels
-    from sos_deap.models.sources import read_config
+    from sos_deap.models.purposes import has_channels
     from sos_deap.tasks.registry import resolved_task
 
     given: RunConfig = parser.read(arguments)[0]
     task = resolved_task(given.task, given.model, causal="kl")
-    if name == "best" and not has_channels(read_config(given.model)):
+    if name == "best" and not has_channels(given.model):
         name = "best-heads"
     common = {key: value for key, value in PRESETS[name].items() if not isinstance(value, dict)}
     return as_flags({**common, "task": task, **PRESETS[name].get(task, {})})

@@ -177,15 +177,6 @@ _NO_ROW = "the table of architectures (sos_deap/models/families.py) has no row f
 FALLBACK_FAMILIES = tuple(replace(row, unsliceable=_NO_ROW) for row in (_LLAMA, _BART))
 
 
-def has_channels(config: Any) -> bool:
-    """Whether the feed-forward channels of an architecture can be removed.
-
-    :param config: a model's config; of an architecture without a row, it is unknown and ``True``.
-    """
-    family = FAMILIES.get(config.model_type)
-    return family is None or family.feed_forward is not None
-
-
 def why_unsliceable(family: Family, config: Any, attention: bool = True) -> str:
     """Return why a model can be masked but not sliced.
 

@@ -15,6 +15,7 @@ from transformers import (
 )
 
 from sos_deap.errors import InputError
+from sos_deap.models.families import FAMILIES
 from sos_deap.models.sources import read_config
 
 
@@ -41,6 +42,17 @@ def kind_of(name: str) -> str:
     if config.is_encoder_decoder:
         return "encoder-decoder"
     return "encoder" if is_encoder(config) else "causal"
+
+
+def has_channels(name: str) -> bool:
+    """Whether the feed-forward channels of a saved model can be removed.
+
+    :param name: as for :func:`sos_deap.load`.
+    :returns: whether they can; ``True`` for an architecture without a row, of which it is unknown.
+    :raises InputError: if the config.json is missing or damaged.
+    """
+    family = FAMILIES.get(read_config(name).model_type)
+    return family is None or family.feed_forward is not None
 
 
 def own_class(name: str, config: Any) -> Any:
