@@ -216,9 +216,8 @@ class RunConfig(BudgetSettings):
 #: Named settings, for the first argument of the command line; flags override them. Those under the
 #: name of a task apply to that task only.
 PRESETS: dict[str, dict[str, Any]] = {
-    # The search that kept most of the quality in the comparisons (README, "Which search"), which
-    # were of causal language models: these get the task kl, and channels as genes. With many genes
-    # few sweeps on more text keep more quality than many sweeps.
+    # The search of best-heads, for causal language models on heads and channels. As these are more
+    # genes, there are fewer sweeps, so that each has more than one example.
     "best": {
         "algorithm": "sweep,prior=wanda",
         "kl": {
@@ -228,8 +227,9 @@ PRESETS: dict[str, dict[str, Any]] = {
             "max_evaluations": 24,
         },
     },
-    # The same on heads alone, also for models whose channels cannot be removed. The budget equals
-    # the tokens of the defaults' 1,010 evaluations of 8 sequences.
+    # The search that kept most of the quality in the comparisons (README, "Which search"), which
+    # were of causal language models on heads: these get the task kl. The budget equals the tokens
+    # of the defaults' 1,010 evaluations of 8 sequences.
     "best-heads": {
         "algorithm": "sweep,prior=wanda",
         "kl": {"metric": "distillation", "samples": 128, "max_evaluations": 63},
@@ -262,10 +262,9 @@ def parse(arguments: list[str]) -> tuple[RunConfig, TaskSettings]:
         usage="%(prog)s [best|best-heads|SETTINGS.yaml|SETTINGS.json] [--FLAG VALUE ...]",
         description="Prune a model with a genetic algorithm. Without flags, the "
         "small model in this package is pruned, on text from Python's standard library. The "
-        "first argument may be a file of settings, or best: the search that kept most of the "
-        "quality in the comparisons in the README (for causal language models on heads and "
-        "channels, with the task kl; for other models and tasks on heads); or best-heads, the "
-        "same on heads alone.",
+        "first argument may be a file of settings; best-heads: the search that kept most of the "
+        "quality in the comparisons in the README, of causal language models on heads; or best: "
+        "the same search, for causal language models on heads and channels.",
     )
     if arguments and not arguments[0].startswith("-"):
         first, *arguments = arguments

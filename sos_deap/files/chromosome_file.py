@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sos_deap.errors import InputError, first_line, unknown
+from sos_deap.errors import InputError, unknown
 from sos_deap.files.atomic import write_json
+from sos_deap.files.json_file import read_json
 
 #: What genes stand for in the files of earlier versions, and the name of it now.
 UNITS = {"head": "heads", "group": "groups"}
@@ -43,12 +43,7 @@ def read_chromosome(path: Path) -> dict[str, Any]:
         or group in place of ``genes``.
     :raises InputError: if the file is missing, unreadable or holds no chromosome.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise InputError(f"chromosome file {path} does not exist") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"chromosome file {path} cannot be read: {first_line(error)}") from error
+    content = read_json(path, "chromosome file")
     if isinstance(content, list):
         content = {"chromosome": content}
     genes = content.get("chromosome") if isinstance(content, dict) else None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from sos_deap.errors import InputError
 from sos_deap.models.examples import random_inputs
 from sos_deap.models.flops import counting
 from sos_deap.models.length import most_tokens
-from sos_deap.models.memory import MEMORY_ERRORS, is_out_of_memory
+from sos_deap.models.memory import fits_in_memory
 from sos_deap.models.timing import alternate, decode_seconds, generates, prefill
 
 #: Maximum tokens of a batch, including the new ones; more would not fit into any memory.
@@ -115,17 +115,11 @@ def try_out(model: Any, length: int, new_tokens: int) -> None:
             decode_seconds(model, batch, 2)
 
 
-@contextlib.contextmanager
-def _fits(batch_size: int, length: int) -> Iterator[None]:
-    try:
-        yield
-    except MEMORY_ERRORS as error:
-        if not is_out_of_memory(error):
-            raise
-        raise InputError(
-            f"memory ran out for batch size {batch_size} and length {length}: give smaller "
-            "--batch_sizes or --lengths"
-        ) from error
+def _fits(batch_size: int, length: int) -> contextlib.AbstractContextManager[None]:
+    return fits_in_memory(
+        f"memory ran out for batch size {batch_size} and length {length}: give smaller "
+        "--batch_sizes or --lengths"
+    )
 
 
 def _check_same_input(models: Mapping[str, Any]) -> None:

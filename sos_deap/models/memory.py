@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 
@@ -32,18 +32,26 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 @contextmanager
-def one_example_fits(tokens: int, purpose: str) -> Iterator[None]:
+def fits_in_memory(message: str) -> Iterator[None]:
     """Raise :class:`InputError` if memory runs out inside the context.
 
-    :param tokens: length of the example that is computed.
-    :param purpose: what it is computed for, for the error message.
+    :param message: message of the error.
     """
     try:
         yield
     except MEMORY_ERRORS as error:
         if not is_out_of_memory(error):
             raise
-        raise InputError(
-            f"one example of {tokens} tokens does not fit in memory for {purpose}: give a smaller "
-            "--seqlen, or use another importance"
-        ) from error
+        raise InputError(message) from error
+
+
+def one_example_fits(tokens: int, purpose: str) -> AbstractContextManager[None]:
+    """Return a context that raises :class:`InputError` if memory runs out for one example.
+
+    :param tokens: length of the example that is computed.
+    :param purpose: what it is computed for, for the error message.
+    """
+    return fits_in_memory(
+        f"one example of {tokens} tokens does not fit in memory for {purpose}: give a smaller "
+        "--seqlen, or use another importance"
+    )

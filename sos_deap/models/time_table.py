@@ -6,7 +6,6 @@ The table is of one model, device and dtype. It is a JSON file in the run folder
 from __future__ import annotations
 
 import bisect
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -14,7 +13,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from sos_deap.errors import InputError, first_line
+from sos_deap.errors import InputError
+from sos_deap.files.json_file import read_json
 from sos_deap.isotonic import falling
 from sos_deap.models.genes import GeneMap
 from sos_deap.models.sites import ATTENTION
@@ -206,12 +206,7 @@ def read_time_table(path: Path) -> TimeTable:
 
     :raises InputError: if the file is missing, unreadable or holds no time table.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise InputError(f"time table {path} does not exist") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"time table {path} cannot be read: {first_line(error)}") from error
+    content = read_json(path, "time table")
     try:
         return table_of(content)
     except (KeyError, TypeError, ValueError) as error:

@@ -35,7 +35,7 @@ class Sweep(Strategy):
     shares differ, an exchange restores or removes more genes in this order, until it fills S.
 
     The losses of genes that are in order of importance, such as blocks of channels, are smoothed by
-    isotonic regression before they are used, which removes most of their noise.
+    isotonic regression before they are used, which reduces their noise.
 
     Each sweep is scored on a few examples that are new, so that averaging reduces the noise and the
     search does not overfit to reused examples. An exchange is judged by its scores on two sets of
