@@ -4,12 +4,16 @@ PYTHON ?= python3
 BIN := .venv/bin
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: run test lint docs check clean
+.PHONY: run test coverage lint docs check clean
 
 run: .venv/installed
 	$(BIN)/python -m sos_deap.run best $(FLAGS)
 
 test: .venv/installed
+	$(BIN)/python -m pytest --numprocesses=auto --dist=worksteal
+
+# Takes twice as long.
+coverage: .venv/installed
 	$(BIN)/python -m pytest --numprocesses=auto --dist=worksteal --cov --cov-report=term:skip-covered
 
 lint: .venv/installed

@@ -222,7 +222,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "algorithm": "sweep,prior=wanda",
         "kl": {
             "genes": "heads+channels",
-            "algorithm": "sweep,sweeps=2,near=0.3,candidates=1",
+            "algorithm": "sweep,sweeps=2,near=0.25,candidates=1",
             "samples": 128,
             "max_evaluations": 24,
         },

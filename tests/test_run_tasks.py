@@ -166,9 +166,10 @@ def test_the_task_fits_the_model(
     assert resolved_task("auto", str(folder)) == task
     assert resolved_task("kl", str(folder)) == "kl"
     config, settings = parse(["best", f"--model={folder}"])
-    wanted = ("kl", "distillation", 128) if model == "causal" else (task, None, None)
+    wanted = ("kl", None, 128) if model == "causal" else (task, None, None)
     assert (config.task, settings.metric, settings.samples) == wanted
-    assert config.algorithm == "sweep,prior=wanda"
+    on_heads = config.algorithm == "sweep,prior=wanda"
+    assert on_heads == (config.genes == "heads") == (model != "causal")
     config, settings = parse(["best", f"--model={folder}", "--task=accuracy", "--samples=5"])
     assert (config.task, settings.metric, settings.samples) == ("accuracy", None, 5)
 

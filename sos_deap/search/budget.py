@@ -232,9 +232,10 @@ def by_rank(worth: Sequence[float]) -> tuple[Draw, Draw]:
     """Return draws without randomness: of the genes to remove, and of the genes to restore.
 
     :param worth: for each gene, the loss from its removal per cost; genes of the lowest worth are
-        removed first, and genes of the highest are restored first. Equal ones: in their order.
+        removed first, and genes of the highest are restored first. Of equal ones the last is
+        removed first, and the first restored first: parts may be in order of importance.
     """
     return (
-        lambda genes, count: sorted(genes, key=worth.__getitem__),
-        lambda genes, count: sorted(genes, key=lambda gene: -worth[gene]),
+        lambda genes, count: sorted(genes, key=lambda gene: (worth[gene], -gene)),
+        lambda genes, count: sorted(genes, key=lambda gene: (-worth[gene], gene)),
     )

@@ -60,9 +60,11 @@ class Sweep(Strategy):
     :param curve: number of lower sparsities, at least 0, for which a sub-model without the genes of
         the lowest loss per cost is scored on all examples at the end, which gives the loss as a
         function of the sparsity.
-    :param near: share of the genes that sweeps after the first one flip, above 0 and at most 1:
-        those whose loss per cost is nearest to the boundary between removed and kept genes. Fewer
-        flips leave more examples for each.
+    :param near: share of the genes that sweeps after the first one flip at most, above 0 and at
+        most 1: those at the boundary between removed and kept genes. Of genes in order of
+        importance these are the last kept and the first removed gene of each part; of the others,
+        those whose loss per cost is nearest to the boundary. Fewer flips leave more examples for
+        each.
     :raises InputError: for less than one sweep or candidate, a decay or trust outside [0, 1],
         a negative curve, a share outside (0, 1], and an unknown prior.
     """
@@ -155,16 +157,28 @@ class Sweep(Strategy):
         genes = range(len(self.space))
         if not self._losses.learned or self._near >= len(genes):
             return list(genes)
-        removed, kept = self._by_loss()
-        few = min(self._near // 2, len(removed))
-        return sorted([*removed[:few], *kept[: self._near - few]])
+        ordered, edges = self._ordered_and_edges()
+        removed, kept = ([i for i in side if i not in ordered] for side in self._by_loss())
+        wanted = self._near - len(edges)
+        few = min(wanted // 2, len(removed))
+        return sorted([*edges, *removed[:few], *kept[: wanted - few]])
+
+    def _ordered_and_edges(self) -> tuple[set[int], list[int]]:
+        """Return the genes in order of importance, and those at the boundary of their part."""
+        ordered, edges = set[int](), list[int]()
+        for part, span in zip(self.space.parts, self.space.spans, strict=True):
+            if part.ordered:
+                ordered.update(span)
+                edges += [i for i in span if self._current[i]][-1:]
+                edges += [i for i in span if not self._current[i]][:1]
+        return ordered, edges[: self._near]
 
     def _by_loss(self) -> tuple[list[int], list[int]]:
         """Return the removed genes by falling loss per cost, and the kept ones by rising loss."""
         removed, kept = removed_and_kept(self._current)
         per_cost = self.space.per_cost(self._smoothed())
-        removed.sort(key=lambda gene: -per_cost[gene])
-        kept.sort(key=lambda gene: per_cost[gene])
+        removed.sort(key=lambda gene: (-per_cost[gene], gene))
+        kept.sort(key=lambda gene: (per_cost[gene], -gene))
         return removed, kept
 
     def _smoothed(self) -> list[float]:
