@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from sos_deap.models.loading import load as load
     from sos_deap.models.masking import masked as masked
     from sos_deap.models.prune import prune as prune
+    from sos_deap.models.refit import refit as refit
     from sos_deap.search.chromosome import Chromosome as Chromosome
     from sos_deap.search.drive import evolve as evolve
     from sos_deap.search.limits import Limits as Limits
@@ -61,6 +62,7 @@ _MODULES = {
     "mutSwap": "search.operators",
     "open_engine": "engines.attach",
     "prune": "models.prune",
+    "refit": "models.refit",
     "register": "toolbox",
     "selNSGA3": "search.selection",
     "selRoulette": "search.selection",

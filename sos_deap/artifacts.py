@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,9 @@ from sos_deap.search.drive import Evolution
 from sos_deap.tasks.samples import samples
 from sos_deap.tasks.task import Task
 
+#: Parts of the data that models are compared on.
+PARTS = ("calibration", "heldout", "probe")
+
 
 def prune_to(
     folder: Path,
@@ -35,6 +38,7 @@ def prune_to(
     genes: GeneMap,
     layout: str,
     dtype: torch.dtype,
+    change: Callable[[PreTrainedModel], None] | None = None,
 ) -> PreTrainedModel:
     """Prune a model, save it and load it again, so that the files are what is measured.
 
@@ -44,9 +48,12 @@ def prune_to(
     :param genes: gene map of the model.
     :param layout: a name in :data:`sos_deap.models.prune.LAYOUTS`.
     :param dtype: dtype of the files, which may be smaller than the one computed in.
+    :param change: changes the pruned model in place before it is saved, such as a refit.
     :returns: the pruned model, in the dtype of ``model``.
     """
     smaller: Any = prune(model, chromosome, genes, layout)
+    if change is not None:
+        change(smaller)
     smaller.to(dtype).save_pretrained(folder)
     del smaller  # to hold two models in memory, not three
     return load(folder, dtype=model.dtype)
@@ -65,6 +72,8 @@ def initial_result(
     tasks: dict[str, Any] = {"calibration": evaluator.task, "held-out": evaluator.heldout}
     if evaluator.validation is not None:
         tasks["validation"] = evaluator.validation.task
+    others = {"probe": evaluator.probe, "refit": evaluator.refit_task}
+    tasks |= {part: task for part, task in others.items() if task is not None}
     return {
         "dense": dense,
         "best": {},
@@ -99,6 +108,7 @@ def save_best(
     chromosome: list[int],
     layout: str,
     name: str,
+    change: Callable[[PreTrainedModel], None] | None = None,
 ) -> tuple[dict[str, Any], PreTrainedModel]:
     """Write the winner of a search into the run folder: ``chromosome.json`` and ``pruned/``.
 
@@ -107,19 +117,19 @@ def save_best(
     :param chromosome: the winner, one 0/1 gene for each in the evaluator's gene map.
     :param layout: a name in :data:`sos_deap.models.prune.LAYOUTS`.
     :param name: name of the dense model.
+    :param change: changes the pruned model in place before it is saved.
     :returns: the ``best`` part of ``result.json``, and the pruned model as loaded from the files.
     """
-    genes, stored, heldout = evaluator.gene_map, evaluator.stored_dtype, evaluator.heldout
-    assert heldout is not None
+    genes, stored = evaluator.gene_map, evaluator.stored_dtype
     model = original(name, evaluator)
     path, mark = folder / "chromosome.json", fingerprint(model)
     write_chromosome(path, chromosome, model=name, fingerprint=mark, genes=genes.described())
     with whole_folder(folder / "pruned") as temporary:
-        pruned: Any = prune_to(temporary, model, chromosome, genes, layout, stored)
+        pruned: Any = prune_to(temporary, model, chromosome, genes, layout, stored, change)
         evaluator.tokenizer.save_pretrained(temporary)
         pruned.to(evaluator.model.device, evaluator.model.dtype)
         best: dict[str, Any] = {
-            **quality(evaluator, heldout, pruned),
+            **quality(evaluator, pruned),
             **size(pruned, stored, genes, chromosome),
             "sparsity": evaluator.sparsity(chromosome),
             "chromosome": chromosome,
@@ -128,17 +138,20 @@ def save_best(
 
 
 def quality(
-    evaluator: Evaluator, heldout: Task, model: PreTrainedModel
+    evaluator: Evaluator, model: PreTrainedModel, parts: Collection[str] = PARTS
 ) -> dict[str, dict[str, float | None]]:
-    """Return the metrics of a model by name, on the parts ``calibration`` and ``heldout``.
+    """Return the metrics of a model by name, on parts of the data.
 
     :param evaluator: the evaluator of the search.
-    :param heldout: the task on held-out data.
     :param model: the dense model, or a pruned one.
+    :param parts: some of :data:`PARTS`; those that the evaluator has no task on are left out.
     :raises InputError: if the main metric of the task is not finite.
     """
     found: dict[str, dict[str, float | None]] = {}
-    for part, task in (("calibration", evaluator.task), ("heldout", heldout)):
+    for part in parts:
+        task: Task | None = getattr(evaluator, "task" if part == "calibration" else part)
+        if task is None:
+            continue
         metrics = evaluator.metrics_of(model, task)
         if not math.isfinite(metrics[task.name]):
             raise InputError(

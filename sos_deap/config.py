@@ -9,12 +9,13 @@ from typing import Any
 from sos_deap.budget_settings import BudgetSettings
 from sos_deap.errors import unknown
 from sos_deap.flags import FlagParser, as_flags
+from sos_deap.refit_settings import RefitSettings
 from sos_deap.settings_files import check_resumed, file_flags, saved_flags
 from sos_deap.tasks.settings import TaskSettings, setting
 
 
 @dataclass(frozen=True)
-class RunConfig(BudgetSettings):
+class RunConfig(RefitSettings, BudgetSettings):
     """All settings of a run; every field is a flag and a key of a configuration file."""
 
     model: str = setting(

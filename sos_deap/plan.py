@@ -24,6 +24,7 @@ from sos_deap.flags import changed_flags
 from sos_deap.models.costs import check_time_options
 from sos_deap.models.find_genes import checked_kinds
 from sos_deap.models.uniform import uniform_counts
+from sos_deap.refit_settings import with_refit_samples
 from sos_deap.report.live import check_tensorboard
 from sos_deap.search.algorithms import Algorithm, algorithm_of
 from sos_deap.search.drive import (
@@ -106,7 +107,7 @@ def plan_of(config: RunConfig, settings: TaskSettings) -> Plan:
     fitness = checked_objective(objective, config.tradeoff_weight)
     return Plan(
         config=replace(config, task=resolved_task(config.task, config.model)),
-        settings=settings,
+        settings=with_refit_samples(config, settings),
         algorithm=row,
         objective=objective,
         fitness=fitness,

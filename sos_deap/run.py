@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from sos_deap.evaluation.evaluator import Evaluator
     from sos_deap.evaluation.journal import Journal
     from sos_deap.plan import Plan
+    from sos_deap.refitting import Refit
     from sos_deap.report.console import Console, Progress
     from sos_deap.search.drive import Evolution
     from sos_deap.tasks.settings import TaskSettings
@@ -54,6 +55,7 @@ def run(config: RunConfig, settings: TaskSettings, out: TextIO | None = None) ->
     from sos_deap.artifacts import quality, size
     from sos_deap.models.prune import check_layout
     from sos_deap.plan import evaluator_of, plan_of, toolbox_of
+    from sos_deap.refitting import refit_of
     from sos_deap.rehearsal import rehearse, timed_lengths
     from sos_deap.report.console import Console
 
@@ -63,17 +65,17 @@ def run(config: RunConfig, settings: TaskSettings, out: TextIO | None = None) ->
         config.resume, config.output_dir, config.model, config.algorithm, config.seed
     )
     evaluator = evaluator_of(plan)
-    genes, heldout = evaluator.gene_map, evaluator.heldout
-    assert heldout is not None  # from_pretrained always makes a held-out part
+    genes = evaluator.gene_map
     check_layout(evaluator.model, genes, config.layout)
+    refit = refit_of(evaluator, config)
     toolbox = toolbox_of(plan, evaluator)
     rehearse(evaluator, config.layout, *timed_lengths(evaluator.model, evaluator.task.seqlen))
     dense: dict[str, Any] = {
-        **quality(evaluator, heldout, evaluator.model),
+        **quality(evaluator, evaluator.model),
         **size(evaluator.model, evaluator.stored_dtype, genes),
     }
     with _engine(evaluator, config):
-        _Run(plan, evaluator, toolbox, folder, dense, console).do()
+        _Run(plan, evaluator, toolbox, folder, dense, console, refit).do()
     return folder
 
 
@@ -101,6 +103,7 @@ class _Run:
     folder: Path
     dense: dict[str, Any]
     console: Console
+    refit: Refit | None
 
     def do(self) -> None:
         """Search, prune, save and report."""
@@ -213,12 +216,7 @@ class _Run:
 
     def _finish(self, result: dict[str, Any], evolution: Evolution, seconds: float) -> None:
         """Prune with the winner, measure and report."""
-        from sos_deap.artifacts import (
-            save_best,
-            search_figures,
-            speedups,
-            write_samples,
-        )
+        from sos_deap.artifacts import save_best, search_figures, speedups, write_samples
         from sos_deap.cards import write_run_card
         from sos_deap.report.formats import arrow
         from sos_deap.report.headline import headline
@@ -230,9 +228,10 @@ class _Run:
         say(search_lines(searched))
         chromosome = list(winner(evolution.halloffame, evaluator.task.name))
         layout, name = self.plan.config.layout, self.plan.config.model
-        best, pruned = save_best(folder, evaluator, chromosome, layout, name)
+        best, pruned = save_best(folder, evaluator, chromosome, layout, name, self.refit)
         searched |= speedups(evaluator, best["sparsity"], pruned)
-        result = {**result, "best": best, "search": searched}
+        refitted = {} if self.refit is None else {"refit": self.refit.result}
+        result = {**result, "best": best, "search": searched, **refitted}
         write_json(folder / "result.json", result)
         models = {"dense": evaluator.model, "pruned": pruned}
         measured = _measure(models, evaluator.task.seqlen)

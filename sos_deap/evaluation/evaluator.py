@@ -44,6 +44,9 @@ class Evaluator(FitnessEvaluator):
     :param heldout: the same task on held-out examples, which a search does not use.
     :param validation: the same task on examples that choose the winner of a search; see
         :meth:`validate`.
+    :param probe: the same task on examples of other data, for the report.
+    :param refit_task: a task on calibration examples that the winner is refitted on; see
+        :func:`sos_deap.refit`.
     :param genes: what the genes stand for, joined by ``+``: ``heads`` (a query head each),
         ``groups`` (a key/value head with its query heads), ``channels`` (a block of a layer's
         feed-forward channels), ``attention`` and ``ffn`` (a whole sub-layer), or ``layers`` (both
@@ -125,6 +128,8 @@ class Evaluator(FitnessEvaluator):
             goal,
             heldout=tasks.heldout,
             validation=tasks.validation,
+            probe=tasks.probe,
+            refit_task=tasks.refit,
             **own,
         )
         evaluator.tokenizer, evaluator.stored_dtype = loaded.tokenizer, loaded.stored_dtype
@@ -140,7 +145,8 @@ class Evaluator(FitnessEvaluator):
                 "channel_order": evaluator.gene_map.channel_order,
                 "time_table": evaluator.time_table and evaluator.time_table.content(),
                 **vars(chosen),
-                "validation_samples": None,  # only the searching process validates
+                # Only the searching process validates, refits and reports.
+                **dict.fromkeys(("validation_samples", "refit_samples", "probe_dataset")),
             }
         return evaluator
 

@@ -45,6 +45,8 @@ class FitnessEvaluator(MetricEvaluator):
         "heldout",
         "max_sparsity",
         "objective",
+        "probe",
+        "refit_task",
         "sparsity",
         "sparsity_of",
         "stored_dtype",
@@ -61,6 +63,8 @@ class FitnessEvaluator(MetricEvaluator):
         *,
         heldout: Task | None = None,
         validation: Task | None = None,
+        probe: Task | None = None,
+        refit_task: Task | None = None,
         genes: str = "heads",
         channel_blocks: int = CHANNEL_BLOCKS,
         channel_order: ChannelOrder | None = None,
@@ -81,7 +85,7 @@ class FitnessEvaluator(MetricEvaluator):
             channel_order=channel_order,
             **forward,
         )
-        self.heldout = heldout
+        self.heldout, self.probe, self.refit_task = heldout, probe, refit_task
         self.sparsity_of, self.max_sparsity = sparsity_defaults(genes, sparsity_of, max_sparsity)
         #: The measured times, if sparsity is a share of time.
         self.time_table: TimeTable | None = times_for(

@@ -11,6 +11,7 @@ import moocore
 
 from sos_deap.files.atomic import write_csv
 from sos_deap.report.formats import change, format_value, measurement, percent, search_end
+from sos_deap.report.refit_lines import refit_lines
 from sos_deap.search.chromosome import WORST_FITNESS
 from sos_deap.tasks.objectives import OBJECTIVES
 
@@ -159,6 +160,7 @@ def table(result: Mapping[str, Any]) -> str:
     if bad := result["search"]["non_finite"]:
         metric = next(iter(result["dense"]["calibration"]))
         lines.append(f"{bad} sub-models had no finite {metric} and got the worst fitness")
+    lines += refit_lines(result)
     lines += [f"{part}: {inline(described)}" for part, described in result["data"].items()]
     return "\n".join([*lines, f"dtype: {result['dtype']}"])
 
@@ -180,10 +182,15 @@ def cells(result: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
         )
         if key in dense and key in best
     ]
-    for part, label in (("calibration", "calibration"), ("heldout", "held-out")):
-        for name, value in dense[part].items():
+    without = result.get("refit", {}).get("without", {})
+    labels = {"calibration": "calibration", "heldout": "held-out", "probe": "probe"}
+    for part, label in labels.items():
+        for name, value in dense.get(part, {}).items():
             if name in best.get(part, ()):
                 rows.append(comparison_row(f"{name}, {label}", value, best[part][name]))
+            if part in without:
+                before = without[part][name]
+                rows.append(comparison_row(f"{name}, {label}, no refit", value, before))
     return rows
 
 

@@ -13,7 +13,7 @@ from sos_deap.models.purposes import kind_of
 from sos_deap.tasks.classification import make_accuracy, make_multilabel
 from sos_deap.tasks.custom import make_custom
 from sos_deap.tasks.data.draw import Draw, TaskMaker
-from sos_deap.tasks.data.reading import SELF, read_parts
+from sos_deap.tasks.data.reading import SELF, Part, read_parts
 from sos_deap.tasks.generation import make_summarization
 from sos_deap.tasks.language import make_kl, make_perplexity
 from sos_deap.tasks.settings import TaskSettings
@@ -77,7 +77,8 @@ def make_tasks(
 ) -> tuple[Pretrained, Tasks]:
     """Load a model, and make its task on the parts of a data set.
 
-    Calibration and validation examples are disjoint draws from the calibration part.
+    Calibration, validation and refit examples are disjoint draws from the calibration part. The
+    refit reads text alone, so that for ``kl`` its task is ``perplexity``.
 
     :param task: a key of :data:`TASKS`, a user's ``module:function``, or a function of a model, its
         tokenizer and the rows of a part.
@@ -100,18 +101,37 @@ def make_tasks(
             f"{more} are left for validation"
         )
     part, heldout = (None, None) if dataset == SELF else read_parts(dataset, settings)
+    probe = None if settings.probe_dataset is None else _probe_part(settings)
     loaded = load(kind.purpose)
-    make = kind.make(loaded, replace(settings, samples=samples))
+    settings = replace(settings, samples=samples)
+    make = kind.make(loaded, settings)
     calibration = Draw("calibration", part, samples, seed, excluded=heldout)
+    validation = replace(calibration, purpose="validation", samples=more, skip=samples or 0)
     tasks = Tasks(
         make(calibration),
         make(Draw("held-out", heldout, settings.heldout_samples, seed)),
-        make(replace(calibration, purpose="validation", samples=more, skip=samples or 0))
-        if more is not None
-        else None,
+        None if more is None else make(validation),
+        None if probe is None else make(Draw("probe", probe, settings.heldout_samples, seed)),
     )
+    if samples is not None and settings.refit_samples is not None:
+        if task == "kl":  # a refit reads the text only, so no divergence is prepared
+            make = make_perplexity(loaded, replace(settings, metric=None))
+        used = samples + (more or 0)
+        rest = replace(calibration, purpose="refit", samples=settings.refit_samples, skip=used)
+        tasks = tasks._replace(refit=make(rest))
     checked_metric(settings.metric, (tasks.calibration.name,))  # tasks with one metric do not check
     return loaded, tasks
+
+
+def _probe_part(settings: TaskSettings) -> Part:
+    """Return the held-out part of the probe data set."""
+    assert settings.probe_dataset is not None
+    if settings.probe_dataset == SELF:
+        raise InputError(f"probe_dataset is {SELF}: give a data set to read")
+    # The names of splits are those of the other data set.
+    return read_parts(
+        settings.probe_dataset, replace(settings, calibration_split=None, heldout_split=None)
+    )[1]
 
 
 def task_kind(task: str | Callable[..., Any]) -> TaskKind:

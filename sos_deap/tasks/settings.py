@@ -13,6 +13,7 @@ GROUPS = {
     "task": "task",
     "genes": "genes and budget",
     "search": "search",
+    "refit": "refit",
     "evaluation": "evaluation",
     "engine": "engine",
     "output": "output",
@@ -40,7 +41,7 @@ def setting(
 
 #: Fields that must be at least 1 where they are given.
 _COUNTS = (
-    *("samples", "validation_samples", "heldout_samples"),
+    *("samples", "validation_samples", "heldout_samples", "refit_samples"),
     *("stream_rows", "top_k", "num_beams", "max_new_tokens"),
 )
 
@@ -68,6 +69,20 @@ class TaskSettings:
     )
     heldout_samples: int | None = setting(
         None, "data", "Held-out examples that the result is reported on.", unset="all"
+    )
+    refit_samples: int | None = setting(
+        None,
+        "refit",
+        "Further calibration examples, for the refit. At least 16 tokens for each input of a "
+        "projection, such as the channels of a layer, are advisable.",
+        unset="128 if the winner is refitted",
+    )
+    probe_dataset: str | None = setting(
+        None,
+        "data",
+        "Other data that the dense and the pruned model are compared on, such as text of another "
+        "kind, which shows whether the result holds there.",
+        unset="none",
     )
     seqlen: int | None = setting(
         None,

@@ -96,8 +96,12 @@ class Tasks(NamedTuple):
     :param calibration: examples for the search.
     :param heldout: examples for the report.
     :param validation: examples that choose the winner among the finalists; ``None`` for no choice.
+    :param probe: held-out examples of another data set; ``None`` for none.
+    :param refit: calibration examples that the winner is refitted on; ``None`` for none.
     """
 
     calibration: Task
     heldout: Task
     validation: Task | None = None
+    probe: Task | None = None
+    refit: Task | None = None

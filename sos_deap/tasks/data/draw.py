@@ -17,7 +17,7 @@ from sos_deap.tasks.task import Task
 class Draw:
     """A draw of examples from one part of a data set.
 
-    :param purpose: ``"calibration"``, ``"validation"`` or ``"held-out"``.
+    :param purpose: ``"calibration"``, ``"validation"``, ``"refit"``, ``"held-out"`` or ``"probe"``.
     :param part: the data; ``None`` if the model itself generates them.
     :param samples: number of examples, drawn at random without replacement (all if there are
         fewer); ``None`` for all, in order.
@@ -45,7 +45,7 @@ class Draw:
         if count and not chosen:
             raise InputError(
                 f"no example is left for {self.purpose}: there are {count}, and {self.skip} are "
-                "for calibration; give fewer --samples"
+                "taken; give fewer --samples"
             )
         return chosen
 

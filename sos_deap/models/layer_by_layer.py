@@ -1,0 +1,125 @@
+"""Run a model one layer at a time over a whole text, so that a layer can change before the next."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from sos_deap.models.narrow import replaced
+
+
+class Text(Protocol):
+    """The calibration text: the examples of a task."""
+
+    def __len__(self) -> int:
+        """The number of examples."""
+
+    def score(self, model: Any, examples: slice, sub_models: int) -> Any:
+        """Run the model on some examples; the returned value is not used here."""
+
+
+class _Stop(Exception):  # noqa: N818 - it ends a forward pass and is no error
+    """Ends a forward pass after the part that was asked for."""
+
+
+class LayerByLayer:
+    """One model's layers, run one after the other; the outputs of the latest layer are kept.
+
+    Each layer runs inside the model's own forward method, in which the layers before it return what
+    they computed earlier. So a layer gets the arguments that it always gets, whatever the
+    architecture, and all layers together cost one forward pass, without the language-modelling
+    head.
+
+    :param model: the model, in evaluation mode.
+    :param blocks: paths of all its layers, in the order in which they run.
+    :param text: the text.
+    """
+
+    def __init__(self, model: Any, blocks: Sequence[str], text: Text) -> None:
+        self._model, self._blocks, self._text = model, blocks, text
+        #: The output of the latest layer of each stack (such as an encoder), by its path and the
+        #: first example of the batch.
+        self._outputs: dict[tuple[str, int], Any] = {}
+
+    def run(self, layer: int, examples: slice) -> None:
+        """Run a layer on some examples, and keep its output for the layers after it.
+
+        :param layer: index of the layer; all layers before it must have run on these examples.
+        :param examples: the examples.
+        """
+        path = self._blocks[layer]
+        forward = self._model.get_submodule(path).forward
+
+        def last(*args: Any, **kwargs: Any) -> Any:
+            self._outputs[_stack(path), examples.start] = forward(*args, **kwargs)
+            raise _Stop
+
+        self._pass(layer, examples, last)
+
+    def input_of(self, layer: int, module: str, examples: slice) -> Tensor | None:
+        """Run a layer up to one of its modules, and return the module's input.
+
+        :param layer: index of the layer; all layers before it must have run on these examples.
+        :param module: path of the module in the model.
+        :param examples: the examples.
+        :returns: the input, (rows, inputs), a row for each token; ``None`` if it did not run.
+        """
+        found: list[Tensor] = []
+
+        def stop(module: nn.Module, given: tuple[Tensor, ...]) -> None:
+            found.append(given[0].flatten(0, -2))
+            raise _Stop
+
+        hook = self._model.get_submodule(module).register_forward_pre_hook(stop)
+        try:
+            self._pass(layer, examples, None)
+        finally:
+            hook.remove()
+        return found[0] if found else None
+
+    def _pass(self, layer: int, examples: slice, last: Callable[..., Any] | None) -> None:
+        with ExitStack() as stack, torch.inference_mode():
+            for path in self._blocks[:layer]:
+                block = self._model.get_submodule(path)
+                kept = self._outputs[_stack(path), examples.start]
+                stack.enter_context(replaced(block, forward=_returning(kept)))
+            block = self._model.get_submodule(self._blocks[layer])
+            if last is not None:
+                stack.enter_context(replaced(block, forward=last))
+            try:
+                self._text.score(self._model, examples, 1)
+            except _Stop:
+                return
+
+
+def _returning(value: Any) -> Callable[..., Any]:
+    return lambda *args, **kwargs: value
+
+
+def _stack(block: str) -> str:
+    """Return the path of the stack of layers that a layer belongs to, such as an encoder."""
+    return block.rpartition(".")[0]
+
+
+@contextmanager
+def recorded_outputs(model: nn.Module, modules: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+    """Record the output of the latest call of some modules, inside the context.
+
+    :param model: the model.
+    :param modules: paths of the modules in the model.
+    :returns: by path the output, (rows, outputs), a row for each token.
+    """
+    seen: dict[str, Tensor] = {}
+    with ExitStack() as stack:
+        for path in modules:
+
+            def record(module: nn.Module, given: Any, output: Tensor, path: str = path) -> None:
+                seen[path] = output.flatten(0, -2)
+
+            handle = model.get_submodule(path).register_forward_hook(record)
+            stack.callback(handle.remove)
+        yield seen

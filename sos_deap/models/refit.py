@@ -1,0 +1,253 @@
+"""Refit: give a pruned model the dense model's outputs again, as far as its kept units can.
+
+What the removal of units changes in the output of a site is repaired in closed form. The consumer,
+the projection that the site's units enter, gets the weights that reproduce the dense model's output
+best, in least squares over calibration text. Only forward passes are computed.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from sos_deap.errors import InputError, unknown
+from sos_deap.models.find_genes import head_map
+from sos_deap.models.guard import evaluating
+from sos_deap.models.layer_by_layer import LayerByLayer, Text, recorded_outputs
+from sos_deap.models.least_squares import DAMPINGS, Fit, SingularError, Sums, bias_fitted, fitted
+from sos_deap.models.sites import Site
+
+#: What is fitted: weights and biases of the consumers, or the biases alone.
+HOW = ("after", "bias")
+
+#: Of this many batches of examples, one is kept to choose the damping.
+_FOLDS = 5
+
+
+class RefitText(Text, Protocol):
+    """Calibration text whose examples have at most ``seqlen`` tokens."""
+
+    @property
+    def seqlen(self) -> int:
+        """Number of tokens in the longest example."""
+
+    @property
+    def one_pass(self) -> bool:
+        """Whether ``score`` runs the model once per example."""
+
+
+@dataclass(frozen=True)
+class SiteFit:
+    """The refit of one site.
+
+    :param consumer: path in the model of the projection.
+    :param inputs: number of its inputs that are kept.
+    :param tokens: number of tokens that it was fitted to.
+    :param damping: the damping, as a share of the mean square of an input; ``None`` if no damping
+        reduced the error on the tokens kept for this choice, so that the weights stayed.
+    :param error_before: squared error of the output, over the square of the dense model's.
+    :param error: the same after the refit.
+    """
+
+    consumer: str
+    inputs: int
+    tokens: int
+    damping: float | None
+    error_before: float
+    error: float
+
+
+def refit(
+    model: PreTrainedModel,
+    pruned: PreTrainedModel,
+    calibration: RefitText,
+    how: str = "after",
+    damping: float | None = None,
+) -> list[SiteFit]:
+    """Fit the consumers of a pruned model to the dense model's outputs, in place.
+
+    Layer by layer, attention before feed-forward, each consumer gets the weight W' that minimises
+    ``|X W'^T - Y|^2 + c |W' - W|^2``: X is its input in the pruned model, whose earlier layers are
+    refitted already; Y is the output of the dense model's consumer; W is its present weight. So it
+    compensates the removed units of its site and, in part, what earlier layers lost. A bias is
+    fitted with the weight. A similar least-squares step is in SlimGPT (Ling et al., 2024); the bias
+    alone is FLAP's compensation (An et al., 2024, equation 8).
+
+    The sums over tokens of one site are in memory at a time, in float64: for 11,008 channels about
+    1 GB for each of the text to fit and the text to choose the damping. The outputs of a layer on
+    all tokens are kept for both models.
+
+    :param model: the dense model; it is not changed.
+    :param pruned: the model from :func:`sos_deap.prune`, of any layout; its weights are changed.
+    :param calibration: the text: a task, such as an evaluator's. At least 16 tokens per kept
+        channel are advisable.
+    :param how: ``"after"``, or ``"bias"`` for the biases alone.
+    :param damping: c, as a share of the mean square of an input times the number of tokens, at
+        least 0. Default: chosen for each consumer on one fifth of the text.
+    :returns: what was fitted, in order; empty if the pruned model has all units.
+    :raises InputError: for an unknown ``how``, a task that generates text, a negative damping,
+        too few examples, a model without the biases to fit, activations that are not finite, and
+        a singular system without damping.
+    """
+    check_refit(model, calibration, how, damping)
+    sites = head_map(model).sites
+    with evaluating(model), evaluating(pruned):
+        return list(_Refit(model, pruned, sites, calibration, how, damping).fits())
+
+
+def check_refit(
+    model: PreTrainedModel, calibration: RefitText, how: str, damping: float | None
+) -> None:
+    """Raise :class:`InputError` for what :func:`refit` refuses without computing anything.
+
+    The parameters are those of :func:`refit`.
+    """
+    if how not in HOW:
+        raise unknown("refit", how, HOW)
+    if damping is not None and not 0 <= damping < math.inf:
+        raise InputError(f"the damping of the refit is {damping}: give a number, at least 0")
+    if not calibration.one_pass:
+        raise InputError(
+            "a refit needs examples that the model reads in one pass, and this task generates "
+            "text: leave the refit out, or use another task"
+        )
+    if how == "after" and damping is None and len(calibration) < _FOLDS:
+        raise InputError(
+            f"a refit on {len(calibration)} examples cannot choose its damping on other ones: "
+            f"give at least {_FOLDS}, or a damping"
+        )
+    if how == "bias" and not any(_bias(model, site) is not None for site in head_map(model).sites):
+        raise InputError(
+            f"the output projections of a {model.config.model_type} model have no biases: use the "
+            "refit after"
+        )
+
+
+class _Refit:
+    """The refit of one model; the parameters are those of :func:`refit`."""
+
+    def __init__(
+        self,
+        model: Any,
+        pruned: Any,
+        sites: Sequence[Site],
+        text: RefitText,
+        how: str,
+        damping: float | None,
+    ) -> None:
+        self._model, self._pruned, self._how = model, pruned, how
+        self._dampings = DAMPINGS if damping is None else (damping,)
+        self._layers = [
+            (block, list(own)) for block, own in itertools.groupby(sites, lambda site: site.block)
+        ]
+        blocks = [block for block, _ in self._layers]
+        self._dense_run = LayerByLayer(model, blocks, text)
+        self._pruned_run = LayerByLayer(pruned, blocks, text)
+        self._batches = _batches(text)
+
+    def fits(self) -> Iterator[SiteFit]:
+        """Refit each site from the first one that lost units on."""
+        changed = False
+        for layer, (_, sites) in enumerate(self._layers):
+            targets = self._targets(layer, sites)
+            for site in sites:
+                consumer = self._pruned.get_submodule(site.consumer)
+                kept = _kept_inputs(consumer)
+                changed |= len(kept) < site.units * site.width
+                if changed and (fit := self._fit(layer, site, kept, targets[site.consumer])):
+                    yield fit
+            if layer + 1 < len(self._layers):
+                for examples in self._batches:
+                    self._pruned_run.run(layer, examples)
+
+    def _targets(self, layer: int, sites: Sequence[Site]) -> dict[str, list[Tensor]]:
+        """Run a layer of the dense model; return the outputs of its consumers in each batch."""
+        targets: dict[str, list[Tensor]] = {site.consumer: [] for site in sites}
+        for examples in self._batches:
+            with recorded_outputs(self._model, list(targets)) as seen:
+                self._dense_run.run(layer, examples)
+            for consumer, output in seen.items():
+                targets[consumer].append(output)
+        return targets
+
+    def _fit(self, layer: int, site: Site, kept: Tensor, targets: list[Tensor]) -> SiteFit | None:
+        """Refit one consumer; returns ``None`` if it has nothing to fit or did not run."""
+        consumer: Any = self._pruned.get_submodule(site.consumer)
+        weight, bias = _weight(consumer), _bias(self._pruned, site)
+        if len(targets) < len(self._batches) or not (len(kept) or bias is not None):
+            return None
+        if self._how == "bias" and bias is None:
+            return None
+        # The bias is the weight of one more input, which is 1.
+        present = weight[:, kept]
+        if bias is not None:
+            present = torch.cat((present, bias.detach()[:, None]), dim=1)
+        training, validation = (Sums(present.shape[1], len(present), present) for _ in range(2))
+        for number, (examples, wanted) in enumerate(zip(self._batches, targets, strict=True)):
+            inputs = self._pruned_run.input_of(layer, site.consumer, examples)
+            if inputs is None:
+                return None
+            inputs = inputs[:, kept]
+            if bias is not None:
+                inputs = torch.cat((inputs, torch.ones_like(wanted[:, :1])), dim=1)
+            other = number % _FOLDS == _FOLDS - 1 and len(self._dampings) > 1
+            (validation if other else training).add(inputs, wanted)
+        fit = self._solved(site, present, training, validation)
+        with torch.no_grad():
+            weight[:, kept] = fit.weight[:, : len(kept)].to(weight.dtype)
+            if bias is not None:
+                bias.copy_(fit.weight[:, len(kept)])
+        return SiteFit(
+            site.consumer, len(kept), training.tokens, fit.damping, fit.before, fit.after
+        )
+
+    def _solved(self, site: Site, present: Tensor, training: Sums, validation: Sums) -> Fit:
+        if not training.is_finite or not validation.is_finite:
+            raise InputError(
+                f"the input or the output of {site.consumer} is not finite on the calibration "
+                "text: compute with --dtype float32"
+            )
+        if self._how == "bias":
+            return bias_fitted(present, training.plus(validation))
+        try:
+            return fitted(present, training, validation, self._dampings)
+        except SingularError as error:
+            raise InputError(
+                f"the least-squares system of {site.consumer} is singular: {training.tokens} "
+                f"tokens for {len(training.xx)} inputs; give more text, or a damping above 0"
+            ) from error
+
+
+def _weight(consumer: Any) -> Tensor:
+    """Return the weight of a projection, (outputs, inputs), in the memory of the module."""
+    weight: Tensor = consumer.weight.detach()
+    return weight.T if isinstance(consumer, Conv1D) else weight  # Conv1D stores (in, out)
+
+
+def _bias(model: nn.Module, site: Site) -> Tensor | None:
+    """Return the bias of a site's consumer."""
+    bias: Tensor | None = getattr(model.get_submodule(site.consumer), "bias", None)
+    return bias
+
+
+def _kept_inputs(consumer: nn.Module) -> Tensor:
+    """Return the indices of a projection's inputs whose weights are not all zero.
+
+    The layout zeroed keeps the others, which belong to removed units.
+    """
+    return (_weight(consumer) != 0).any(0).nonzero().flatten()
+
+
+def _batches(text: RefitText) -> list[slice]:
+    """Cut the text into batches of at most 4,096 tokens, at least :data:`_FOLDS` if it has them."""
+    examples = len(text)
+    size = max(1, min(4096 // text.seqlen, examples // _FOLDS))
+    return [slice(start, min(start + size, examples)) for start in range(0, examples, size)]

@@ -1,0 +1,73 @@
+"""The refit of a run's winner, with its quality before and after on text it was not fitted to."""
+
+from __future__ import annotations
+
+import copy
+import time
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from sos_deap.artifacts import quality
+from sos_deap.evaluation.evaluator import Evaluator
+from sos_deap.models.refit import check_refit, refit
+from sos_deap.refit_settings import RefitSettings
+from sos_deap.tasks.task import Task
+
+
+@dataclass
+class Refit:
+    """Refits the winner of a search, in place; called with the pruned model.
+
+    :param evaluator: the evaluator of the search, with held-out data.
+    :param how: a name in :data:`sos_deap.models.refit.REFITS`, not ``"none"``.
+    :param damping: the damping; ``None`` to choose it.
+    :raises InputError: if the model cannot be refitted on the task's examples.
+    """
+
+    evaluator: Evaluator
+    how: str
+    damping: float | None
+    #: The part ``refit`` of ``result.json``, after the call.
+    result: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Check what can be checked before the search."""
+        check_refit(self.evaluator.model, self._text, self.how, self.damping)
+
+    @property
+    def _text(self) -> Task:
+        return self.evaluator.refit_task or self.evaluator.task
+
+    def __call__(self, pruned: PreTrainedModel) -> None:
+        """Measure a pruned model's quality, and refit it."""
+        model: Any = self.evaluator.model
+        same: Any = copy.deepcopy(pruned)
+        without = quality(self.evaluator, same.to(model.device, model.dtype), ("heldout", "probe"))
+        del same
+        moved: Any = pruned
+        moved.to(model.device)
+        started = time.perf_counter()
+        fits = refit(model, pruned, self._text, self.how, self.damping)
+        self.result.update(
+            how=self.how,
+            damping=self.damping,
+            tokens=max((fit.tokens for fit in fits), default=0),
+            inputs=max((fit.inputs for fit in fits), default=0),
+            seconds=time.perf_counter() - started,
+            without=without,
+            sites=[asdict(fit) for fit in fits],
+        )
+
+
+def refit_of(evaluator: Evaluator, config: RefitSettings) -> Refit | None:
+    """Return the refit of a run; ``None`` if it has none.
+
+    :param evaluator: the evaluator of the search.
+    :param config: settings of the run.
+    :raises InputError: if the model cannot be refitted on the task's examples.
+    """
+    if config.refit == "none":
+        return None
+    return Refit(evaluator, config.refit, config.refit_damping)

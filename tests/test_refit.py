@@ -1,0 +1,208 @@
+"""The refit of pruned models, against least squares by hand with whole forward passes."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from transformers.pytorch_utils import Conv1D
+
+from sos_deap import InputError, gene_map, load, prune, refit
+from sos_deap.models.families import FAMILIES
+from sos_deap.models.least_squares import DAMPINGS
+from tests.conftest import small_llama
+from tests.tiny import build, inputs, output, random_order
+
+SLICED = sorted(n for n, row in FAMILIES.items() if row.feed_forward and not row.unsliceable)
+
+
+class Batches:
+    """Calibration text of random examples, each an input of the model."""
+
+    one_pass = True
+    seqlen = 9
+
+    def __init__(self, model: Any, count: int = 6) -> None:
+        torch.manual_seed(11)
+        self._batches = [inputs(model) for _ in range(count)]
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def score(self, model: Any, examples: slice, sub_models: int) -> Any:
+        batches = self._batches[examples]
+        joined = {name: torch.cat([one[name] for one in batches]) for name in batches[0]}
+        return model(**joined, use_cache=False) if _takes_cache(model) else model(**joined)
+
+
+def _takes_cache(model: Any) -> bool:
+    return model.main_input_name != "pixel_values" and hasattr(model.config, "use_cache")
+
+
+def pruned_at_random(model: Any, seed: int = 3) -> tuple[Any, list[int], Any]:
+    """A model with 40 % of its heads and channel blocks removed, the chromosome and its map."""
+    genes = gene_map(model, "heads+channels", 4, random_order(model))
+    generator = torch.Generator().manual_seed(seed)
+    chromosome = (torch.rand(len(genes), generator=generator) > 0.4).int().tolist()
+    return prune(model, chromosome, genes), chromosome, genes
+
+
+def seen(model: Any, path: str, text: Batches) -> tuple[np.ndarray[Any, Any], ...]:
+    """Inputs and outputs of a module in passes through the whole model."""
+    found: list[tuple[Tensor, Tensor]] = []
+    hook = model.get_submodule(path).register_forward_hook(
+        lambda module, given, result: found.append((given[0], result))
+    )
+    with torch.inference_mode():
+        text.score(model, slice(0, len(text)), 1)
+    hook.remove()
+    given, result = (torch.cat([one[i].flatten(0, -2) for one in found]) for i in (0, 1))
+    return given.double().numpy(), result.double().numpy()
+
+
+def weights(module: Any) -> np.ndarray[Any, Any]:
+    weight = module.weight.T if isinstance(module, Conv1D) else module.weight
+    columns = [weight.detach()]
+    if module.bias is not None:
+        columns.append(module.bias.detach()[:, None])
+    return torch.cat(columns, dim=1).double().numpy()
+
+
+def refitted_by_hand(model: Any, pruned: Any, genes: Any, text: Batches, damping: float) -> Any:
+    """A copy of the pruned model, each consumer fitted by NumPy in passes through all of it."""
+    found, changed = copy.deepcopy(pruned), False
+    for site in genes.sites:
+        consumer = found.get_submodule(site.consumer)
+        x, (_, y) = seen(found, site.consumer, text)[0], seen(model, site.consumer, text)
+        changed |= x.shape[1] < site.units * site.width
+        if not changed or not (x.shape[1] or consumer.bias is not None):
+            continue
+        present = weights(consumer)
+        if consumer.bias is not None:
+            x = np.concatenate((x, np.ones((len(x), 1))), axis=1)
+        # Ridge regression as ordinary least squares with more rows.
+        pull = np.sqrt(damping * np.square(x).sum(0).mean())
+        rows = np.concatenate((x, pull * np.eye(x.shape[1])))
+        wanted = np.concatenate((y, pull * present.T))
+        solution = torch.from_numpy(np.linalg.lstsq(rows, wanted, rcond=None)[0].T).float()
+        with torch.no_grad():
+            columns = solution.shape[1] - (consumer.bias is not None)
+            weight = solution[:, :columns]
+            consumer.weight.copy_(weight.T if isinstance(consumer, Conv1D) else weight)
+            if consumer.bias is not None:
+                consumer.bias.copy_(solution[:, -1])
+    return found
+
+
+@pytest.mark.parametrize("family", SLICED)
+def test_every_architecture_is_refitted_as_by_hand(family: str, tmp_path: Path) -> None:
+    model = build(family)
+    text, batch = Batches(model), inputs(model)
+    dense = output(model, batch)
+    pruned, chromosome, genes = pruned_at_random(model)
+    before = output(pruned, batch)
+    expected = output(refitted_by_hand(model, pruned, genes, text, 0.1), batch)
+    fits = refit(model, pruned, text, damping=0.1)
+    found, scale = output(pruned, batch), expected.abs().max()
+    assert (before - expected).abs().max() > 1e-3 * scale  # the refit changes something
+    assert (found - expected).abs().max() <= 1e-4 * scale
+    assert all(fit.error <= fit.error_before + 1e-9 for fit in fits)
+    assert torch.equal(output(model, batch), dense)
+    pruned.save_pretrained(tmp_path)
+    assert torch.equal(output(load(tmp_path), batch), found)
+    zeroed = prune(model, chromosome, genes, "zeroed")
+    refit(model, zeroed, text, damping=0.1)
+    assert (output(zeroed, batch) - found).abs().max() <= 1e-4 * scale
+
+
+def test_without_removed_units_nothing_changes() -> None:
+    model = small_llama()
+    pruned = prune(model, [1] * 12)
+    assert refit(model, pruned, Batches(model)) == []
+    assert all(map(torch.equal, model.parameters(), pruned.parameters()))
+
+
+def test_sites_before_the_first_removal_stay() -> None:
+    model = small_llama()
+    pruned = prune(model, [1] * 4 + [0, 1, 1, 1] + [1] * 4)
+    fits = refit(model, pruned, Batches(model))
+    layers = [fit.consumer.split(".")[2] for fit in fits]
+    assert layers == ["1", "1", "2", "2"]
+
+
+@pytest.mark.parametrize("family", ["gpt2", "bert"])
+def test_the_bias_alone_gives_the_mean_output(family: str) -> None:
+    model = build(family)
+    text = Batches(model)
+    pruned, _, genes = pruned_at_random(model)
+    first = next(s for s in genes.sites if seen(pruned, s.consumer, text)[0].shape[1] < s.units)
+    stock = copy.deepcopy(pruned)
+    refit(model, pruned, text, "bias")
+    for site in genes.sites:
+        consumers = [one.get_submodule(site.consumer) for one in (stock, pruned)]
+        assert torch.equal(consumers[0].weight, consumers[1].weight)
+    dense, found = (seen(one, first.consumer, text)[1].mean(0) for one in (model, pruned))
+    assert np.abs(found - dense).max() <= 1e-5 * np.abs(dense).max()
+
+
+def test_the_damping_is_chosen_on_other_examples() -> None:
+    """Few tokens for many inputs need much damping; many tokens of a linear map need little."""
+    model = small_llama()
+    chosen = []
+    for count in (5, 120):
+        pruned = prune(model, [0, 1, 1, 1] + [1] * 8)
+        fits = refit(model, pruned, Batches(model, count))
+        assert {fit.damping for fit in fits} <= {None, *DAMPINGS}
+        assert fits[0].tokens == count * 2 * 9
+        chosen.append(max(DAMPINGS) if fits[0].damping is None else fits[0].damping)
+    assert chosen[0] > chosen[1]
+
+
+def test_the_errors_are_those_of_the_outputs() -> None:
+    model, (pruned, _, _) = small_llama(), pruned_at_random(small_llama())
+    text, stock = Batches(model), copy.deepcopy(pruned)
+    first = refit(model, pruned, text)[0]
+    wanted = seen(model, first.consumer, text)[1]
+    for changed, error in ((stock, first.error_before), (pruned, first.error)):
+        found = seen(changed, first.consumer, text)[1]
+        assert error == pytest.approx(
+            np.square(found - wanted).sum() / np.square(wanted).sum(), rel=1e-4
+        )
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"how": "during"}, "unknown refit 'during'"),
+        ({"damping": -1.0}, "damping of the refit is -1.0: give a number, at least 0"),
+        ({"damping": float("nan")}, "damping of the refit is nan"),
+        ({"how": "bias"}, "output projections of a llama model have no biases"),
+    ],
+)
+def test_bad_values(given: dict[str, Any], message: str) -> None:
+    model = small_llama()
+    with pytest.raises(InputError, match=message):
+        refit(model, prune(model, [0] + [1] * 11), Batches(model), **given)
+
+
+def test_bad_text() -> None:
+    model = small_llama()
+    pruned = prune(model, [0] + [1] * 11)
+    with pytest.raises(InputError, match="a refit on 3 examples cannot choose .* at least 5"):
+        refit(model, pruned, Batches(model, 3))
+    generates = Batches(model)
+    generates.one_pass = False
+    with pytest.raises(InputError, match="this task generates text: leave the refit out"):
+        refit(model, pruned, generates)
+    with pytest.raises(InputError, match="singular: 18 tokens for 24 inputs; give more text"):
+        refit(model, pruned, Batches(model, 1), damping=0.0)
+    with torch.no_grad():
+        model.model.layers[1].mlp.up_proj.weight[3] = float("inf")
+    broken = prune(model, [0] + [1] * 11)
+    with pytest.raises(InputError, match=r"layers.1.mlp.down_proj is not finite .* float32"):
+        refit(model, broken, Batches(model))
