@@ -1,0 +1,122 @@
+"""Runs that refit their winner, and the comparison on other data."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sos_deap import Evaluator, load
+from sos_deap.report.refit_lines import refit_lines
+from sos_deap.run import main
+
+
+@pytest.fixture
+def flags(
+    model_folder: Path, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> list[str]:
+    """Flags of a run of a second, on two data sets."""
+    monkeypatch.setattr("sos_deap.run._measure", lambda models, seqlen: [])  # seconds of timing
+    other = tmp_path / "other.txt"
+    words = random.Random(4).choices(["to", "be", "or", "not", "that", "is"], k=2000)
+    other.write_text("\n\n".join(" ".join(words[i : i + 40]) for i in range(0, 2000, 40)))
+    given = {
+        "model": model_folder,
+        "dataset": text_file,
+        "probe_dataset": other,
+        "genes": "heads+channels",
+        "channel_blocks": 4,
+        "population_size": 4,
+        "generations": 3,
+        "mutation_rate": 0.3,
+        "samples": 2,
+        "heldout_samples": 4,
+        "seqlen": 32,
+        "device": "cpu",
+    }
+    return [f"--{name}={value}" for name, value in given.items()]
+
+
+def run(flags: list[str], folder: Path) -> dict[str, Any]:
+    assert main([*flags, f"--output_dir={folder}"]) == 0
+    result: dict[str, Any] = json.loads((folder / "result.json").read_text())
+    return result
+
+
+@pytest.mark.parametrize("task", ["perplexity", "kl"])
+def test_a_winner_is_refitted_on_examples_of_its_own(
+    flags: list[str], tmp_path: Path, capsys: Any, task: str
+) -> None:
+    flags = [*flags, f"--task={task}", "--metric=perplexity"] if task == "kl" else flags
+    plain = run(flags, tmp_path / "plain")
+    capsys.readouterr()
+    found = run([*flags, "--refit=after", "--refit_samples=30"], tmp_path / "refitted")
+    printed = capsys.readouterr().out
+    # The search is the same; only the winner's weights differ.
+    same = [(tmp_path / name / "evaluations.csv").read_bytes() for name in ("plain", "refitted")]
+    assert same[0] == same[1]
+    assert found["best"]["chromosome"] == plain["best"]["chromosome"]
+    assert "refit" not in plain
+    for part in ("heldout", "probe"):
+        assert found["refit"]["without"][part] == pytest.approx(plain["best"][part])
+        assert found["best"][part] != plain["best"][part]
+    assert "perplexity, probe, no refit" in printed and "refit: after, 960 tokens" in printed
+    data = found["data"]
+    assert data["refit"]["sequences"] == 30 and "other" in data["probe"]["split"]
+    hashes = [part["token_hash"] for part in data.values()]
+    assert len(set(hashes)) == len(hashes) == 4
+    # What was saved is what was measured.
+    evaluator = Evaluator.from_pretrained(
+        *(flag.partition("=")[2] for flag in flags if flag.startswith("--model")),
+        dataset=next(flag for flag in flags if flag.startswith("--dataset")).partition("=")[2],
+        heldout_samples=4,
+        seqlen=32,
+        device="cpu",
+    )
+    assert evaluator.heldout is not None
+    again = evaluator.metrics_of(load(tmp_path / "refitted" / "pruned"), evaluator.heldout)
+    expected = found["best"]["heldout"]["perplexity"]
+    assert again["perplexity"] == pytest.approx(expected, rel=1e-5)
+    page = (tmp_path / "refitted" / "report.html").read_text()
+    assert "perplexity, held-out, no refit" in page
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--refit=yes"], "unknown refit 'yes'"),
+        (["--refit_samples=9"], "refit_samples is 9 without a refit: give --refit after"),
+        (["--refit_damping=0.1"], "refit_damping is 0.1 without a refit"),
+        (["--refit=after", "--refit_damping=-1"], "the damping of the refit is -1.0"),
+        (["--refit=after", "--refit_samples=3"], "a refit on 3 examples cannot choose its damping"),
+        (["--refit=after", "--samples=400"], "no example is left for refit: there are"),
+        (["--refit=bias"], "a llama model have no biases"),
+        (["--probe_dataset=no.txt"], "no.txt"),
+        (["--probe_dataset=builtin:self"], "probe_dataset is builtin:self"),
+    ],
+)
+def test_bad_input(
+    flags: list[str], tmp_path: Path, capsys: Any, given: list[str], message: str
+) -> None:
+    assert main([*flags, *given, f"--output_dir={tmp_path / 'run'}"]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_warnings_for_few_tokens_and_for_a_gain_on_one_text_only() -> None:
+    def result(tokens: int, probe: float) -> dict[str, Any]:
+        parts = {"heldout": {"perplexity": 24.0}, "probe": {"perplexity": probe}}
+        before = {"heldout": {"perplexity": 25.0}, "probe": {"perplexity": 210.0}}
+        refit = {"how": "after", "tokens": tokens, "inputs": 100, "seconds": 3.0}
+        return {"best": parts, "refit": {**refit, "without": before}}
+
+    assert refit_lines({"best": {}}) == []
+    assert len(refit_lines(result(1600, 205.0))) == 1
+    few = refit_lines(result(1599, 205.0))
+    assert "1,599 tokens for 100 inputs of a projection: at least 16 per input" in few[1]
+    worse = refit_lines(result(1600, 211.0))
+    assert "improved the metric on held-out text and worsened it on the probe data" in worse[1]
