@@ -208,6 +208,8 @@ def evaluator_of(plan: Plan) -> Evaluator:
     config = plan.config
     options = {name: getattr(config, name) for name in OPTIONS}
     options |= {"sparsity_of": plan.budget.sparsity_of, "max_sparsity": plan.budget.max_sparsity}
+    if config.refit == "during":
+        options |= {"refit": "during", "refit_damping": config.refit_damping}
     if config.resume is not None and plan.budget.sparsity_of == "time":
         # Times that are measured again would be others, and the search another search.
         options["time_table"] = Path(config.resume, TIME_TABLE)

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from sos_deap.errors import InputError, unknown
 from sos_deap.tasks.settings import TaskSettings, setting
 
-#: What is fitted: nothing; the biases of the output projections; or their weights and biases.
-REFITS = ("none", "bias", "after")
+#: What is fitted: nothing; the biases of the winner's output projections; its weights and biases;
+#: or these of each sub-model in the search, and of the winner.
+REFITS = ("none", "bias", "after", "during")
 
 #: Default number of refit examples.
 SAMPLES = 128
@@ -22,7 +23,8 @@ class RefitSettings:
         "none",
         "refit",
         "Fit the winner's output projections to the dense model's outputs, by least squares on "
-        "calibration text, without gradients: none, after (weights and biases), or bias.",
+        "calibration text, without gradients: none; after (weights and biases); bias; or during "
+        "(each sub-model is evaluated with its weights refitted, and the winner is refitted).",
         common=True,
     )
     refit_damping: float | None = setting(

@@ -70,4 +70,5 @@ def refit_of(evaluator: Evaluator, config: RefitSettings) -> Refit | None:
     """
     if config.refit == "none":
         return None
-    return Refit(evaluator, config.refit, config.refit_damping)
+    how = "bias" if config.refit == "bias" else "after"
+    return Refit(evaluator, how, config.refit_damping)

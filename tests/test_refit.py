@@ -56,7 +56,7 @@ def seen(model: Any, path: str, text: Batches) -> tuple[np.ndarray[Any, Any], ..
     """Inputs and outputs of a module in passes through the whole model."""
     found: list[tuple[Tensor, Tensor]] = []
     hook = model.get_submodule(path).register_forward_hook(
-        lambda module, given, result: found.append((given[0], result))
+        lambda module, given, result: found.append((given[0].clone(), result.clone()))
     )
     with torch.inference_mode():
         text.score(model, slice(0, len(text)), 1)

@@ -11,7 +11,7 @@ from weakref import WeakValueDictionary
 
 from sos_deap.errors import InputError
 from sos_deap.evaluation.fitness import FitnessEvaluator
-from sos_deap.evaluation.forward import ForwardOptions
+from sos_deap.evaluation.forward_options import ForwardOptions
 from sos_deap.evaluation.metrics import MetricEvaluator
 from sos_deap.models.loading import load_pretrained
 from sos_deap.tasks.objectives import Objective, checked_objective
@@ -45,8 +45,10 @@ class Evaluator(FitnessEvaluator):
     :param validation: the same task on examples that choose the winner of a search; see
         :meth:`validate`.
     :param probe: the same task on examples of other data, for the report.
-    :param refit_task: a task on calibration examples that the winner is refitted on; see
-        :func:`sos_deap.refit`.
+    :param refit_task: a task on calibration examples for refits; default: the task.
+    :param refit: ``"none"``, or ``"during"``: each sub-model is evaluated with its output
+        projections refitted, see :class:`sos_deap.models.compensation.Compensation`.
+    :param refit_damping: damping of that refit; default: chosen.
     :param genes: what the genes stand for, joined by ``+``: ``heads`` (a query head each),
         ``groups`` (a key/value head with its query heads), ``channels`` (a block of a layer's
         feed-forward channels), ``attention`` and ``ffn`` (a whole sub-layer), or ``layers`` (both
@@ -112,7 +114,7 @@ class Evaluator(FitnessEvaluator):
         :raises InputError: for an unknown name or setting, and for a model or data that cannot be
             loaded or do not fit.
         """
-        options = (*OPTIONS, "channel_order")
+        options = (*OPTIONS, "channel_order", "refit", "refit_damping")
         own = {name: settings.pop(name) for name in options if name in settings}
         chosen = task_settings(settings)
         if isinstance(task, str):
@@ -145,8 +147,9 @@ class Evaluator(FitnessEvaluator):
                 "channel_order": evaluator.gene_map.channel_order,
                 "time_table": evaluator.time_table and evaluator.time_table.content(),
                 **vars(chosen),
-                # Only the searching process validates, refits and reports.
-                **dict.fromkeys(("validation_samples", "refit_samples", "probe_dataset")),
+                # Only the searching process validates, refits the winner and reports.
+                **dict.fromkeys(("validation_samples", "probe_dataset")),
+                "refit_samples": chosen.refit_samples if evaluator.refit == "during" else None,
             }
         return evaluator
 
@@ -154,6 +157,7 @@ class Evaluator(FitnessEvaluator):
         changed = super()._drop_if_changed()
         if changed:
             self._recipe = None
+            self._compensate()
         return changed
 
     @property

@@ -12,9 +12,10 @@ import torch
 from transformers import PreTrainedModel
 
 from sos_deap.errors import InputError
-from sos_deap.evaluation.forward import ForwardOptions
+from sos_deap.evaluation.forward_options import ForwardOptions
 from sos_deap.evaluation.metrics import MetricEvaluator
 from sos_deap.evaluation.partial_scores import Span, span_of
+from sos_deap.models.compensation import Compensation
 from sos_deap.models.costs import (
     TOKENS,
     Sparsity,
@@ -23,6 +24,7 @@ from sos_deap.models.costs import (
 )
 from sos_deap.models.find_genes import ChannelOrder
 from sos_deap.models.genes import CHANNEL_BLOCKS
+from sos_deap.models.refit import check_refit
 from sos_deap.models.time_options import times_for
 from sos_deap.models.time_table import TimeTable
 from sos_deap.search.chromosome import WORST_FITNESS, within
@@ -46,6 +48,8 @@ class FitnessEvaluator(MetricEvaluator):
         "max_sparsity",
         "objective",
         "probe",
+        "refit",
+        "refit_damping",
         "refit_task",
         "sparsity",
         "sparsity_of",
@@ -65,6 +69,8 @@ class FitnessEvaluator(MetricEvaluator):
         validation: Task | None = None,
         probe: Task | None = None,
         refit_task: Task | None = None,
+        refit: str = "none",
+        refit_damping: float | None = None,
         genes: str = "heads",
         channel_blocks: int = CHANNEL_BLOCKS,
         channel_order: ChannelOrder | None = None,
@@ -86,6 +92,9 @@ class FitnessEvaluator(MetricEvaluator):
             **forward,
         )
         self.heldout, self.probe, self.refit_task = heldout, probe, refit_task
+        if refit not in ("none", "during"):
+            raise InputError(f"refit is {refit}: give none or during; sos_deap.refit is for others")
+        self.refit, self.refit_damping = refit, refit_damping
         self.sparsity_of, self.max_sparsity = sparsity_defaults(genes, sparsity_of, max_sparsity)
         #: The measured times, if sparsity is a share of time.
         self.time_table: TimeTable | None = times_for(
@@ -98,6 +107,7 @@ class FitnessEvaluator(MetricEvaluator):
         self.validation: MetricEvaluator | None = None
         if validation is not None:
             self.validation = self._validator(validation, {**forward, "reuse_memory": 0.0})
+        self._compensate()
         self._validates = False
         self.tokenizer: Any = None
         #: The dtype that pruned models are saved in.
@@ -111,6 +121,18 @@ class FitnessEvaluator(MetricEvaluator):
         return sparsity_measure(
             self.model, self.gene_map, self.sparsity_of, tokens, self.time_table
         )
+
+    def _compensate(self) -> None:
+        """Let sub-models be computed with refitted weights, if they are refitted in the search."""
+        if self.refit != "during":
+            return
+        text = self.refit_task or self.task
+        check_refit(self.model, text, "after", self.refit_damping)
+        fitted = Compensation(self.model, self.gene_map, text, self.refit_damping)
+        self.accounting.tokens += text.tokens
+        self.runner.compensation = fitted
+        if self.validation is not None:
+            self.validation.runner.compensation = fitted
 
     def _validator(self, task: Task, forward: ForwardOptions) -> MetricEvaluator:
         """The evaluator of the same model and genes on the validation examples."""

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
-from typing import Any, TypedDict
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,9 +15,16 @@ from sos_deap.errors import InputError, unknown
 from sos_deap.evaluation.accounting import ForwardCost
 from sos_deap.evaluation.batch_size import BatchSizes
 from sos_deap.evaluation.compute import Chunk, Sums
+from sos_deap.evaluation.forward_options import (
+    BATCH_TOKENS,
+    BATCH_TOKENS_ACCELERATOR,
+    BATCHING,
+    REUSE_MEMORY,
+)
 from sos_deap.evaluation.operations import OperationCounter
 from sos_deap.evaluation.randomness import seeded
 from sos_deap.models.attention import fast_attention
+from sos_deap.models.compensation import Compensation, compensated
 from sos_deap.models.genes import GeneMap
 from sos_deap.models.guard import evaluating
 from sos_deap.models.hidden_states import States
@@ -28,28 +35,8 @@ from sos_deap.models.rotary import fast_rotary, rotations
 from sos_deap.models.sharing import shared, shares
 from sos_deap.tasks.task import Task
 
-#: Default of the tokens in a forward pass, by type of device, and on all other devices.
-BATCH_TOKENS = {"cpu": 4096}
-BATCH_TOKENS_ACCELERATOR = 32_768
-
-#: Default of the gigabytes of hidden states that are kept for later sub-models.
-REUSE_MEMORY = 1.0
-
-#: Ways to compute several sub-models: "shared" runs each layer once for all sub-models that are
-#: equal up to it, without its removed units; "masked" runs all in one batch, with the removed units
-#: masked; "auto" uses "shared" where the model allows it and it is faster.
-BATCHING = ("auto", "shared", "masked")
-
 #: Most sub-models that share their layers in a pass: more than the paper's population of 10.
 _TOGETHER = 16
-
-
-class ForwardOptions(TypedDict, total=False):
-    """Keyword arguments of :class:`ForwardRunner` that evaluators and the command line pass on."""
-
-    batch_tokens: int | None
-    batching: str
-    reuse_memory: float | None
 
 
 class ForwardRunner:
@@ -99,6 +86,8 @@ class ForwardRunner:
         self._states.on_layer = self._counter.add_layer
         self._rotations: list[ModuleType] = []
         self._chosen = False
+        #: Fits the consumers of sites that lose units; ``None``: they keep their weights.
+        self.compensation: Compensation | None = None
         #: Called before each forward pass; may raise to end the work.
         self.between_batches: Callable[[], Any] = lambda: None
 
@@ -184,7 +173,8 @@ class ForwardRunner:
         if self.batching == "auto":
             # On a CPU large batches gain nothing, and the choice must not depend on timing noise.
             on_cpu = self._model.device.type == "cpu"
-            self.batching = "shared" if on_cpu or not self._masked_is_faster() else "masked"
+            fixed = on_cpu or self.compensation is not None
+            self.batching = "shared" if fixed or not self._masked_is_faster() else "masked"
         self._chosen = True  # last, since a task may raise
 
     def _shares(self) -> bool:
@@ -225,7 +215,9 @@ class ForwardRunner:
         """The largest number of sub-models in a pass."""
         if batching == "shared":
             return self._together
-        return max(1, self._examples // len(self._task)) if self._task.shares_passes else 1
+        if not self._task.shares_passes or self.compensation is not None:
+            return 1
+        return max(1, self._examples // len(self._task))
 
     def _slices(self, examples: range, sub_models: int) -> list[slice]:
         step = max(1, self._examples // sub_models)
@@ -236,14 +228,21 @@ class ForwardRunner:
         model, genes, task = self._model, self._genes, self._task
 
         def layers(part: slice) -> AbstractContextManager[Any]:
-            return shared(model, chunk, genes, states, (part.start, part.stop))
+            data = part.start, part.stop
+            return shared(model, chunk, genes, states, data, self.compensation)
 
         with fast_attention(model), fast_rotary(self._rotations), self._drawing(task, chunk[0]):
             if batching == "shared":
                 return self._added(model, task, self._slices(examples, 1), len(chunk), layers)
-            with masked(model, chunk, genes):
+            with self._units(chunk):
                 slices = self._slices(examples, len(chunk))
                 return self._added(model, task, slices, len(chunk))
+
+    def _units(self, chunk: Sequence[bytes]) -> AbstractContextManager[Any]:
+        """Make the model compute with the units of sub-models, without shared layers."""
+        if self.compensation is None:
+            return masked(self._model, chunk, self._genes)
+        return compensated(self._model, self._genes, chunk[0], self.compensation)
 
     def _added(
         self,
@@ -272,8 +271,7 @@ class ForwardRunner:
         self._states.clear()
 
     def _free(self) -> None:
-        """Release memory that can be filled again."""
-        self._states.clear()
+        self.clear()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 

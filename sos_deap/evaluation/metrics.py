@@ -15,7 +15,8 @@ from sos_deap.evaluation.accounting import Accounting
 from sos_deap.evaluation.cache import EvaluationCache
 from sos_deap.evaluation.channels import measured_genes
 from sos_deap.evaluation.compute import ComputeEngine
-from sos_deap.evaluation.forward import ForwardOptions, ForwardRunner
+from sos_deap.evaluation.forward import ForwardRunner
+from sos_deap.evaluation.forward_options import ForwardOptions
 from sos_deap.evaluation.journal import Journal
 from sos_deap.evaluation.partial_scores import PartialScores
 from sos_deap.evaluation.priors import Priors
@@ -243,7 +244,7 @@ class MetricEvaluator:
     @property
     def scope(self) -> str:
         """Everything that a metric depends on, as JSON: model, genes, metric, data, dtype, ..."""
-        return scope_of(self.model, self.gene_map, self.task)
+        return scope_of(self.model, self.gene_map, self.task, self.runner.compensation)
 
     def _drop_if_changed(self) -> bool:
         """Drop all results if the model's weights have changed; returns whether they have.

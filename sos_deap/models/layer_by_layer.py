@@ -118,7 +118,8 @@ def recorded_outputs(model: nn.Module, modules: Sequence[str]) -> Iterator[dict[
         for path in modules:
 
             def record(module: nn.Module, given: Any, output: Tensor, path: str = path) -> None:
-                seen[path] = output.flatten(0, -2)
+                # Copied, since some layers add to it in place, such as Falcon's.
+                seen[path] = output.flatten(0, -2).clone()
 
             handle = model.get_submodule(path).register_forward_hook(record)
             stack.callback(handle.remove)

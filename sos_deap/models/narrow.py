@@ -41,13 +41,21 @@ def replaced(owner: Any, **attributes: Any) -> Iterator[None]:
 
 
 @contextmanager
-def narrowed(model: Any, family: Family, site: Site, keep: Sequence[int]) -> Iterator[None]:
+def narrowed(
+    model: Any,
+    family: Family,
+    site: Site,
+    keep: Sequence[int],
+    fitted: tuple[Tensor, Tensor | None] | None = None,
+) -> Iterator[None]:
     """Make a site compute with some of its units only, inside the context.
 
     :param model: the model; its weights are read, not changed.
     :param family: its architecture.
     :param site: the site.
     :param keep: indices of the units to keep, in rising order.
+    :param fitted: weight and bias of the consumer with the inputs of these units alone; default:
+        its own.
     """
     with ExitStack() as stack:
         if site.kind == ATTENTION:
@@ -63,7 +71,21 @@ def narrowed(model: Any, family: Family, site: Site, keep: Sequence[int]) -> Ite
                 stack.enter_context(replaced(attention, forward=empty.forward))
         for part in site_slices(model, family, site, keep):
             stack.enter_context(_selected(part.module, part.axis, part.kept))
+        if fitted is not None:
+            stack.enter_context(_with_parameters(model.get_submodule(site.consumer), *fitted))
         yield
+
+
+@contextmanager
+def _with_parameters(module: nn.Module, weight: Tensor, bias: Tensor | None) -> Iterator[None]:
+    """Give a module another weight and bias, inside the context."""
+    parameters: dict[str, Any] = module._parameters
+    before = dict(parameters)
+    parameters.update(weight=weight, **({} if bias is None else {"bias": bias}))
+    try:
+        yield
+    finally:
+        parameters.update(before)
 
 
 def _restore(module: nn.Module, before: dict[str, Any]) -> None:

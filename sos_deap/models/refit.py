@@ -29,7 +29,7 @@ from sos_deap.models.sites import Site
 HOW = ("after", "bias")
 
 #: Of this many batches of examples, one is kept to choose the damping.
-_FOLDS = 5
+FOLDS = 5
 
 
 class RefitText(Text, Protocol):
@@ -119,12 +119,15 @@ def check_refit(
             "a refit needs examples that the model reads in one pass, and this task generates "
             "text: leave the refit out, or use another task"
         )
-    if how == "after" and damping is None and len(calibration) < _FOLDS:
+    if how == "after" and damping is None and len(calibration) < FOLDS:
         raise InputError(
             f"a refit on {len(calibration)} examples cannot choose its damping on other ones: "
-            f"give at least {_FOLDS}, or a damping"
+            f"give at least {FOLDS}, or a damping"
         )
-    if how == "bias" and not any(_bias(model, site) is not None for site in head_map(model).sites):
+    if how == "bias" and not any(
+        consumer_bias(model.get_submodule(site.consumer)) is not None
+        for site in head_map(model).sites
+    ):
         raise InputError(
             f"the output projections of a {model.config.model_type} model have no biases: use the "
             "refit after"
@@ -151,7 +154,7 @@ class _Refit:
         blocks = [block for block, _ in self._layers]
         self._dense_run = LayerByLayer(model, blocks, text)
         self._pruned_run = LayerByLayer(pruned, blocks, text)
-        self._batches = _batches(text)
+        self._batches = batches_of(text)
 
     def fits(self) -> Iterator[SiteFit]:
         """Refit each site from the first one that lost units on."""
@@ -181,7 +184,7 @@ class _Refit:
     def _fit(self, layer: int, site: Site, kept: Tensor, targets: list[Tensor]) -> SiteFit | None:
         """Refit one consumer; returns ``None`` if it has nothing to fit or did not run."""
         consumer: Any = self._pruned.get_submodule(site.consumer)
-        weight, bias = _weight(consumer), _bias(self._pruned, site)
+        weight, bias = consumer_weight(consumer), consumer_bias(consumer)
         if len(targets) < len(self._batches) or not (len(kept) or bias is not None):
             return None
         if self._how == "bias" and bias is None:
@@ -198,7 +201,7 @@ class _Refit:
             inputs = inputs[:, kept]
             if bias is not None:
                 inputs = torch.cat((inputs, torch.ones_like(wanted[:, :1])), dim=1)
-            other = number % _FOLDS == _FOLDS - 1 and len(self._dampings) > 1
+            other = number % FOLDS == FOLDS - 1 and len(self._dampings) > 1
             (validation if other else training).add(inputs, wanted)
         fit = self._solved(site, present, training, validation)
         with torch.no_grad():
@@ -226,15 +229,15 @@ class _Refit:
             ) from error
 
 
-def _weight(consumer: Any) -> Tensor:
+def consumer_weight(consumer: Any) -> Tensor:
     """Return the weight of a projection, (outputs, inputs), in the memory of the module."""
     weight: Tensor = consumer.weight.detach()
     return weight.T if isinstance(consumer, Conv1D) else weight  # Conv1D stores (in, out)
 
 
-def _bias(model: nn.Module, site: Site) -> Tensor | None:
-    """Return the bias of a site's consumer."""
-    bias: Tensor | None = getattr(model.get_submodule(site.consumer), "bias", None)
+def consumer_bias(consumer: nn.Module) -> Tensor | None:
+    """Return the bias of a projection."""
+    bias: Tensor | None = getattr(consumer, "bias", None)
     return bias
 
 
@@ -243,11 +246,11 @@ def _kept_inputs(consumer: nn.Module) -> Tensor:
 
     The layout zeroed keeps the others, which belong to removed units.
     """
-    return (_weight(consumer) != 0).any(0).nonzero().flatten()
+    return (consumer_weight(consumer) != 0).any(0).nonzero().flatten()
 
 
-def _batches(text: RefitText) -> list[slice]:
-    """Cut the text into batches of at most 4,096 tokens, at least :data:`_FOLDS` if it has them."""
+def batches_of(text: RefitText) -> list[slice]:
+    """Cut the text into batches of at most 4,096 tokens, at least :data:`FOLDS` if it has them."""
     examples = len(text)
-    size = max(1, min(4096 // text.seqlen, examples // _FOLDS))
+    size = max(1, min(4096 // text.seqlen, examples // FOLDS))
     return [slice(start, min(start + size, examples)) for start in range(0, examples, size)]

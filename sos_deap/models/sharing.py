@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers import Cache
 
 from sos_deap.errors import InputError
+from sos_deap.models.compensation import Compensation
 from sos_deap.models.families import why_unsliceable
 from sos_deap.models.genes import GeneMap
 from sos_deap.models.hidden_states import Kept, States
@@ -51,6 +52,7 @@ def shared(
     genes: GeneMap,
     states: States,
     data: Hashable,
+    compensation: Compensation | None = None,
 ) -> Iterator[Any]:
     """Make one model compute many sub-models at once, and each layer once per distinct prefix.
 
@@ -63,10 +65,12 @@ def shared(
     :param genes: the model's gene map, for which :func:`blocks_of` returns paths.
     :param states: the cache of hidden states; states computed in the context are added.
     :param data: identifies the rows of the batch in the cache.
+    :param compensation: fits the consumers of sites that lose units; default: they keep their
+        weights.
     """
     blocks = blocks_of(model, genes)
     assert blocks is not None
-    run = _Run(model, genes, blocks, chromosomes, states, data)
+    run = _Run(model, genes, blocks, chromosomes, states, data, compensation)
     with ExitStack() as stack:
         for depth, path in enumerate(blocks):
             block = model.get_submodule(path)
@@ -142,8 +146,9 @@ class _Run:
         chromosomes: Sequence[Sequence[int]],
         states: States,
         data: Hashable,
+        compensation: Compensation | None,
     ) -> None:
-        self._model, self._genes = model, genes
+        self._model, self._genes, self._compensation = model, genes, compensation
         self._sites = [[i for i, s in enumerate(genes.sites) if s.block == b] for b in blocks]
         self._sub_models = [self._layers(genes.checked(one)) for one in chromosomes]
         self._states, self._data = states, data
@@ -249,7 +254,9 @@ class _Run:
             mask = torch.zeros(1, site.units)
             mask[0, list(keep)] = 1
             return masked_site(self._model, site, mask)
-        return narrowed(self._model, family, site, keep)
+        fit = self._compensation
+        fitted = None if fit is None else fit.weights(number, keep)
+        return narrowed(self._model, family, site, keep, fitted)
 
     def _once(self, key: tuple[Prefix, bytes], forward: Callable[..., Any]) -> Callable[..., Any]:
         """Return an attention module's forward method that computes each output once."""

@@ -1,0 +1,146 @@
+"""The refit of each sub-model in a search, against least squares by hand."""
+
+from __future__ import annotations
+
+import copy
+import json
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers.pytorch_utils import Conv1D
+
+from sos_deap import Evaluator, InputError, gene_map, prune
+from sos_deap.models.compensation import Compensation, compensated
+from sos_deap.models.families import FAMILIES
+from sos_deap.models.hidden_states import States
+from sos_deap.models.sharing import blocks_of, shared
+from sos_deap.run import main
+from tests.conftest import small_llama
+from tests.test_refit import SLICED, Batches, seen, weights
+from tests.test_run_refit import flags as flags  # a fixture
+from tests.tiny import build, inputs, output, random_order, repeated
+
+
+def fitted_by_hand(model: Any, chromosome: list[int], genes: Any, text: Any, damping: float) -> Any:
+    """A pruned model, each consumer fitted by NumPy to the dense model's inputs and outputs."""
+    found = prune(model, chromosome, genes)
+    for site, keep in zip(genes.sites, genes.kept(chromosome), strict=True):
+        consumer, own = model.get_submodule(site.consumer), found.get_submodule(site.consumer)
+        if len(keep) == site.units:
+            continue
+        x, y = seen(model, site.consumer, text)
+        columns = [unit * site.width + i for unit in keep for i in range(site.width)]
+        present = weights(consumer)
+        if consumer.bias is not None:
+            x = np.concatenate((x, np.ones((len(x), 1))), axis=1)
+            columns.append(x.shape[1] - 1)
+        pull = np.sqrt(damping * np.square(x).sum(0).mean())
+        rows = np.concatenate((x[:, columns], pull * np.eye(len(columns))))
+        wanted = np.concatenate((y, pull * present[:, columns].T))
+        solution = torch.from_numpy(np.linalg.lstsq(rows, wanted, rcond=None)[0].T).float()
+        with torch.no_grad():
+            if consumer.bias is not None:
+                own.bias.copy_(solution[:, -1])
+                solution = solution[:, :-1]
+            own.weight.copy_(solution.T if isinstance(own, Conv1D) else solution)
+    return found
+
+
+@pytest.mark.parametrize("family", SLICED)
+def test_alone_and_shared_are_as_sliced_and_fitted_by_hand(family: str) -> None:
+    model = build(family)
+    text, batch = Batches(model), inputs(model)
+    genes = gene_map(model, "heads+channels", 4, random_order(model))
+    generator = torch.Generator().manual_seed(3)
+    several = (torch.rand(3, len(genes), generator=generator) > 0.4).int().tolist()
+    several[1][:14] = several[0][:14]  # shares the first layer's attention
+    dense = output(model, batch)
+    found = Compensation(model, genes, text, damping=0.1)
+    expected = [output(fitted_by_hand(model, one, genes, text, 0.1), batch) for one in several]
+    scale = max(one.abs().max() for one in expected)
+    assert all((a - b).abs().max() > 1e-3 * scale for a, b in pairwise(expected))
+    for one, wanted in zip(several, expected, strict=True):
+        with compensated(model, genes, one, found):
+            assert (output(model, batch) - wanted).abs().max() <= 1e-4 * scale
+    if blocks_of(model, genes) is not None and family != "bloom":
+        with shared(model, several, genes, States(0), None, found):
+            together = output(model, repeated(batch, 3)).split(2)
+        for one, wanted in zip(together, expected, strict=True):
+            assert (one - wanted).abs().max() <= 1e-4 * scale
+    assert torch.equal(output(model, batch), dense)
+
+
+def test_the_damping_is_one_of_the_grid_for_each_site() -> None:
+    model = small_llama()
+    genes = gene_map(model)
+    found = Compensation(model, genes, Batches(model, 40))
+    assert len(found.dampings) == len(genes.sites)
+    again = Compensation(model, genes, Batches(model, 40))
+    assert found.dampings == again.dampings
+
+
+def test_an_architecture_that_cannot_be_sliced_is_refused() -> None:
+    family = next(name for name, row in FAMILIES.items() if row.unsliceable)
+    model = build(family)
+    with pytest.raises(InputError, match="cannot be refitted during the search: .* use the refit"):
+        Compensation(model, gene_map(model), Batches(model))
+
+
+def evaluator(**more: Any) -> Evaluator:
+    settings = {"samples": 2, "seqlen": 32, "heldout_samples": 2, "refit_samples": 20, **more}
+    return Evaluator.from_pretrained(
+        "builtin:tiny", genes="heads+channels", device="cpu", dtype="float32", **settings
+    )
+
+
+def test_an_evaluator_scores_the_fitted_sub_model_and_nothing_is_mixed_up() -> None:
+    plain, during = evaluator(), evaluator(refit="during", refit_damping=0.1)
+    assert plain.scope != during.scope
+    assert evaluator(refit="during", refit_damping=0.2).scope != during.scope
+    generator = torch.Generator().manual_seed(3)
+    one = (torch.rand(len(plain.gene_map), generator=generator) > 0.3).int().tolist()
+    text = during.refit_task
+    assert text is not None
+    by_hand = fitted_by_hand(during.model, one, during.gene_map, text, 0.1)
+    wanted = plain.metrics_of(by_hand, plain.task)["perplexity"]
+    assert during.metric(one) == pytest.approx(wanted, rel=1e-4)
+    assert plain.metric(one) != pytest.approx(wanted, rel=1e-3)
+    assert during.metric([1] * len(one)) == plain.metric([1] * len(one))
+    masked = evaluator(refit="during", refit_damping=0.1, batching="masked")
+    assert masked.metric(one) == pytest.approx(wanted, rel=1e-4)
+    # The pass over the refit examples is counted.
+    assert during.accounting.tokens - plain.accounting.tokens == text.tokens
+    other = json.loads(during.recipe)
+    assert (other["refit"], other["refit_samples"]) == ("during", 20)
+    assert json.loads(plain.recipe)["refit_samples"] is None
+
+
+def test_a_change_of_the_weights_is_noticed() -> None:
+    during = evaluator(refit="during", refit_damping=0.1)
+    one = [0, 1] * (len(during.gene_map) // 2)
+    during.metric(one)
+    with torch.no_grad():
+        during.model.get_submodule("model.layers.3.mlp.down_proj").weight.mul_(0.5)  # type: ignore[operator]
+    changed = copy.deepcopy(during.model)
+    text = during.refit_task
+    by_hand = fitted_by_hand(changed, one, during.gene_map, text, 0.1)
+    wanted = during.metrics_of(by_hand, during.task)["perplexity"]
+    assert during.metric(one) == pytest.approx(wanted, rel=1e-4)
+
+
+def test_a_run_that_refits_during_the_search(flags: list[str], tmp_path: Path) -> None:
+    more = ["--refit=during", "--refit_samples=30", "--engine=process", "--workers=2"]
+    serial, parallel = tmp_path / "serial", tmp_path / "parallel"
+    assert main([*flags, *more[:2], f"--output_dir={serial}"]) == 0
+    assert main([*flags, *more, f"--output_dir={parallel}"]) == 0
+    logs = [(folder / "evaluations.csv").read_bytes() for folder in (serial, parallel)]
+    assert logs[0] == logs[1]
+    result = json.loads((serial / "result.json").read_text())
+    assert result["refit"]["how"] == "after"
+    plain = tmp_path / "plain"
+    assert main([*flags, f"--output_dir={plain}"]) == 0
+    assert (plain / "evaluations.csv").read_bytes() != logs[0]
