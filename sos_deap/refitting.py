@@ -21,7 +21,7 @@ class Refit:
     """Refits the winner of a search, in place; called with the pruned model.
 
     :param evaluator: the evaluator of the search, with held-out data.
-    :param how: a name in :data:`sos_deap.models.refit.REFITS`, not ``"none"``.
+    :param how: a name in :data:`sos_deap.models.refit.HOW`.
     :param damping: the damping; ``None`` to choose it.
     :raises InputError: if the model cannot be refitted on the task's examples.
     """

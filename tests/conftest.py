@@ -84,3 +84,29 @@ def text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     words = random.Random(2).choices(["tree", "list", "value", "the", "of", "module"], k=4000)
     path.write_text("\n\n".join(" ".join(words[i : i + 40]) for i in range(0, 4000, 40)))
     return path
+
+
+@pytest.fixture
+def refit_flags(
+    model_folder: Path, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> list[str]:
+    """Flags of a run of a second, on two data sets."""
+    monkeypatch.setattr("sos_deap.run._measure", lambda models, seqlen: [])  # seconds of timing
+    other = tmp_path / "other.txt"
+    words = random.Random(4).choices(["to", "be", "or", "not", "that", "is"], k=2000)
+    other.write_text("\n\n".join(" ".join(words[i : i + 40]) for i in range(0, 2000, 40)))
+    given = {
+        "model": model_folder,
+        "dataset": text_file,
+        "probe_dataset": other,
+        "genes": "heads+channels",
+        "channel_blocks": 4,
+        "population_size": 4,
+        "generations": 3,
+        "mutation_rate": 0.3,
+        "samples": 2,
+        "heldout_samples": 4,
+        "seqlen": 32,
+        "device": "cpu",
+    }
+    return [f"--{name}={value}" for name, value in given.items()]

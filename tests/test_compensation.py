@@ -21,7 +21,6 @@ from sos_deap.models.sharing import blocks_of, shared
 from sos_deap.run import main
 from tests.conftest import small_llama
 from tests.test_refit import SLICED, Batches, seen, weights
-from tests.test_run_refit import flags as flags  # a fixture
 from tests.tiny import build, inputs, output, random_order, repeated
 
 
@@ -132,15 +131,15 @@ def test_a_change_of_the_weights_is_noticed() -> None:
     assert during.metric(one) == pytest.approx(wanted, rel=1e-4)
 
 
-def test_a_run_that_refits_during_the_search(flags: list[str], tmp_path: Path) -> None:
+def test_a_run_that_refits_during_the_search(refit_flags: list[str], tmp_path: Path) -> None:
     more = ["--refit=during", "--refit_samples=30", "--engine=process", "--workers=2"]
     serial, parallel = tmp_path / "serial", tmp_path / "parallel"
-    assert main([*flags, *more[:2], f"--output_dir={serial}"]) == 0
-    assert main([*flags, *more, f"--output_dir={parallel}"]) == 0
+    assert main([*refit_flags, *more[:2], f"--output_dir={serial}"]) == 0
+    assert main([*refit_flags, *more, f"--output_dir={parallel}"]) == 0
     logs = [(folder / "evaluations.csv").read_bytes() for folder in (serial, parallel)]
     assert logs[0] == logs[1]
     result = json.loads((serial / "result.json").read_text())
     assert result["refit"]["how"] == "after"
     plain = tmp_path / "plain"
-    assert main([*flags, f"--output_dir={plain}"]) == 0
+    assert main([*refit_flags, f"--output_dir={plain}"]) == 0
     assert (plain / "evaluations.csv").read_bytes() != logs[0]

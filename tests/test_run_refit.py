@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 from pathlib import Path
 from typing import Any
 
@@ -14,32 +13,6 @@ from sos_deap.report.refit_lines import refit_lines
 from sos_deap.run import main
 
 
-@pytest.fixture
-def flags(
-    model_folder: Path, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> list[str]:
-    """Flags of a run of a second, on two data sets."""
-    monkeypatch.setattr("sos_deap.run._measure", lambda models, seqlen: [])  # seconds of timing
-    other = tmp_path / "other.txt"
-    words = random.Random(4).choices(["to", "be", "or", "not", "that", "is"], k=2000)
-    other.write_text("\n\n".join(" ".join(words[i : i + 40]) for i in range(0, 2000, 40)))
-    given = {
-        "model": model_folder,
-        "dataset": text_file,
-        "probe_dataset": other,
-        "genes": "heads+channels",
-        "channel_blocks": 4,
-        "population_size": 4,
-        "generations": 3,
-        "mutation_rate": 0.3,
-        "samples": 2,
-        "heldout_samples": 4,
-        "seqlen": 32,
-        "device": "cpu",
-    }
-    return [f"--{name}={value}" for name, value in given.items()]
-
-
 def run(flags: list[str], folder: Path) -> dict[str, Any]:
     assert main([*flags, f"--output_dir={folder}"]) == 0
     result: dict[str, Any] = json.loads((folder / "result.json").read_text())
@@ -48,9 +21,9 @@ def run(flags: list[str], folder: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize("task", ["perplexity", "kl"])
 def test_a_winner_is_refitted_on_examples_of_its_own(
-    flags: list[str], tmp_path: Path, capsys: Any, task: str
+    refit_flags: list[str], tmp_path: Path, capsys: Any, task: str
 ) -> None:
-    flags = [*flags, f"--task={task}", "--metric=perplexity"] if task == "kl" else flags
+    flags = refit_flags + (["--task=kl", "--metric=perplexity"] if task == "kl" else [])
     plain = run(flags, tmp_path / "plain")
     capsys.readouterr()
     found = run([*flags, "--refit=after", "--refit_samples=30"], tmp_path / "refitted")
@@ -99,9 +72,9 @@ def test_a_winner_is_refitted_on_examples_of_its_own(
     ],
 )
 def test_bad_input(
-    flags: list[str], tmp_path: Path, capsys: Any, given: list[str], message: str
+    refit_flags: list[str], tmp_path: Path, capsys: Any, given: list[str], message: str
 ) -> None:
-    assert main([*flags, *given, f"--output_dir={tmp_path / 'run'}"]) == 2
+    assert main([*refit_flags, *given, f"--output_dir={tmp_path / 'run'}"]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
     assert not (tmp_path / "run").exists()

@@ -92,8 +92,6 @@ class FitnessEvaluator(MetricEvaluator):
             **forward,
         )
         self.heldout, self.probe, self.refit_task = heldout, probe, refit_task
-        if refit not in ("none", "during"):
-            raise InputError(f"refit is {refit}: give none or during; sos_deap.refit is for others")
         self.refit, self.refit_damping = refit, refit_damping
         self.sparsity_of, self.max_sparsity = sparsity_defaults(genes, sparsity_of, max_sparsity)
         #: The measured times, if sparsity is a share of time.
@@ -101,12 +99,8 @@ class FitnessEvaluator(MetricEvaluator):
             model, self.gene_map, self.sparsity_of, time_table, time_tokens, time_of
         )
         self.sparsity: Sparsity = self._sparsity_measure()
-        if not 0 <= self.max_sparsity <= 1:
-            raise InputError(f"max_sparsity is {max_sparsity}: a sparsity lies in [0, 1]")
         #: Evaluates the metric on the validation examples; keeps no hidden states.
-        self.validation: MetricEvaluator | None = None
-        if validation is not None:
-            self.validation = self._validator(validation, {**forward, "reuse_memory": 0.0})
+        self.validation = self._validator(validation, {**forward, "reuse_memory": 0.0})
         self._compensate()
         self._validates = False
         self.tokenizer: Any = None
@@ -116,6 +110,8 @@ class FitnessEvaluator(MetricEvaluator):
         self._recipe: dict[str, Any] | None = None
 
     def _sparsity_measure(self) -> Sparsity:
+        if not 0 <= self.max_sparsity <= 1:
+            raise InputError(f"max_sparsity is {self.max_sparsity}: a sparsity lies in [0, 1]")
         # A task that calls a function of the user's has sequences of unknown length.
         tokens = self.task.seqlen if self.task.seqlen > 1 else TOKENS
         return sparsity_measure(
@@ -124,7 +120,9 @@ class FitnessEvaluator(MetricEvaluator):
 
     def _compensate(self) -> None:
         """Let sub-models be computed with refitted weights, if they are refitted in the search."""
-        if self.refit != "during":
+        if self.refit not in ("none", "during"):
+            raise InputError(f"refit is {self.refit}: give during, or use sos_deap.refit")
+        if self.refit == "none":
             return
         text = self.refit_task or self.task
         check_refit(self.model, text, "after", self.refit_damping)
@@ -134,8 +132,10 @@ class FitnessEvaluator(MetricEvaluator):
         if self.validation is not None:
             self.validation.runner.compensation = fitted
 
-    def _validator(self, task: Task, forward: ForwardOptions) -> MetricEvaluator:
+    def _validator(self, task: Task | None, forward: ForwardOptions) -> MetricEvaluator | None:
         """The evaluator of the same model and genes on the validation examples."""
+        if task is None:
+            return None
         genes = self.gene_map
         return MetricEvaluator(
             self.model,
