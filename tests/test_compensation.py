@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers.pytorch_utils import Conv1D
 
 from sos_deap import Evaluator, InputError, gene_map, prune
 from sos_deap.models.compensation import Compensation, compensated
@@ -20,7 +19,7 @@ from sos_deap.models.hidden_states import States
 from sos_deap.models.sharing import blocks_of, shared
 from sos_deap.run import main
 from tests.conftest import small_llama
-from tests.test_refit import SLICED, Batches, seen, weights
+from tests.test_refit import SLICED, Batches, fit_by_hand, seen, weights, with_ones
 from tests.tiny import build, inputs, output, random_order, repeated
 
 
@@ -28,24 +27,16 @@ def fitted_by_hand(model: Any, chromosome: list[int], genes: Any, text: Any, dam
     """A pruned model, each consumer fitted by NumPy to the dense model's inputs and outputs."""
     found = prune(model, chromosome, genes)
     for site, keep in zip(genes.sites, genes.kept(chromosome), strict=True):
-        consumer, own = model.get_submodule(site.consumer), found.get_submodule(site.consumer)
+        consumer = model.get_submodule(site.consumer)
         if len(keep) == site.units:
             continue
         x, y = seen(model, site.consumer, text)
         columns = [unit * site.width + i for unit in keep for i in range(site.width)]
-        present = weights(consumer)
-        if consumer.bias is not None:
-            x = np.concatenate((x, np.ones((len(x), 1))), axis=1)
-            columns.append(x.shape[1] - 1)
-        pull = np.sqrt(damping * np.square(x).sum(0).mean())
-        rows = np.concatenate((x[:, columns], pull * np.eye(len(columns))))
-        wanted = np.concatenate((y, pull * present[:, columns].T))
-        solution = torch.from_numpy(np.linalg.lstsq(rows, wanted, rcond=None)[0].T).float()
-        with torch.no_grad():
-            if consumer.bias is not None:
-                own.bias.copy_(solution[:, -1])
-                solution = solution[:, :-1]
-            own.weight.copy_(solution.T if isinstance(own, Conv1D) else solution)
+        x = with_ones(consumer, x)
+        columns += range(site.units * site.width, x.shape[1])  # that of the bias
+        strength = damping * np.square(x).sum(0).mean()
+        own = found.get_submodule(site.consumer)
+        fit_by_hand(own, x[:, columns], y, weights(consumer)[:, columns], strength)
     return found
 
 

@@ -73,6 +73,27 @@ def weights(module: Any) -> np.ndarray[Any, Any]:
     return torch.cat(columns, dim=1).double().numpy()
 
 
+def fit_by_hand(consumer: Any, x: Any, y: Any, present: Any, damping: float) -> None:
+    """Fit a consumer's weight and bias to outputs: ridge regression as least squares, more rows.
+
+    :param x: the inputs: those of kept units and for a bias the last one, which is 1.
+    """
+    pull = np.sqrt(damping)
+    rows = np.concatenate((x, pull * np.eye(x.shape[1])))
+    wanted = np.concatenate((y, pull * present.T))
+    solution = torch.from_numpy(np.linalg.lstsq(rows, wanted, rcond=None)[0].T).float()
+    with torch.no_grad():
+        if consumer.bias is not None:
+            consumer.bias.copy_(solution[:, -1])
+            solution = solution[:, :-1]
+        consumer.weight.copy_(solution.T if isinstance(consumer, Conv1D) else solution)
+
+
+def with_ones(consumer: Any, x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Inputs with a column of ones, if the consumer has a bias."""
+    return x if consumer.bias is None else np.concatenate((x, np.ones((len(x), 1))), axis=1)
+
+
 def refitted_by_hand(model: Any, pruned: Any, genes: Any, text: Batches, damping: float) -> Any:
     """A copy of the pruned model, each consumer fitted by NumPy in passes through all of it."""
     found, changed = copy.deepcopy(pruned), False
@@ -82,20 +103,8 @@ def refitted_by_hand(model: Any, pruned: Any, genes: Any, text: Batches, damping
         changed |= x.shape[1] < site.units * site.width
         if not changed or not (x.shape[1] or consumer.bias is not None):
             continue
-        present = weights(consumer)
-        if consumer.bias is not None:
-            x = np.concatenate((x, np.ones((len(x), 1))), axis=1)
-        # Ridge regression as ordinary least squares with more rows.
-        pull = np.sqrt(damping * np.square(x).sum(0).mean())
-        rows = np.concatenate((x, pull * np.eye(x.shape[1])))
-        wanted = np.concatenate((y, pull * present.T))
-        solution = torch.from_numpy(np.linalg.lstsq(rows, wanted, rcond=None)[0].T).float()
-        with torch.no_grad():
-            columns = solution.shape[1] - (consumer.bias is not None)
-            weight = solution[:, :columns]
-            consumer.weight.copy_(weight.T if isinstance(consumer, Conv1D) else weight)
-            if consumer.bias is not None:
-                consumer.bias.copy_(solution[:, -1])
+        x = with_ones(consumer, x)
+        fit_by_hand(consumer, x, y, weights(consumer), damping * np.square(x).sum(0).mean())
     return found
 
 
