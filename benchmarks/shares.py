@@ -1,13 +1,15 @@
 """Quality left after shares of the layers' parameters are removed, by what the genes stand for.
 
     python -m benchmarks.shares --output benchmarks/results/shares_tiny.json
+    python -m benchmarks.shares best --genes heads+channels --refit after --probe_dataset DIR \
+        --output benchmarks/results/shares_tiny_refit.json
     python -m benchmarks.shares --model DIR --dataset FILE --rank taylor --shares 0.1 0.2 0.3 \
         --task perplexity --samples 16 --seqlen 512 --heldout_samples 8 --output FILE
 
 A search for each kind of genes and share removes that share of the parameters of the layers,
 without embeddings and the language-modelling head; or, with ``--rank``, one ranking of the genes
 for all shares, which suits models that are too large to search on a CPU. The sub-model is scored
-on held-out text.
+on held-out text; with ``--refit`` also after the refit, and on the probe data.
 """
 
 from __future__ import annotations
@@ -19,12 +21,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from sos_deap import prune
+from sos_deap.artifacts import quality
 from sos_deap.config import parse
 from sos_deap.evaluation.evaluator import Evaluator
 from sos_deap.evaluation.forward import ForwardRunner
 from sos_deap.files.atomic import write_json
 from sos_deap.models.costs import layer_parameters
-from sos_deap.plan import evaluator_of, plan_of, search, toolbox_of
+from sos_deap.plan import Plan, evaluator_of, plan_of, search, toolbox_of
+from sos_deap.refitting import refit_of
 
 
 def heldout(evaluator: Evaluator, chromosome: list[int]) -> dict[str, float]:
@@ -73,7 +78,20 @@ def rows_of(
             "seconds": round(time.perf_counter() - started, 1),
             "dense": dense,
             "heldout": heldout(evaluator, best),
+            **refitted(plan, evaluator, best),
         }
+
+
+def refitted(plan: Plan, evaluator: Evaluator, chromosome: list[int]) -> dict[str, Any]:
+    """Return what a refit changes: the metrics of the dense, the pruned and the refitted model."""
+    refit = refit_of(evaluator, plan.config)
+    if refit is None:
+        return {}
+    pruned = prune(evaluator.model, chromosome, evaluator.gene_map)
+    refit(pruned)
+    parts = ("heldout", "probe")
+    dense, after = (quality(evaluator, one, parts) for one in (evaluator.model, pruned))
+    return {"refit": {**refit.result, "dense": dense, "after": after}}
 
 
 def main() -> None:
@@ -91,11 +109,20 @@ def main() -> None:
             for row in rows_of(flags, genes, given.shares, seed, given.rank):
                 rows.append(row)
                 print(f"{genes} {row['share']:.0%} seed {seed}: {change(row):+.1%}", flush=True)
+                for part, before in row.get("refit", {}).get("without", {}).items():
+                    print(f"  {part}: {_changes(row['refit'], part, before)}", flush=True)
                 write_json(given.output, {"flags": flags, "rank": given.rank, "rows": rows})
     for genes in given.genes:
         for share in given.shares:
             found = [row for row in rows if (row["genes"], row["share"]) == (genes, share)]
             print(f"{genes} {share:.0%}: median {statistics.median(map(change, found)):+.1%}")
+
+
+def _changes(refit: dict[str, Any], part: str, before: dict[str, float]) -> str:
+    """Return the increase of the perplexity before and after a refit, and their ratio."""
+    dense = refit["dense"][part]["perplexity"]
+    raw, after = (found["perplexity"] / dense - 1 for found in (before, refit["after"][part]))
+    return f"{raw:+.1%} before and {after:+.1%} after the refit, ratio {after / raw:.2f}"
 
 
 def change(row: dict[str, Any]) -> float:

@@ -21,7 +21,7 @@ class Refit:
     """Refits the winner of a search, in place; called with the pruned model.
 
     :param evaluator: the evaluator of the search, with held-out data.
-    :param how: a name in :data:`sos_deap.models.refit.HOW`.
+    :param how: a name in :data:`sos_deap.refit_settings.REFITS`, not ``"none"``.
     :param damping: the damping; ``None`` to choose it.
     :raises InputError: if the model cannot be refitted on the task's examples.
     """
@@ -34,7 +34,12 @@ class Refit:
 
     def __post_init__(self) -> None:
         """Check what can be checked before the search."""
-        check_refit(self.evaluator.model, self._text, self.how, self.damping)
+        check_refit(self.evaluator.model, self._text, self._fitted, self.damping)
+
+    @property
+    def _fitted(self) -> str:
+        """What is fitted at the end; during the search the evaluator refits each sub-model."""
+        return "bias" if self.how == "bias" else "after"
 
     @property
     def _text(self) -> Task:
@@ -49,7 +54,7 @@ class Refit:
         moved: Any = pruned
         moved.to(model.device)
         started = time.perf_counter()
-        fits = refit(model, pruned, self._text, self.how, self.damping)
+        fits = refit(model, pruned, self._text, self._fitted, self.damping)
         self.result.update(
             how=self.how,
             damping=self.damping,
@@ -70,5 +75,4 @@ def refit_of(evaluator: Evaluator, config: RefitSettings) -> Refit | None:
     """
     if config.refit == "none":
         return None
-    how = "bias" if config.refit == "bias" else "after"
-    return Refit(evaluator, how, config.refit_damping)
+    return Refit(evaluator, config.refit, config.refit_damping)

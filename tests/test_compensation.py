@@ -130,7 +130,7 @@ def test_a_run_that_refits_during_the_search(refit_flags: list[str], tmp_path: P
     logs = [(folder / "evaluations.csv").read_bytes() for folder in (serial, parallel)]
     assert logs[0] == logs[1]
     result = json.loads((serial / "result.json").read_text())
-    assert result["refit"]["how"] == "after"
+    assert result["refit"]["how"] == "during"
     plain = tmp_path / "plain"
     assert main([*refit_flags, f"--output_dir={plain}"]) == 0
     assert (plain / "evaluations.csv").read_bytes() != logs[0]

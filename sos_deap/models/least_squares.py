@@ -25,7 +25,8 @@ class Sums:
     """
 
     def __init__(self, inputs: int, outputs: int, like: Tensor) -> None:
-        # Products of many tokens lose digits in float32; some devices have no float64.
+        # A batch is multiplied in float32, which is fast, and added in float64, as sums over many
+        # batches lose digits; some devices have no float64.
         dtype = torch.float32 if like.device.type == "mps" else torch.float64
         self.xx = torch.zeros(inputs, inputs, dtype=dtype, device=like.device)
         self.xy = torch.zeros(inputs, outputs, dtype=dtype, device=like.device)
@@ -38,7 +39,7 @@ class Sums:
         :param inputs: (tokens, inputs).
         :param outputs: (tokens, outputs).
         """
-        x, y = inputs.to(self.xx.dtype), outputs.to(self.xx.dtype)
+        x, y = inputs.float(), outputs.float()
         self.xx += x.T @ x
         self.xy += x.T @ y
         self.yy += y.square().sum()
@@ -74,6 +75,8 @@ class Sums:
         :param damping: c, as a share of the mean square of an input times the number of tokens.
         :raises SingularError: if the system is singular, which it is not with damping.
         """
+        if damping == 0 and self.tokens < len(self.xx):
+            raise SingularError
         strength = damping * self.xx.diagonal().mean()
         system = self.xx + strength * torch.eye(
             len(self.xx), dtype=self.xx.dtype, device=self.xx.device

@@ -24,7 +24,7 @@ def refit_lines(result: Mapping[str, Any]) -> list[str]:
         f"refit: {found['how']}, {tokens:,} tokens, at most {inputs:,} inputs of a projection, "
         f"{measurement(found['seconds'])} s"
     ]
-    if found["how"] == "after" and tokens < _TOKENS_PER_INPUT * inputs:
+    if found["how"] != "bias" and tokens < _TOKENS_PER_INPUT * inputs:
         lines.append(
             f"warning: the refit had {tokens:,} tokens for {inputs:,} inputs of a projection: "
             f"at least {_TOKENS_PER_INPUT} per input are advisable, give more --refit_samples"
