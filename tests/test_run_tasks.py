@@ -362,3 +362,35 @@ def test_bad_input_is_one_line_before_any_search(
     assert error.startswith("error: ") and error.count("\n") == 1
     assert message in error
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("task", "model", "how"),
+    [
+        ("accuracy", "classifier", "after"),
+        ("accuracy", "classifier", "during"),
+        ("multilabel", "labels", "bias"),
+        ("perplexity", "masked", "after"),
+    ],
+)
+def test_refits_of_encoders(
+    models: dict[str, Path], data: Path, tmp_path: Path, task: str, model: str, how: str
+) -> None:
+    more = [f"--task={task}", f"--refit={how}", "--refit_samples=5", "--seqlen=20"]
+    more += ["--genes=heads+channels", "--mutation_rate=0.3"]
+    assert main(flags(models[model], data, tmp_path / "run", *more)) == 0
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    refit, described = result["refit"], result["data"]["refit"]
+    assert described.get("examples", described.get("sequences")) == 5
+    assert 0 < refit["tokens"] <= 5 * 20
+    assert all(site["error"] < site["error_before"] for site in refit["sites"] if site["damping"])
+
+
+@pytest.mark.parametrize("model", ["causal", "seq2seq"])
+def test_a_task_that_generates_text_has_no_refit(
+    models: dict[str, Path], data: Path, tmp_path: Path, model: str, capsys: Any
+) -> None:
+    more = ["--task=summarization", "--refit=after", "--refit_samples=5", "--max_new_tokens=6"]
+    assert main(flags(models[model], data, tmp_path / "run", *more)) == 2
+    assert "this task generates text: leave the refit out" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

@@ -111,6 +111,33 @@ class PseudoPerplexity(SequenceTask):
         return {self.name: exp(sums[0] / sums[1])}
 
 
+class Reading(SequenceTask):
+    """Token sequences that a model reads once, without a metric: the text of a refit.
+
+    The language-modelling head is not computed.
+
+    :param sequences: the token sequences.
+    :param device: device of the model.
+    """
+
+    name = "reading"
+
+    def score(self, model: Any, examples: slice, sub_models: int) -> Tensor:
+        """Run the layers on some examples; return zeros, (sub_models, 1)."""
+        model.base_model(input_ids=self._input_ids[examples].repeat(sub_models, 1))
+        return torch.zeros(sub_models, 1, dtype=torch.float64)
+
+    def metrics(self, sums: list[float]) -> dict[str, float]:
+        """Return no metric."""
+        return {}
+
+
+def make_reading(loaded: Pretrained, settings: TaskSettings) -> TaskMaker:
+    """Return what makes the text of a refit of a causal or masked language model."""
+    sequences, device = _sequences(loaded, settings), loaded.model.device
+    return lambda draw: Reading(sequences(draw), device)
+
+
 def make_perplexity(loaded: Pretrained, settings: TaskSettings) -> TaskMaker:
     """Return what makes the task ``perplexity``: pseudo-perplexity for an encoder.
 

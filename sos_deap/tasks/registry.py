@@ -15,7 +15,7 @@ from sos_deap.tasks.custom import make_custom
 from sos_deap.tasks.data.draw import Draw, TaskMaker
 from sos_deap.tasks.data.reading import SELF, Part, read_parts
 from sos_deap.tasks.generation import make_summarization
-from sos_deap.tasks.language import make_kl, make_perplexity
+from sos_deap.tasks.language import make_kl, make_perplexity, make_reading
 from sos_deap.tasks.settings import TaskSettings
 from sos_deap.tasks.task import Tasks, checked_metric
 from sos_deap.user_function import user_function
@@ -77,8 +77,7 @@ def make_tasks(
 ) -> tuple[Pretrained, Tasks]:
     """Load a model, and make its task on the parts of a data set.
 
-    Calibration, validation and refit examples are disjoint draws from the calibration part. The
-    refit reads text alone, so that for ``kl`` its task is ``perplexity``.
+    Calibration, validation and refit examples are disjoint draws from the calibration part.
 
     :param task: a key of :data:`TASKS`, a user's ``module:function``, or a function of a model, its
         tokenizer and the rows of a part.
@@ -114,8 +113,8 @@ def make_tasks(
         None if probe is None else make(Draw("probe", probe, settings.heldout_samples, seed)),
     )
     if samples is not None and settings.refit_samples is not None:
-        if task == "kl":  # a refit reads the text only, so no divergence is prepared
-            make = make_perplexity(loaded, replace(settings, metric=None))
+        if task in ("kl", "perplexity"):  # a refit needs no metric
+            make = make_reading(loaded, settings)
         used = samples + (more or 0)
         rest = replace(calibration, purpose="refit", samples=settings.refit_samples, skip=used)
         tasks = tasks._replace(refit=make(rest))
