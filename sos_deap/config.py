@@ -225,6 +225,7 @@ PRESETS: dict[str, dict[str, Any]] = {
             "genes": "heads+channels",
             "algorithm": "sweep,sweeps=2,near=0.25,candidates=1",
             "samples": 128,
+            "heldout_samples": 256,
             "max_evaluations": 24,
         },
     },

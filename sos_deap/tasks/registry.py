@@ -20,6 +20,9 @@ from sos_deap.tasks.settings import TaskSettings
 from sos_deap.tasks.task import Tasks, checked_metric
 from sos_deap.user_function import user_function
 
+#: Default number of examples of the probe data.
+PROBE_SAMPLES = 256
+
 
 @dataclass(frozen=True)
 class TaskKind:
@@ -110,7 +113,9 @@ def make_tasks(
         make(calibration),
         make(Draw("held-out", heldout, settings.heldout_samples, seed)),
         None if more is None else make(validation),
-        None if probe is None else make(Draw("probe", probe, settings.heldout_samples, seed)),
+        None
+        if probe is None
+        else make(Draw("probe", probe, settings.heldout_samples or PROBE_SAMPLES, seed)),
     )
     if samples is not None and settings.refit_samples is not None:
         if task in ("kl", "perplexity"):  # a refit needs no metric

@@ -81,7 +81,8 @@ class TaskSettings:
         None,
         "data",
         "Other data that the dense and the pruned model are compared on, such as text of another "
-        "kind, which shows whether the result holds there.",
+        "kind, which shows whether the result holds there: 256 of its held-out examples, or "
+        "--heldout_samples.",
         unset="none",
     )
     seqlen: int | None = setting(
