@@ -80,7 +80,7 @@ def test_the_preset_best_and_flags_over_it(small: list[str], tmp_path: Path) -> 
     flags = [flag for flag in small if not flag.startswith("--samples")]
     assert main(["best", *flags, "--metric=kl"]) == 0
     config = json.loads((tmp_path / "run" / "config.json").read_text())
-    expected = {"task": "kl", **BEST, "metric": "kl"}
+    expected = {"task": "kl", **BEST, "metric": "kl", "heldout_samples": 2}
     assert {name: config[name] for name in expected} == expected
     result = read(tmp_path / "run")
     dense, best = result["dense"], result["best"]

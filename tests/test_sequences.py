@@ -72,7 +72,7 @@ def test_samples_are_drawn_by_the_seed_without_repetition(tokenizer: Any) -> Non
     assert Draw("calibration", None, None, 0).numbers(4) == [0, 1, 2, 3]
     assert sorted(Draw("calibration", None, 9, 0).numbers(4)) == [0, 1, 2, 3]
     assert len(Draw("validation", None, 9, 0, skip=3).numbers(4)) == 1
-    with pytest.raises(InputError, match=r"left for validation: there are 4, and 4 are for calibr"):
+    with pytest.raises(InputError, match=r"left for validation: there are 4, and 4 are taken"):
         Draw("validation", None, 2, 0, skip=4).numbers(4)
 
 
