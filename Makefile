@@ -12,7 +12,7 @@ run: .venv/installed
 test: .venv/installed
 	$(BIN)/python -m pytest --numprocesses=auto --dist=worksteal
 
-# Takes twice as long.
+# Slower, as every line is traced.
 coverage: .venv/installed
 	$(BIN)/python -m pytest --numprocesses=auto --dist=worksteal --cov --cov-report=term:skip-covered
 

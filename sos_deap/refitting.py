@@ -61,6 +61,7 @@ class Refit:
             tokens=max((fit.tokens for fit in fits), default=0),
             inputs=max((fit.inputs for fit in fits), default=0),
             seconds=time.perf_counter() - started,
+            greater_is_better=self.evaluator.task.greater_is_better,
             without=without,
             sites=[asdict(fit) for fit in fits],
         )

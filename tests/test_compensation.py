@@ -17,6 +17,7 @@ from sos_deap import Evaluator, InputError, gene_map, prune
 from sos_deap.models.compensation import Compensation, compensated
 from sos_deap.models.families import FAMILIES
 from sos_deap.models.hidden_states import States
+from sos_deap.models.least_squares import DAMPINGS
 from sos_deap.models.sharing import blocks_of, shared
 from sos_deap.run import main
 from tests.conftest import small_llama
@@ -35,7 +36,9 @@ def fitted_by_hand(model: Any, chromosome: list[int], genes: Any, text: Any, dam
         columns = [unit * site.width + i for unit in keep for i in range(site.width)]
         x = with_ones(consumer, x)
         columns += range(site.units * site.width, x.shape[1])  # that of the bias
-        strength = damping * np.square(x).sum(0).mean()
+        if not columns:
+            continue
+        strength = damping * np.square(x[:, columns]).sum(0).mean()
         own = found.get_submodule(site.consumer)
         fit_by_hand(own, x[:, columns], y, weights(consumer)[:, columns], strength)
     return found
@@ -65,13 +68,37 @@ def test_alone_and_shared_are_as_sliced_and_fitted_by_hand(family: str) -> None:
     assert torch.equal(output(model, batch), dense)
 
 
-def test_the_damping_is_one_of_the_grid_for_each_site() -> None:
+def test_the_damping_has_the_least_error_without_every_other_unit() -> None:
+    """On the last of five batches, by hand; with no lower error than the weight itself: none."""
+    model, chosen = small_llama(), set[float | None]()
+    genes = gene_map(model, "heads+channels", 4)
+    for count in (10, 60):
+        text = Batches(model, count)
+        found = Compensation(model, genes, text)
+        for site, damping in zip(genes.sites, found.dampings, strict=True):
+            x, y = seen(model, site.consumer, text)
+            rows = np.arange(len(x)) // (len(x) // 5)  # of one token, the batch
+            consumer = model.get_submodule(site.consumer)
+            kept = [i for i in range(x.shape[1]) if i // site.width % 2 == 0]
+            first, last = rows < 4, rows == 4
+            errors: dict[float | None, float] = {}
+            for one in (None, *DAMPINGS):
+                own = copy.deepcopy(consumer)
+                own.weight = torch.nn.Parameter(own.weight[:, kept].detach().clone())
+                if one is not None:
+                    some = x[first][:, kept]
+                    strength = one * np.square(some).sum(0).mean()
+                    fit_by_hand(own, some, y[first], weights(own), strength)
+                errors[one] = np.square(x[last][:, kept] @ weights(own).T - y[last]).sum()
+            assert errors[damping] <= min(errors.values()) * (1 + 1e-4)
+            chosen.add(damping)
+    assert len(chosen) > 2
+
+
+def test_a_damping_of_zero_is_refused_as_some_sub_model_may_have_no_unique_fit() -> None:
     model = small_llama()
-    genes = gene_map(model)
-    found = Compensation(model, genes, Batches(model, 40))
-    assert len(found.dampings) == len(genes.sites)
-    again = Compensation(model, genes, Batches(model, 40))
-    assert found.dampings == again.dampings
+    with pytest.raises(InputError, match="refit during the search is 0: give a number above 0"):
+        Compensation(model, gene_map(model), Batches(model), damping=0.0)
 
 
 def test_an_architecture_that_cannot_be_sliced_is_refused() -> None:

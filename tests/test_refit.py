@@ -14,7 +14,7 @@ from transformers.pytorch_utils import Conv1D
 
 from sos_deap import InputError, gene_map, load, prune, refit
 from sos_deap.models.families import FAMILIES
-from sos_deap.models.least_squares import DAMPINGS
+from sos_deap.models.least_squares import DAMPINGS, SingularError, Sums
 from tests.conftest import small_llama
 from tests.tiny import build, inputs, output, random_order
 
@@ -33,6 +33,9 @@ class Batches:
 
     def __len__(self) -> int:
         return len(self._batches)
+
+    def describe(self) -> dict[str, Any]:
+        return {"split": "random", "batches": len(self)}
 
     def score(self, model: Any, examples: slice, sub_models: int) -> Any:
         batches = self._batches[examples]
@@ -182,6 +185,29 @@ def test_the_errors_are_those_of_the_outputs() -> None:
         assert error == pytest.approx(
             np.square(found - wanted).sum() / np.square(wanted).sum(), rel=1e-4
         )
+
+
+def test_a_system_that_rounding_made_singular_is_solved_with_more_damping() -> None:
+    torch.manual_seed(2)
+    x, weight = torch.randn(60, 4), torch.randn(3, 4).double()
+    sums = Sums(4, 3, x)
+    sums.add(x, torch.randn(60, 3))
+    values, vectors = torch.linalg.eigh(sums.xx)
+    values[0] = -0.05 * values.mean()
+    sums.xx = vectors @ torch.diag(values) @ vectors.T
+    strength = 0.1 * sums.xx.diagonal().mean()  # of 0.001, 0.01 and 0.1 the first that suffices
+    wanted = np.linalg.solve(
+        sums.xx.numpy() + float(strength) * np.eye(4), (sums.xy + strength * weight.T).numpy()
+    ).T
+    assert np.allclose(sums.solution(weight, 0.001).numpy(), wanted)
+    with pytest.raises(SingularError):
+        sums.solution(weight, 0.0)
+
+
+def test_inputs_that_are_always_zero_keep_their_weights() -> None:
+    weight, sums = torch.randn(3, 4), Sums(4, 3, torch.zeros(1))
+    sums.add(torch.zeros(50, 4), torch.randn(50, 3))
+    assert torch.allclose(sums.solution(weight.double(), 0.01), weight.double())
 
 
 @pytest.mark.parametrize(

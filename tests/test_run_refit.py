@@ -66,6 +66,7 @@ def test_a_winner_is_refitted_on_examples_of_its_own(
         (["--refit=after", "--refit_damping=-1"], "the damping of the refit is -1.0"),
         (["--refit=after", "--refit_samples=3"], "a refit on 3 examples cannot choose its damping"),
         (["--refit=after", "--samples=400"], "no example is left for refit: there are"),
+        (["--refit=during", "--refit_damping=0"], "refit during the search is 0: give a number"),
         (["--refit=bias"], "a llama model have no biases"),
         (["--probe_dataset=no.txt"], "no.txt"),
         (["--probe_dataset=builtin:self"], "probe_dataset is builtin:self"),
@@ -85,6 +86,7 @@ def test_warnings_for_few_tokens_and_for_a_gain_on_one_text_only() -> None:
         parts = {"heldout": {"perplexity": 24.0}, "probe": {"perplexity": probe}}
         before = {"heldout": {"perplexity": 25.0}, "probe": {"perplexity": 210.0}}
         refit = {"how": "after", "tokens": tokens, "inputs": 100, "seconds": 3.0}
+        refit["greater_is_better"] = False
         return {"best": parts, "refit": {**refit, "without": before}}
 
     assert refit_lines({"best": {}}) == []

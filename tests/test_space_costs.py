@@ -248,7 +248,7 @@ def landscape(space: Space, seed: int) -> Any:
 @pytest.mark.parametrize("kinds", MIXES)
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_every_strategy_ends_within_s_and_full(name: str, kinds: str) -> None:
-    for seed in range(2):
+    for seed in range(4):
         evaluate, losses = landscape(mixed(kinds, 0.4, seed), seed)
         priors = {"wanda": lambda: losses, "activation": lambda: losses}  # noqa: B023
         additive = bool(seed % 2)

@@ -58,16 +58,20 @@ class Inputs:
         self.norms += products.diagonal(dim1=1, dim2=2).sum(1).sqrt()
 
 
+def consumer_weight(consumer: Any) -> Tensor:
+    """Return the weight of a projection, (outputs, inputs), in the memory of the module."""
+    weight: Tensor = consumer.weight.detach()
+    return weight.T if isinstance(consumer, Conv1D) else weight  # Conv1D stores (in, out)
+
+
 def consumer_weights(model: nn.Module, site: Site) -> Tensor:
     """Return the weights of a site's consumer, (outputs, units, width), in float64."""
-    projection: Any = model.get_submodule(site.consumer)
-    weight: Tensor = projection.weight.detach().double()
-    weight = weight.T if isinstance(projection, Conv1D) else weight  # Conv1D stores (in, out)
+    weight = consumer_weight(model.get_submodule(site.consumer)).double()
     return weight.reshape(len(weight), site.units, site.width)
 
 
 @contextmanager
-def _hooked(
+def hooked(
     model: nn.Module, sites: Sequence[Site], hooks: Sequence[Callable[..., Any]]
 ) -> Iterator[None]:
     """Register one forward pre-hook per consumer, inside the context."""
@@ -103,7 +107,7 @@ def recorded_inputs(model: nn.Module, sites: Sequence[Site]) -> Iterator[list[In
     def record(inputs: Inputs, module: nn.Module, given: tuple[Tensor, ...]) -> None:
         inputs.add(given[0])
 
-    with _hooked(model, sites, [partial(record, inputs) for inputs in every]):
+    with hooked(model, sites, [partial(record, inputs) for inputs in every]):
         yield every
 
 
@@ -136,5 +140,5 @@ def gates(model: nn.Module, sites: Sequence[Site]) -> Iterator[list[Tensor]]:
         for parameter in trainable:
             stack.callback(parameter.requires_grad_, True)
             parameter.requires_grad_(False)
-        stack.enter_context(_hooked(model, sites, hooks))
+        stack.enter_context(hooked(model, sites, hooks))
         yield factors

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -14,12 +13,13 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from sos_deap.errors import InputError
+from sos_deap.models.activations import consumer_weight, hooked
 from sos_deap.models.families import why_unsliceable
 from sos_deap.models.genes import GeneMap
 from sos_deap.models.guard import evaluating
-from sos_deap.models.least_squares import DAMPINGS, Sums
+from sos_deap.models.least_squares import Sums, fitted
 from sos_deap.models.narrow import narrowed
-from sos_deap.models.refit import FOLDS, RefitText, batches_of, consumer_bias, consumer_weight
+from sos_deap.models.refit import FOLDS, DescribedText, batches_of, consumer_bias
 from sos_deap.models.sites import Site
 
 #: Most bytes of fitted weights that are kept.
@@ -33,56 +33,55 @@ class Compensation:
     """Fits the consumer of a site to the dense model's output, for any kept units.
 
     With the inputs X of a consumer in the dense model, H = X^T X and the kept columns K, the weight
-    W' that minimises ``|X W^T - X_K W'^T|^2 + c |W' - W_K|^2`` is
-    ``W_K + W_R H_RK (H_KK + c I)^-1``, where R are the removed columns. H is computed once, for all
-    sub-models, in one pass; unlike :func:`sos_deap.refit`, the fit ignores what changes in earlier
-    layers. A bias is the weight of one more input, which is 1 and always kept.
+    W' that minimises ``|X_K W'^T - X W^T|^2 + c |W' - W_K|^2`` follows from H alone. H is computed
+    once, for all sub-models, in one pass; unlike :func:`sos_deap.refit`, the fit ignores what
+    changes in earlier layers. A bias is the weight of one more input, which is 1 and always kept.
 
     H of every site stays in memory, in float32: for 32 layers of 11,008 channels and 4,096
-    attention inputs about 18 GB.
+    attention inputs 18 GB, and four times as much while it is computed.
 
     :param model: the dense model.
     :param genes: its gene map.
     :param text: calibration text.
-    :param damping: c, as a share of the mean square of an input times the number of tokens.
-        Default: for each site the one that fits best without every other unit, on a fifth of the
-        text.
-    :raises InputError: for an architecture that cannot be sliced, and for inputs that are not
-        finite.
+    :param damping: c, as a share of the mean square of a kept input times the number of tokens,
+        above 0. Default: for each site the one that fits best without every other unit, on a fifth
+        of the text; if none does, the site keeps its weights.
+    :raises InputError: for a damping of 0, an architecture that cannot be sliced, and inputs that
+        are not finite.
     """
 
     def __init__(
-        self, model: Any, genes: GeneMap, text: RefitText, damping: float | None = None
+        self, model: Any, genes: GeneMap, text: DescribedText, damping: float | None = None
     ) -> None:
+        if damping == 0:  # the system of some sub-model would be singular, in the midst of a search
+            raise InputError("the damping of a refit during the search is 0: give a number above 0")
         if why := why_unsliceable(genes.family, model.config, genes.removes_heads):
             raise InputError(
                 f"a {model.config.model_type} model cannot be refitted during the search: {why}; "
                 "use the refit after, with the layout zeroed"
             )
         self._model, self._genes = model, genes
-        self._sums: list[Tensor] = []
-        self.dampings: list[float] = []
-        for site, (training, validation) in zip(
-            genes.sites, _recorded(model, genes.sites, text), strict=True
-        ):
-            if not (training.is_finite and validation.is_finite):
+        self._text, self._given = text, damping
+        self._sums: list[Sums] = []
+        #: The damping of each site; ``None``: it keeps its weights.
+        self.dampings: list[float | None] = []
+        for site, parts in zip(genes.sites, _recorded(model, genes.sites, text), strict=True):
+            if not all(part.is_finite for part in parts):
                 raise InputError(
                     f"the input of {site.consumer} is not finite on the calibration text: compute "
                     "with --dtype float32"
                 )
-            chosen = damping
-            if chosen is None:
-                chosen = self._chosen(site, training.xx, validation.xx)
-            self.dampings.append(chosen)
-            self._sums.append((training.xx + validation.xx).float())
-        self._given = damping
-        self._data = {key: value for key, value in _described(text).items() if key != "split"}
+            self.dampings.append(self._chosen(site, *parts) if damping is None else damping)
+            every = parts[0].plus(parts[1])
+            every.xx = every.xx.float()
+            self._sums.append(every)
         self._fitted = OrderedDict[tuple[int, tuple[int, ...]], Weights]()
         self._bytes = 0
 
     def describe(self) -> dict[str, Any]:
         """Return what the fitted weights depend on besides the model, as plain JSON."""
-        return {"damping": self._given, "data": self._data}
+        data = {name: value for name, value in self._text.describe().items() if name != "split"}
+        return {"damping": self._given, "data": data}
 
     def weights(self, number: int, keep: Sequence[int]) -> Weights:
         """Return the weight and the bias of a consumer with some of its site's units.
@@ -103,29 +102,26 @@ class Compensation:
         return found
 
     def _fit(self, number: int, keep: Sequence[int]) -> Weights:
-        site = self._genes.sites[number]
+        site, damping = self._genes.sites[number], self.dampings[number]
         consumer: Any = self._model.get_submodule(site.consumer)
-        columns = _columns(site, keep, consumer_bias(consumer) is not None)
-        weight = _augmented(consumer).double()
-        fitted = _without(weight, self._sums[number].double(), columns, self.dampings[number])
-        fitted = fitted.to(consumer.weight.dtype)
-        bias = None
-        if consumer_bias(consumer) is not None:
-            fitted, bias = fitted[:, :-1], fitted[:, -1].contiguous()
-        return (fitted.T if isinstance(consumer, Conv1D) else fitted).contiguous(), bias
+        has_bias = consumer_bias(consumer) is not None
+        columns, weight = _columns(site, keep, has_bias), _augmented(consumer)
+        found = weight[:, columns]
+        if damping is not None and len(columns):
+            sums = self._sums[number].reproducing(weight, columns)
+            found = sums.solution(found.to(sums.xx.dtype), damping).to(weight.dtype)
+        kept, bias = found[:, : found.shape[1] - has_bias], None
+        if has_bias:
+            bias = found[:, -1].contiguous()
+        return (kept.T if isinstance(consumer, Conv1D) else kept).contiguous(), bias
 
-    def _chosen(self, site: Site, training: Tensor, validation: Tensor) -> float:
+    def _chosen(self, site: Site, training: Sums, validation: Sums) -> float | None:
         """Return the damping that fits best on other text, without every other unit."""
         consumer: Any = self._model.get_submodule(site.consumer)
         columns = _columns(site, range(0, site.units, 2), consumer_bias(consumer) is not None)
-        weight = _augmented(consumer).to(training.dtype)
-
-        def error(damping: float) -> float:
-            change = -weight
-            change[:, columns] += _without(weight, training, columns, damping)
-            return float(((change @ validation) * change).sum())
-
-        return min(DAMPINGS, key=error)
+        weight = _augmented(consumer)
+        first, second = (part.reproducing(weight, columns) for part in (training, validation))
+        return fitted(weight[:, columns], first, second).damping
 
 
 @contextmanager
@@ -149,21 +145,6 @@ def compensated(
         yield
 
 
-def _without(weight: Tensor, sums: Tensor, columns: Tensor, damping: float) -> Tensor:
-    """Return the weight of the kept columns, fitted to the output with all of them."""
-    columns = columns.to(weight.device)
-    if not len(columns):
-        return weight[:, columns]
-    removed = torch.ones(len(sums), dtype=torch.bool, device=weight.device)
-    removed[columns] = False
-    strength = max(float(damping * sums.diagonal().mean()), torch.finfo(sums.dtype).tiny)
-    system = sums[columns][:, columns]
-    system.diagonal().add_(strength)
-    lost = weight[:, removed] @ sums[removed][:, columns]
-    factor = torch.linalg.cholesky(system)
-    return weight[:, columns] + torch.cholesky_solve(lost.T, factor).T
-
-
 def _augmented(consumer: nn.Module) -> Tensor:
     """Return a projection's weight, (outputs, inputs), with its bias as a last column."""
     weight, bias = consumer_weight(consumer), consumer_bias(consumer)
@@ -179,7 +160,7 @@ def _columns(site: Site, keep: Sequence[int], bias: bool) -> Tensor:
     return torch.cat((columns, torch.tensor([site.units * site.width])))
 
 
-def _recorded(model: Any, sites: Sequence[Site], text: RefitText) -> list[tuple[Sums, Sums]]:
+def _recorded(model: Any, sites: Sequence[Site], text: DescribedText) -> list[tuple[Sums, Sums]]:
     """Return the sums over the inputs of each consumer, in two parts of the text."""
     parts: list[tuple[Sums, Sums]] = []
     part = 0
@@ -190,24 +171,16 @@ def _recorded(model: Any, sites: Sequence[Site], text: RefitText) -> list[tuple[
             inputs = torch.cat((inputs, torch.ones_like(inputs[:, :1])), dim=1)
         both[part].add(inputs, inputs[:, :0])
 
-    with evaluating(model), ExitStack() as stack, torch.inference_mode():
-        for site in sites:
-            consumer = model.get_submodule(site.consumer)
-            inputs = _augmented(consumer).shape[1]
-            both = Sums(inputs, 0, consumer.weight), Sums(inputs, 0, consumer.weight)
-            parts.append(both)
-            handle = consumer.register_forward_pre_hook(partial(record, both))
-            stack.callback(handle.remove)
+    for site in sites:
+        consumer = model.get_submodule(site.consumer)
+        inputs = _augmented(consumer).shape[1]
+        parts.append((Sums(inputs, 0, consumer.weight), Sums(inputs, 0, consumer.weight)))
+    hooks = [partial(record, both) for both in parts]
+    with evaluating(model), hooked(model, sites, hooks), torch.inference_mode():
         for number, examples in enumerate(batches_of(text)):
             part = int(number % FOLDS == FOLDS - 1)
             text.score(model, examples, 1)
     return parts
-
-
-def _described(text: Any) -> dict[str, Any]:
-    """Return a task's description of its data; for other text one that differs for each."""
-    described: dict[str, Any] = text.describe() if hasattr(text, "describe") else {"id": id(text)}
-    return json.loads(json.dumps(described))  # type: ignore[no-any-return]
 
 
 def _size(weights: Weights) -> int:

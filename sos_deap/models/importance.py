@@ -20,24 +20,19 @@ from sos_deap.errors import InputError, unknown
 from sos_deap.models.activations import Inputs, consumer_weights, gates, recorded_inputs
 from sos_deap.models.genes import GeneMap
 from sos_deap.models.sites import Site
+from sos_deap.models.text import Text
 
 
-class Text(Protocol):
-    """The calibration text: the examples of a task."""
+class NamedText(Text, Protocol):
+    """Calibration text with a name."""
 
     @property
     def name(self) -> str:
         """The name of the task, for error messages."""
 
-    def __len__(self) -> int:
-        """The number of examples."""
-
-    def score(self, model: Any, examples: slice, sub_models: int) -> Any:
-        """Run the model on some examples; the returned value is not used here."""
-
 
 @runtime_checkable
-class TextWithLoss(Text, Protocol):
+class TextWithLoss(NamedText, Protocol):
     """Calibration text with a differentiable loss."""
 
     def loss(self, model: Any, examples: slice) -> Tensor:
@@ -132,7 +127,10 @@ class Importance:
 
 
 def _by_inputs(
-    score: Callable[[Tensor, Inputs], Tensor], model: nn.Module, sites: Sequence[Site], text: Text
+    score: Callable[[Tensor, Inputs], Tensor],
+    model: nn.Module,
+    sites: Sequence[Site],
+    text: NamedText,
 ) -> list[Tensor]:
     """Compute importances from the weights and inputs of consumers, in one pass."""
     every = _recorded(model, sites, text)
@@ -211,7 +209,7 @@ IMPORTANCES: dict[str, Importance] = {
 }
 
 
-def checked_importance(name: str, text: Text) -> Importance:
+def checked_importance(name: str, text: NamedText) -> Importance:
     """Return a row of :data:`IMPORTANCES` after a check of the calibration text.
 
     :param name: a key of :data:`IMPORTANCES`.
@@ -229,7 +227,7 @@ def checked_importance(name: str, text: Text) -> Importance:
     return IMPORTANCES[name]
 
 
-def importance(name: str, model: nn.Module, genes: GeneMap, text: Text) -> list[float]:
+def importance(name: str, model: nn.Module, genes: GeneMap, text: NamedText) -> list[float]:
     """Compute the importance of each gene of a model; the higher, the more removing it costs.
 
     :param name: a key of :data:`IMPORTANCES`.

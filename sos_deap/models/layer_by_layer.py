@@ -4,22 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from sos_deap.models.narrow import replaced
-
-
-class Text(Protocol):
-    """The calibration text: the examples of a task."""
-
-    def __len__(self) -> int:
-        """The number of examples."""
-
-    def score(self, model: Any, examples: slice, sub_models: int) -> Any:
-        """Run the model on some examples; the returned value is not used here."""
+from sos_deap.models.text import Text
 
 
 class _Stop(Exception):  # noqa: N818 - it ends a forward pass and is no error

@@ -53,6 +53,21 @@ class Sums:
         self.tokens += other.tokens
         return self
 
+    def reproducing(self, weight: Tensor, columns: Tensor) -> Sums:
+        """Return the sums for some of the inputs, where the wanted outputs are those of all inputs.
+
+        :param weight: the weight of all inputs, (outputs, inputs).
+        :param columns: indices of the inputs.
+        """
+        found = Sums(len(columns), len(weight), weight)
+        weight, columns = weight.to(found.xx.dtype), columns.to(weight.device)
+        outputs = self.xx.to(found.xx.dtype) @ weight.T
+        found.xx += self.xx[columns][:, columns]
+        found.xy += outputs[columns]
+        found.yy += (weight.T * outputs).sum()
+        found.tokens = self.tokens
+        return found
+
     @property
     def is_finite(self) -> bool:
         """Whether no input or output was infinite or not a number."""
@@ -69,21 +84,24 @@ class Sums:
     def solution(self, weight: Tensor, damping: float) -> Tensor:
         """Return the weight W' that minimises ``|X W'^T - Y|^2 + c |W' - W|^2``.
 
-        With more damping the solution is nearer to the present weight.
+        With more damping the solution is nearer to the present weight. If rounding makes the system
+        singular in spite of the damping, it is solved with ten times as much, and so on.
 
         :param weight: the present weight W, (outputs, inputs).
         :param damping: c, as a share of the mean square of an input times the number of tokens.
-        :raises SingularError: if the system is singular, which it is not with damping.
+        :raises SingularError: if the damping is 0 and the system is singular.
         """
         if damping == 0 and self.tokens < len(self.xx):
             raise SingularError
-        strength = damping * self.xx.diagonal().mean()
-        system = self.xx + strength * torch.eye(
-            len(self.xx), dtype=self.xx.dtype, device=self.xx.device
-        )
+        # Inputs may all be 0: the present weight is then the solution.
+        strength = damping * self.xx.diagonal().mean().clamp(min=1e-30)
+        system = self.xx.clone()
+        system.diagonal().add_(strength)
         factor, failed = torch.linalg.cholesky_ex(system)
-        if failed:
+        if failed and damping == 0:
             raise SingularError
+        if failed:
+            return self.solution(weight, 10 * damping)
         return torch.cholesky_solve(self.xy + strength * weight.T, factor).T
 
 
@@ -113,7 +131,7 @@ def fitted(
     :param validation: sums over the other tokens; with one damping they may be empty. The final
         solution is for all tokens.
     :param dampings: dampings to choose from.
-    :raises SingularError: if the system is singular.
+    :raises SingularError: if the only damping is 0 and the system is singular.
     """
     present = weight.to(training.xx.dtype)
     choice: float | None = dampings[0]

@@ -16,14 +16,15 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.pytorch_utils import Conv1D
 
 from sos_deap.errors import InputError, unknown
+from sos_deap.models.activations import consumer_weight
 from sos_deap.models.find_genes import head_map
 from sos_deap.models.guard import evaluating
-from sos_deap.models.layer_by_layer import LayerByLayer, Text, recorded_outputs
+from sos_deap.models.layer_by_layer import LayerByLayer, recorded_outputs
 from sos_deap.models.least_squares import DAMPINGS, Fit, SingularError, Sums, bias_fitted, fitted
 from sos_deap.models.sites import Site
+from sos_deap.models.text import Text
 
 #: What is fitted: weights and biases of the consumers, or the biases alone.
 HOW = ("after", "bias")
@@ -42,6 +43,13 @@ class RefitText(Text, Protocol):
     @property
     def one_pass(self) -> bool:
         """Whether ``score`` runs the model once per example."""
+
+
+class DescribedText(RefitText, Protocol):
+    """Calibration text that describes itself, as a task does."""
+
+    def describe(self) -> dict[str, Any]:
+        """Return the source, number and hash of the examples, as plain JSON."""
 
 
 @dataclass(frozen=True)
@@ -227,12 +235,6 @@ class _Refit:
                 f"the least-squares system of {site.consumer} is singular: {training.tokens} "
                 f"tokens for {len(training.xx)} inputs; give more text, or a damping above 0"
             ) from error
-
-
-def consumer_weight(consumer: Any) -> Tensor:
-    """Return the weight of a projection, (outputs, inputs), in the memory of the module."""
-    weight: Tensor = consumer.weight.detach()
-    return weight.T if isinstance(consumer, Conv1D) else weight  # Conv1D stores (in, out)
 
 
 def consumer_bias(consumer: nn.Module) -> Tensor | None:

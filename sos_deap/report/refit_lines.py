@@ -29,7 +29,7 @@ def refit_lines(result: Mapping[str, Any]) -> list[str]:
             f"warning: the refit had {tokens:,} tokens for {inputs:,} inputs of a projection: "
             f"at least {_TOKENS_PER_INPUT} per input are advisable, give more --refit_samples"
         )
-    gains = {part: _gain(found["without"], result["best"], part) for part in found["without"]}
+    gains = {part: _gain(found, result["best"], part) for part in found["without"]}
     if gains.get("probe", 1.0) < 0 < gains["heldout"]:
         lines.append(
             "warning: the refit improved the metric on held-out text and worsened it on the probe "
@@ -38,9 +38,11 @@ def refit_lines(result: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _gain(without: Mapping[str, Any], best: Mapping[str, Any], part: str) -> float:
-    """Return by how much a refit lowered the perplexity or the first metric of a part."""
-    name = "perplexity" if "perplexity" in best[part] else next(iter(best[part]))
-    sign = 1 if name in ("perplexity", "kl", "distillation", "pseudo_perplexity") else -1
-    before, after = without[part][name], best[part][name]
-    return 0.0 if before is None or after is None else sign * (before - after)
+def _gain(refit: Mapping[str, Any], best: Mapping[str, Any], part: str) -> float:
+    """Return by how much a refit improved the main metric on a part of the data."""
+    name, after = next(iter(best[part].items()))
+    before = refit["without"][part][name]
+    if before is None or after is None:
+        return 0.0
+    gain: float = after - before
+    return gain if refit["greater_is_better"] else -gain

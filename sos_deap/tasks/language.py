@@ -118,13 +118,19 @@ class Reading(SequenceTask):
 
     :param sequences: the token sequences.
     :param device: device of the model.
+    :param options: further arguments of the model's forward method.
     """
 
     name = "reading"
 
+    def __init__(self, sequences: Sequences, device: torch.device | str, **options: Any) -> None:
+        super().__init__(sequences, device)
+        self._options = options
+
     def score(self, model: Any, examples: slice, sub_models: int) -> Tensor:
         """Run the layers on some examples; return zeros, (sub_models, 1)."""
-        model.base_model(input_ids=self._input_ids[examples].repeat(sub_models, 1))
+        ids = self._input_ids[examples].repeat(sub_models, 1)
+        model.base_model(input_ids=ids, **self._options)
         return torch.zeros(sub_models, 1, dtype=torch.float64)
 
     def metrics(self, sums: list[float]) -> dict[str, float]:
@@ -135,7 +141,8 @@ class Reading(SequenceTask):
 def make_reading(loaded: Pretrained, settings: TaskSettings) -> TaskMaker:
     """Return what makes the text of a refit of a causal or masked language model."""
     sequences, device = _sequences(loaded, settings), loaded.model.device
-    return lambda draw: Reading(sequences(draw), device)
+    options = {} if loaded.is_encoder else {"use_cache": False}
+    return lambda draw: Reading(sequences(draw), device, **options)
 
 
 def make_perplexity(loaded: Pretrained, settings: TaskSettings) -> TaskMaker:

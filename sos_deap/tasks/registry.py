@@ -17,7 +17,7 @@ from sos_deap.tasks.data.reading import SELF, Part, read_parts
 from sos_deap.tasks.generation import make_summarization
 from sos_deap.tasks.language import make_kl, make_perplexity, make_reading
 from sos_deap.tasks.settings import TaskSettings
-from sos_deap.tasks.task import Tasks, checked_metric
+from sos_deap.tasks.task import Task, Tasks, checked_metric
 from sos_deap.user_function import user_function
 
 #: Default number of examples of the probe data.
@@ -97,32 +97,35 @@ def make_tasks(
         raise InputError(f"{SELF} is only for {able}: give this task a data set with --dataset")
     samples, more = settings.samples, settings.validation_samples
     samples = kind.samples if samples is None else samples
-    if more is not None and samples is None:
-        raise InputError(
-            "this task uses all examples for calibration: also give --samples, so that "
-            f"{more} are left for validation"
-        )
+    for count, purpose in ((more, "validation"), (settings.refit_samples, "the refit")):
+        if count is not None and samples is None:
+            raise InputError(
+                "this task uses all examples for calibration: also give --samples, so that "
+                f"{count} are left for {purpose}"
+            )
     part, heldout = (None, None) if dataset == SELF else read_parts(dataset, settings)
     probe = None if settings.probe_dataset is None else _probe_part(settings)
     loaded = load(kind.purpose)
     settings = replace(settings, samples=samples)
     make = kind.make(loaded, settings)
+    # A refit of a language model needs no metric.
+    reads = make_reading(loaded, settings) if task in ("kl", "perplexity") else make
     calibration = Draw("calibration", part, samples, seed, excluded=heldout)
-    validation = replace(calibration, purpose="validation", samples=more, skip=samples or 0)
+
+    def further(purpose: str, maker: TaskMaker, count: int | None, skip: int) -> Task | None:
+        """Return a task on the examples after the first ones, if any are asked for."""
+        draw = replace(calibration, purpose=purpose, samples=count, skip=skip)
+        return None if count is None else maker(draw)
+
+    used = samples or 0
+    shown = settings.heldout_samples
     tasks = Tasks(
         make(calibration),
-        make(Draw("held-out", heldout, settings.heldout_samples, seed)),
-        None if more is None else make(validation),
-        None
-        if probe is None
-        else make(Draw("probe", probe, settings.heldout_samples or PROBE_SAMPLES, seed)),
+        make(Draw("held-out", heldout, shown, seed)),
+        further("validation", make, more, used),
+        None if probe is None else make(Draw("probe", probe, shown or PROBE_SAMPLES, seed)),
+        further("refit", reads, settings.refit_samples, used + (more or 0)),
     )
-    if samples is not None and settings.refit_samples is not None:
-        if task in ("kl", "perplexity"):  # a refit needs no metric
-            make = make_reading(loaded, settings)
-        used = samples + (more or 0)
-        rest = replace(calibration, purpose="refit", samples=settings.refit_samples, skip=used)
-        tasks = tasks._replace(refit=make(rest))
     checked_metric(settings.metric, (tasks.calibration.name,))  # tasks with one metric do not check
     return loaded, tasks
 
