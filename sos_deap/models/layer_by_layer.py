@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import torch
@@ -36,11 +36,13 @@ class LayerByLayer:
         #: first example of the batch.
         self._outputs: dict[tuple[str, int], Any] = {}
 
-    def run(self, layer: int, examples: slice) -> None:
+    def run(self, layer: int, examples: slice) -> tuple[Tensor, Tensor]:
         """Run a layer on some examples, and keep its output for the layers after it.
 
         :param layer: index of the layer; all layers before it must have run on these examples.
         :param examples: the examples.
+        :returns: the hidden states before and after the layer, (rows, hidden size), a row for each
+            token.
         """
         path = self._blocks[layer]
         forward = self._model.get_submodule(path).forward
@@ -49,42 +51,61 @@ class LayerByLayer:
             self._outputs[_stack(path), examples.start] = forward(*args, **kwargs)
             raise _Stop
 
-        self._pass(layer, examples, last)
+        before = self._pass(layer, examples, last)
+        return before, _rows(_first(self._outputs[_stack(path), examples.start]))
 
-    def input_of(self, layer: int, module: str, examples: slice) -> Tensor | None:
+    def input_of(self, layer: int, module: str, examples: slice) -> tuple[Tensor | None, Tensor]:
         """Run a layer up to one of its modules, and return the module's input.
 
         :param layer: index of the layer; all layers before it must have run on these examples.
         :param module: path of the module in the model.
         :param examples: the examples.
-        :returns: the input, (rows, inputs), a row for each token; ``None`` if it did not run.
+        :returns: the input, (rows, inputs), a row for each token, ``None`` if the module did not
+            run; and the hidden states before the layer, (rows, hidden size).
         """
         found: list[Tensor] = []
 
         def stop(module: nn.Module, given: tuple[Tensor, ...]) -> None:
-            found.append(given[0].flatten(0, -2))
+            found.append(_rows(given[0]))
             raise _Stop
 
         hook = self._model.get_submodule(module).register_forward_pre_hook(stop)
         try:
-            self._pass(layer, examples, None)
+            before = self._pass(layer, examples, None)
         finally:
             hook.remove()
-        return found[0] if found else None
+        return found[0] if found else None, before
 
-    def _pass(self, layer: int, examples: slice, last: Callable[..., Any] | None) -> None:
+    def _pass(self, layer: int, examples: slice, last: Callable[..., Any] | None) -> Tensor:
+        """Run the model up to a layer, or a part of it; return the states before the layer."""
+        before: list[Tensor] = []
+
+        def record(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            before.append(_rows(args[0] if args else kwargs["hidden_states"]))
+
         with ExitStack() as stack, torch.inference_mode():
             for path in self._blocks[:layer]:
                 block = self._model.get_submodule(path)
                 kept = self._outputs[_stack(path), examples.start]
                 stack.enter_context(replaced(block, forward=_returning(kept)))
             block = self._model.get_submodule(self._blocks[layer])
+            stack.callback(block.register_forward_pre_hook(record, with_kwargs=True).remove)
             if last is not None:
                 stack.enter_context(replaced(block, forward=last))
-            try:
+            with suppress(_Stop):
                 self._text.score(self._model, examples, 1)
-            except _Stop:
-                return
+        return before[0]
+
+
+def _rows(states: Tensor) -> Tensor:
+    """Return hidden states with one row for each token."""
+    return states.flatten(0, -2)
+
+
+def _first(output: Any) -> Tensor:
+    """Return the hidden states of a layer's output, which may be a tuple that begins with them."""
+    states: Tensor = output[0] if isinstance(output, tuple) else output
+    return states
 
 
 def _returning(value: Any) -> Callable[..., Any]:
@@ -110,7 +131,7 @@ def recorded_outputs(model: nn.Module, modules: Sequence[str]) -> Iterator[dict[
 
             def record(module: nn.Module, given: Any, output: Tensor, path: str = path) -> None:
                 # Copied, since some layers add to it in place, such as Falcon's.
-                seen[path] = output.flatten(0, -2).clone()
+                seen[path] = _rows(output).clone()
 
             handle = model.get_submodule(path).register_forward_hook(record)
             stack.callback(handle.remove)

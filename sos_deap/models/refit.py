@@ -61,7 +61,7 @@ class SiteFit:
     :param tokens: number of tokens that it was fitted to.
     :param damping: the damping, as a share of the mean square of an input; ``None`` if no damping
         reduced the error on the tokens kept for this choice, so that the weights stayed.
-    :param error_before: squared error of the output, over the square of the dense model's.
+    :param error_before: squared error of the output, over the square of the wanted one.
     :param error: the same after the refit.
     """
 
@@ -84,14 +84,17 @@ def refit(
 
     Layer by layer, attention before feed-forward, each consumer gets the weight W' that minimises
     ``|X W'^T - Y|^2 + c |W' - W|^2``: X is its input in the pruned model, whose earlier layers are
-    refitted already; Y is the output of the dense model's consumer; W is its present weight. So it
-    compensates the removed units of its site and, in part, what earlier layers lost. A bias is
-    fitted with the weight. A similar least-squares step is in SlimGPT (Ling et al., 2024); the bias
-    alone is FLAP's compensation (An et al., 2024, equation 8).
+    refitted already; Y is the output of the dense model's consumer, plus, in layers that add it
+    unchanged to the hidden states, the difference of these between the dense and the pruned model;
+    W is its present weight. So it compensates the removed units of its site and, in part, what
+    earlier sites lost. A bias is fitted with the weight. A similar least-squares step is in SlimGPT
+    (Ling et al., 2024); the bias alone is FLAP's compensation (An et al., 2024, equation 8), for
+    which Y is the output of the dense model's consumer in every layer.
 
     The sums over tokens of one site are in memory at a time, in float64: for 11,008 channels about
-    1 GB for each of the text to fit and the text to choose the damping. The outputs of a layer on
-    all tokens are kept for both models.
+    1 GB for each of the text to fit and the text to choose the damping. The hidden states after one
+    layer on all tokens are kept for both models, and of the dense model also those before it and
+    the outputs of its consumers.
 
     :param model: the dense model; it is not changed.
     :param pruned: the model from :func:`sos_deap.prune`, of any layout; its weights are changed.
@@ -142,6 +145,20 @@ def check_refit(
         )
 
 
+@dataclass(frozen=True)
+class _DenseLayer:
+    """One layer of the dense model on all batches; every tensor has a row for each token.
+
+    :param before: the hidden states before the layer, (rows, hidden size), by batch.
+    :param outputs: of each consumer the outputs, (rows, hidden size), by batch.
+    :param adds: whether the layer adds these outputs, unchanged, to the hidden states.
+    """
+
+    before: list[Tensor]
+    outputs: dict[str, list[Tensor]]
+    adds: bool
+
+
 class _Refit:
     """The refit of one model; the parameters are those of :func:`refit`."""
 
@@ -168,49 +185,73 @@ class _Refit:
         """Refit each site from the first one that lost units on."""
         changed = False
         for layer, (_, sites) in enumerate(self._layers):
-            targets = self._targets(layer, sites)
-            for site in sites:
+            dense = self._dense_layer(layer, sites)
+            for number, site in enumerate(sites):
                 consumer = self._pruned.get_submodule(site.consumer)
                 kept = _kept_inputs(consumer)
                 changed |= len(kept) < site.units * site.width
-                if changed and (fit := self._fit(layer, site, kept, targets[site.consumer])):
+                pairs = self._pairs(layer, [one.consumer for one in sites[: number + 1]], dense)
+                if changed and (fit := self._fit(site, kept, pairs)):
                     yield fit
             if layer + 1 < len(self._layers):
                 for examples in self._batches:
                     self._pruned_run.run(layer, examples)
 
-    def _targets(self, layer: int, sites: Sequence[Site]) -> dict[str, list[Tensor]]:
-        """Run a layer of the dense model; return the outputs of its consumers in each batch."""
-        targets: dict[str, list[Tensor]] = {site.consumer: [] for site in sites}
+    def _dense_layer(self, layer: int, sites: Sequence[Site]) -> _DenseLayer:
+        """Run a layer of the dense model."""
+        before: list[Tensor] = []
+        outputs: dict[str, list[Tensor]] = {site.consumer: [] for site in sites}
+        adds = True
         for examples in self._batches:
-            with recorded_outputs(self._model, list(targets)) as seen:
-                self._dense_run.run(layer, examples)
+            with recorded_outputs(self._model, list(outputs)) as seen:
+                states, after = self._dense_run.run(layer, examples)
+            adds = adds and _adds(states, after, list(seen.values()))
+            before.append(states)
             for consumer, output in seen.items():
-                targets[consumer].append(output)
-        return targets
+                outputs[consumer].append(output)
+        return _DenseLayer(before, outputs, adds)
 
-    def _fit(self, layer: int, site: Site, kept: Tensor, targets: list[Tensor]) -> SiteFit | None:
-        """Refit one consumer; returns ``None`` if it has nothing to fit or did not run."""
+    def _pairs(
+        self, layer: int, consumers: Sequence[str], dense: _DenseLayer
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the inputs and the wanted outputs of a consumer, batch by batch, if it runs.
+
+        :param consumers: the consumers of the layer that run before it, and itself.
+        """
+        *earlier, consumer = consumers
+        for number, examples in enumerate(self._batches):
+            with recorded_outputs(self._pruned, earlier) as seen:
+                inputs, before = self._pruned_run.input_of(layer, consumer, examples)
+            if inputs is None:
+                return
+            wanted = dense.outputs[consumer][number].float()
+            if self._how == "after" and dense.adds:
+                wanted = wanted + dense.before[number] - before
+                for one, output in seen.items():
+                    wanted += dense.outputs[one][number] - output
+            yield inputs, wanted
+
+    def _fit(
+        self, site: Site, kept: Tensor, pairs: Iterator[tuple[Tensor, Tensor]]
+    ) -> SiteFit | None:
+        """Refit one consumer; returns ``None`` if it has nothing to fit or does not run."""
         consumer: Any = self._pruned.get_submodule(site.consumer)
         weight, bias = consumer_weight(consumer), consumer_bias(consumer)
-        if len(targets) < len(self._batches) or not (len(kept) or bias is not None):
-            return None
-        if self._how == "bias" and bias is None:
+        if bias is None and (self._how == "bias" or not len(kept)):
             return None
         # The bias is the weight of one more input, which is 1.
         present = weight[:, kept]
         if bias is not None:
             present = torch.cat((present, bias.detach()[:, None]), dim=1)
         training, validation = (Sums(present.shape[1], len(present), present) for _ in range(2))
-        for number, (examples, wanted) in enumerate(zip(self._batches, targets, strict=True)):
-            inputs = self._pruned_run.input_of(layer, site.consumer, examples)
-            if inputs is None:
-                return None
-            inputs = inputs[:, kept]
+        for number, (inputs, wanted) in enumerate(pairs):
+            columns = [inputs[:, kept]]
             if bias is not None:
-                inputs = torch.cat((inputs, torch.ones_like(wanted[:, :1])), dim=1)
+                columns.append(torch.ones_like(wanted[:, :1]))
             other = number % FOLDS == FOLDS - 1 and len(self._dampings) > 1
-            (validation if other else training).add(inputs, wanted)
+            (validation if other else training).add(torch.cat(columns, dim=1), wanted)
+        if not training.tokens:
+            return None
         fit = self._solved(site, present, training, validation)
         with torch.no_grad():
             weight[:, kept] = fit.weight[:, : len(kept)].to(weight.dtype)
@@ -241,6 +282,20 @@ def consumer_bias(consumer: nn.Module) -> Tensor | None:
     """Return the bias of a projection."""
     bias: Tensor | None = getattr(consumer, "bias", None)
     return bias
+
+
+def _adds(before: Tensor, after: Tensor, outputs: Sequence[Tensor]) -> bool:
+    """Return whether a layer adds the outputs of its consumers, unchanged, to the hidden states.
+
+    It does not if it normalises or scales them, or the sums, or has other sub-layers. The tolerance
+    is for rounding in half precision.
+    """
+    rest = change = after.float() - before.float()
+    for output in outputs:
+        if output.shape != change.shape:
+            return False
+        rest = rest - output
+    return bool(rest.norm() <= 0.05 * change.norm())
 
 
 def _kept_inputs(consumer: nn.Module) -> Tensor:
