@@ -19,8 +19,9 @@ from sos_deap.models.genes import GeneMap
 from sos_deap.models.guard import evaluating
 from sos_deap.models.least_squares import Sums, fitted
 from sos_deap.models.narrow import narrowed
-from sos_deap.models.refit import FOLDS, DescribedText, batches_of, consumer_bias
+from sos_deap.models.refit import consumer_bias
 from sos_deap.models.sites import Site
+from sos_deap.models.text import FOLDS, DescribedText, batches_of
 
 #: Most bytes of fitted weights that are kept.
 _MOST_BYTES = 2**28

@@ -11,7 +11,7 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,32 +24,10 @@ from sos_deap.models.guard import evaluating
 from sos_deap.models.layer_by_layer import LayerByLayer, recorded_outputs
 from sos_deap.models.least_squares import DAMPINGS, Fit, SingularError, Sums, bias_fitted, fitted
 from sos_deap.models.sites import Site
-from sos_deap.models.text import Text
+from sos_deap.models.text import FOLDS, RefitText, batches_of
 
 #: What is fitted: weights and biases of the consumers, or the biases alone.
 HOW = ("after", "bias")
-
-#: Of this many batches of examples, one is kept to choose the damping.
-FOLDS = 5
-
-
-class RefitText(Text, Protocol):
-    """Calibration text whose examples have at most ``seqlen`` tokens."""
-
-    @property
-    def seqlen(self) -> int:
-        """Number of tokens in the longest example."""
-
-    @property
-    def one_pass(self) -> bool:
-        """Whether ``score`` runs the model once per example."""
-
-
-class DescribedText(RefitText, Protocol):
-    """Calibration text that describes itself, as a task does."""
-
-    def describe(self) -> dict[str, Any]:
-        """Return the source, number and hash of the examples, as plain JSON."""
 
 
 @dataclass(frozen=True)
@@ -304,10 +282,3 @@ def _kept_inputs(consumer: nn.Module) -> Tensor:
     The layout zeroed keeps the others, which belong to removed units.
     """
     return (consumer_weight(consumer) != 0).any(0).nonzero().flatten()
-
-
-def batches_of(text: RefitText) -> list[slice]:
-    """Cut the text into batches of at most 4,096 tokens, at least :data:`FOLDS` if it has them."""
-    examples = len(text)
-    size = max(1, min(4096 // text.seqlen, examples // FOLDS))
-    return [slice(start, min(start + size, examples)) for start in range(0, examples, size)]
