@@ -50,6 +50,7 @@ def with_refit_samples(config: RefitSettings, settings: TaskSettings) -> TaskSet
     for name, value in (
         ("refit_damping", config.refit_damping),
         ("refit_samples", settings.refit_samples),
+        ("refit_dataset", settings.refit_dataset),
     ):
         if value is not None:
             raise InputError(f"{name} is {value} without a refit: give --refit after, or leave it")

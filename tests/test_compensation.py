@@ -166,10 +166,12 @@ def test_a_change_of_the_weights_is_noticed(evaluator: Make) -> None:
 
 
 def test_a_run_that_refits_during_the_search(refit_flags: list[str], tmp_path: Path) -> None:
-    more = ["--refit=during", "--refit_samples=30", "--engine=process", "--workers=2"]
+    # Workers draw the same refit examples, those after the validation examples.
+    more = ["--refit=during", "--refit_samples=30", "--validation_samples=4"]
+    parallel_flags = ["--engine=process", "--workers=2"]
     serial, parallel = tmp_path / "serial", tmp_path / "parallel"
-    assert main([*refit_flags, *more[:2], f"--output_dir={serial}"]) == 0
-    assert main([*refit_flags, *more, f"--output_dir={parallel}"]) == 0
+    assert main([*refit_flags, *more, f"--output_dir={serial}"]) == 0
+    assert main([*refit_flags, *more, *parallel_flags, f"--output_dir={parallel}"]) == 0
     logs = [(folder / "evaluations.csv").read_bytes() for folder in (serial, parallel)]
     assert logs[0] == logs[1]
     result = json.loads((serial / "result.json").read_text())

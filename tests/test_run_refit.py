@@ -19,6 +19,10 @@ def run(flags: list[str], folder: Path) -> dict[str, Any]:
     return result
 
 
+def value_of(flags: list[str], name: str) -> str:
+    return next(flag for flag in flags if flag.startswith(f"--{name}=")).partition("=")[2]
+
+
 @pytest.mark.parametrize("task", ["perplexity", "kl"])
 def test_a_winner_is_refitted_on_examples_of_its_own(
     refit_flags: list[str], tmp_path: Path, capsys: Any, task: str
@@ -43,8 +47,8 @@ def test_a_winner_is_refitted_on_examples_of_its_own(
     assert len(set(hashes)) == len(hashes) == 4
     # What was saved is what was measured.
     evaluator = Evaluator.from_pretrained(
-        *(flag.partition("=")[2] for flag in flags if flag.startswith("--model")),
-        dataset=next(flag for flag in flags if flag.startswith("--dataset")).partition("=")[2],
+        value_of(flags, "model"),
+        dataset=value_of(flags, "dataset"),
         heldout_samples=4,
         seqlen=32,
         device="cpu",
@@ -55,6 +59,23 @@ def test_a_winner_is_refitted_on_examples_of_its_own(
     assert again["perplexity"] == pytest.approx(expected, rel=1e-5)
     page = (tmp_path / "refitted" / "report.html").read_text()
     assert "perplexity, held-out, no refit" in page
+
+
+def test_half_of_the_refit_examples_are_of_another_data_set(refit_flags: list[str]) -> None:
+    dataset, other = (value_of(refit_flags, name) for name in ("dataset", "probe_dataset"))
+
+    def evaluator(dataset: str, samples: int, **more: Any) -> Any:
+        model = value_of(refit_flags, "model")
+        return Evaluator.from_pretrained(
+            model, dataset=dataset, samples=samples, seqlen=32, device="cpu", **more
+        )
+
+    mixed = evaluator(dataset, 2, refit_samples=7, refit_dataset=other).refit_task.sequences
+    own = evaluator(dataset, 2, refit_samples=4).refit_task.sequences
+    foreign = evaluator(other, 3).task.sequences
+    assert mixed.split == f"{own.split} and {foreign.split}"
+    assert mixed.input_ids[0::2].tolist() == own.input_ids.tolist()
+    assert mixed.input_ids[1::2].tolist() == foreign.input_ids.tolist()
 
 
 @pytest.mark.parametrize(
@@ -68,6 +89,19 @@ def test_a_winner_is_refitted_on_examples_of_its_own(
         (["--refit=after", "--samples=400"], "no example is left for refit: there are"),
         (["--refit=during", "--refit_damping=0"], "refit during the search is 0: give a number"),
         (["--refit=bias"], "a llama model have no biases"),
+        (["--refit_dataset=builtin:pydoc"], "refit_dataset is builtin:pydoc without a refit"),
+        (["--refit=after", "--refit_dataset=no.txt"], "no.txt"),
+        (["--refit=after", "--refit_dataset=builtin:self"], "refit_dataset is builtin:self"),
+        (
+            [
+                "--refit=after",
+                "--task=sos_deap:Chromosome",
+                "--samples=4",
+                "--refit_dataset={probe}",
+            ],
+            "refit_dataset is only for kl, perplexity: leave it out",
+        ),
+        (["--refit=after", "--refit_dataset={dataset}"], "the data set of the search: give"),
         (["--probe_dataset=no.txt"], "no.txt"),
         (["--probe_dataset=builtin:self"], "probe_dataset is builtin:self"),
     ],
@@ -75,6 +109,8 @@ def test_a_winner_is_refitted_on_examples_of_its_own(
 def test_bad_input(
     refit_flags: list[str], tmp_path: Path, capsys: Any, given: list[str], message: str
 ) -> None:
+    paths = {name: value_of(refit_flags, name) for name in ("dataset", "probe_dataset")}
+    given = [one.format(dataset=paths["dataset"], probe=paths["probe_dataset"]) for one in given]
     assert main([*refit_flags, *given, f"--output_dir={tmp_path / 'run'}"]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1

@@ -147,9 +147,7 @@ class Evaluator(FitnessEvaluator):
                 "channel_order": evaluator.gene_map.channel_order,
                 "time_table": evaluator.time_table and evaluator.time_table.content(),
                 **vars(chosen),
-                # Only the searching process validates, refits the winner and reports.
-                **dict.fromkeys(("validation_samples", "probe_dataset")),
-                "refit_samples": chosen.refit_samples if evaluator.refit == "during" else None,
+                **dict.fromkeys(_unused_by_workers(evaluator.refit)),
             }
         return evaluator
 
@@ -232,3 +230,13 @@ def _unpickled(recipe: str, objective: Objective, max_sparsity: float) -> Evalua
             setattr(other, name, getattr(shared, name))
     other.objective, other.max_sparsity = objective, max_sparsity
     return other
+
+
+def _unused_by_workers(refit: str) -> list[str]:
+    """Return the settings of what the searching process alone does.
+
+    It validates, refits the winner and reports. For a refit during the search, workers draw the
+    same refit examples, which come after those of the validation.
+    """
+    refits = ["validation_samples", "refit_samples", "refit_dataset"]
+    return ["probe_dataset", *(() if refit == "during" else refits)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import reduce
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from sos_deap.tasks.data.draw import Draw, TaskMaker
 from sos_deap.tasks.data.self_text import sampled_sequences
 from sos_deap.tasks.data.sequences import (
     Sequences,
+    alternating,
     checked_seqlen,
     cut_sequences,
     longest,
@@ -31,6 +33,7 @@ from sos_deap.tasks.likelihood import (
 )
 from sos_deap.tasks.logits import logits_at
 from sos_deap.tasks.settings import TaskSettings
+from sos_deap.tasks.task import Task
 
 
 class Perplexity(SequenceTask):
@@ -138,11 +141,14 @@ class Reading(SequenceTask):
         return {}
 
 
-def make_reading(loaded: Pretrained, settings: TaskSettings) -> TaskMaker:
-    """Return what makes the text of a refit of a causal or masked language model."""
+def make_reading(loaded: Pretrained, settings: TaskSettings) -> Callable[..., Task]:
+    """Return what makes the text of a refit of a causal or masked language model.
+
+    Its arguments are one draw, or two of different data sets.
+    """
     sequences, device = _sequences(loaded, settings), loaded.model.device
     options = {} if loaded.is_encoder else {"use_cache": False}
-    return lambda draw: Reading(sequences(draw), device, **options)
+    return lambda *draws: Reading(reduce(alternating, map(sequences, draws)), device, **options)
 
 
 def make_perplexity(loaded: Pretrained, settings: TaskSettings) -> TaskMaker:

@@ -17,11 +17,14 @@ from sos_deap.tasks.data.reading import SELF, Part, read_parts
 from sos_deap.tasks.generation import make_summarization
 from sos_deap.tasks.language import make_kl, make_perplexity, make_reading
 from sos_deap.tasks.settings import TaskSettings
-from sos_deap.tasks.task import Task, Tasks, checked_metric
+from sos_deap.tasks.task import Tasks, checked_metric
 from sos_deap.user_function import user_function
 
 #: Default number of examples of the probe data.
 PROBE_SAMPLES = 256
+
+#: The tasks whose models read running text.
+_READING = ("kl", "perplexity")
 
 
 @dataclass(frozen=True)
@@ -104,41 +107,63 @@ def make_tasks(
                 f"{count} are left for {purpose}"
             )
     part, heldout = (None, None) if dataset == SELF else read_parts(dataset, settings)
-    probe = None if settings.probe_dataset is None else _probe_part(settings)
+    probe = _another("probe_dataset", settings)
+    mixed = _another("refit_dataset", settings)
+    if mixed is not None:
+        _check_mixed(task, dataset, settings)
     loaded = load(kind.purpose)
     settings = replace(settings, samples=samples)
     make = kind.make(loaded, settings)
-    # A refit of a language model needs no metric.
-    reads = make_reading(loaded, settings) if task in ("kl", "perplexity") else make
     calibration = Draw("calibration", part, samples, seed, excluded=heldout)
-
-    def further(purpose: str, maker: TaskMaker, count: int | None, skip: int) -> Task | None:
-        """Return a task on the examples after the first ones, if any are asked for."""
-        draw = replace(calibration, purpose=purpose, samples=count, skip=skip)
-        return None if count is None else maker(draw)
-
-    used = samples or 0
-    shown = settings.heldout_samples
+    used, shown = samples or 0, settings.heldout_samples
+    validation = replace(calibration, purpose="validation", samples=more, skip=used)
+    refit = replace(
+        calibration, purpose="refit", samples=settings.refit_samples, skip=used + (more or 0)
+    )
+    # A refit of a language model needs no metric.
+    reads = make_reading(loaded, settings) if task in _READING else make
     tasks = Tasks(
         make(calibration),
         make(Draw("held-out", heldout, shown, seed)),
-        further("validation", make, more, used),
-        None if probe is None else make(Draw("probe", probe, shown or PROBE_SAMPLES, seed)),
-        further("refit", reads, settings.refit_samples, used + (more or 0)),
+        None if more is None else make(validation),
+        None if probe is None else make(Draw("probe", probe[1], shown or PROBE_SAMPLES, seed)),
+        None if refit.samples is None else reads(*_refit_draws(refit, mixed)),
     )
     checked_metric(settings.metric, (tasks.calibration.name,))  # tasks with one metric do not check
     return loaded, tasks
 
 
-def _probe_part(settings: TaskSettings) -> Part:
-    """Return the held-out part of the probe data set."""
-    assert settings.probe_dataset is not None
-    if settings.probe_dataset == SELF:
-        raise InputError(f"probe_dataset is {SELF}: give a data set to read")
+def _another(name: str, settings: TaskSettings) -> tuple[Part, Part] | None:
+    """Return the calibration and the held-out part of a further data set, if there is one.
+
+    :param name: name of the setting.
+    """
+    dataset = getattr(settings, name)
+    if dataset is None:
+        return None
+    if dataset == SELF:
+        raise InputError(f"{name} is {SELF}: give a data set to read")
     # The names of splits are those of the other data set.
-    return read_parts(
-        settings.probe_dataset, replace(settings, calibration_split=None, heldout_split=None)
-    )[1]
+    return read_parts(dataset, replace(settings, calibration_split=None, heldout_split=None))
+
+
+def _check_mixed(task: str | Callable[..., Any], dataset: str, settings: TaskSettings) -> None:
+    """Check that half of the refit examples can be from another data set."""
+    if task not in _READING:
+        raise InputError(f"refit_dataset is only for {', '.join(_READING)}: leave it out")
+    if settings.refit_dataset == dataset:
+        raise InputError(f"refit_dataset is {dataset}, the data set of the search: give another")
+    if settings.refit_samples is None:
+        raise InputError("refit_dataset is given without refit_samples: give their number, too")
+
+
+def _refit_draws(refit: Draw, mixed: tuple[Part, Part] | None) -> list[Draw]:
+    """Return the draws of the refit examples, of which half are from another data set."""
+    if mixed is None or refit.samples is None:
+        return [refit]
+    half, (part, heldout) = refit.samples // 2, mixed
+    other = Draw(refit.purpose, part, half, refit.seed, excluded=heldout)
+    return [replace(refit, samples=refit.samples - half), other]
 
 
 def task_kind(task: str | Callable[..., Any]) -> TaskKind:

@@ -77,6 +77,13 @@ class TaskSettings:
         "projection, such as the channels of a layer, are advisable.",
         unset="128 if the winner is refitted",
     )
+    refit_dataset: str | None = setting(
+        None,
+        "refit",
+        "Another data set that half of the refit examples are from, so that the refit of a "
+        "language model does not fit one kind of text alone.",
+        unset="none",
+    )
     probe_dataset: str | None = setting(
         None,
         "data",

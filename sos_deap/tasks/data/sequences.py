@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -49,6 +49,21 @@ class Sequences:
             "tokens": count * seqlen,
             "token_hash": token_hash([self.input_ids]),
         }
+
+
+def alternating(first: Sequences, second: Sequences) -> Sequences:
+    """Return the sequences of two texts, one of each in turn, and then the rest of the longer one.
+
+    :param first: sequences.
+    :param second: sequences of the same length.
+    """
+    ranks = [torch.arange(len(one.input_ids)) for one in (first, second)]
+    order = torch.cat(ranks).argsort(stable=True)
+    return replace(
+        first,
+        split=f"{first.split} and {second.split}",
+        input_ids=torch.cat((first.input_ids, second.input_ids))[order],
+    )
 
 
 def token_hash(tensors: Iterable[Tensor]) -> str:
