@@ -218,7 +218,8 @@ class RunConfig(RefitSettings, BudgetSettings):
 #: name of a task apply to that task only.
 PRESETS: dict[str, dict[str, Any]] = {
     # The search of best-heads, for causal language models on heads and channels. As these are more
-    # genes, there are fewer sweeps, so that each has more than one example.
+    # genes, there are fewer sweeps, so that each has more than one example. The refit helps on
+    # text of another kind, too (docs/numbers.md).
     "best": {
         "algorithm": "sweep,prior=wanda",
         "kl": {
@@ -227,6 +228,7 @@ PRESETS: dict[str, dict[str, Any]] = {
             "samples": 128,
             "heldout_samples": 256,
             "max_evaluations": 24,
+            "refit": "after",
         },
     },
     # The search that kept most of the quality in the comparisons (README, "Which search"), which

@@ -147,6 +147,17 @@ def test_the_divergence_is_that_of_the_sliced_model(top_k: int) -> None:
     }
 
 
+def test_the_dense_model_s_metrics_are_known_from_the_reading_of_its_distributions() -> None:
+    model, ids = small_llama(), torch.randint(0, 2048, (600, 10))  # two passes
+    task = KL(Sequences("random", ids), model)
+    perplexity = Evaluator(model, Perplexity(task.sequences)).metric([1] * GENES)
+    assert task.metrics(task.reference_sums) == {
+        "kl": 0,
+        "perplexity": pytest.approx(perplexity, rel=1e-6),
+        "distillation": pytest.approx(math.log(perplexity) / 2, rel=1e-6),
+    }
+
+
 def test_a_coarser_partition_diverges_less() -> None:
     model, ids = small_llama(), torch.randint(0, 2048, (2, 10))
     genes = [[1] * 8 + [0] * 4]

@@ -40,11 +40,19 @@ class KL(SequenceTask):
         self.top_k = min(top_k, model.config.get_text_config().vocab_size)
         with torch.inference_mode():
             # Passes of 4,096 tokens, but of at least one sequence.
-            together = self._input_ids.split(max(1, 4096 // self.seqlen))
-            rows = [self._teacher(model, ids) for ids in together]
-        tokens, logs = zip(*rows, strict=True)
+            together = max(1, 4096 // self.seqlen)
+            rows = [
+                self._teacher(model, ids, targets)
+                for ids, targets in zip(
+                    self._input_ids.split(together), self._targets.split(together), strict=True
+                )
+            ]
+        tokens, logs, nats = zip(*rows, strict=True)
         self._tokens = torch.cat(tokens)  # (sequences, seqlen, top_k)
         self._logs = torch.cat(logs)  # (sequences, seqlen, top_k + 1), log-probabilities
+        scored = self.scored(slice(None))
+        #: The dense model's sums, as :meth:`score` returns them for a sub-model.
+        self.reference_sums = [0.0, float(self.tokens), float(sum(nats)), float(scored)]
 
     def describe(self) -> dict[str, Any]:
         """Return the sequences, and the mean probability that the stored tokens cover."""
@@ -81,16 +89,21 @@ class KL(SequenceTask):
         kl, loss = divergence / positions, nats / tokens
         return {"kl": kl, "perplexity": exp(loss), "distillation": (kl + loss) / 2}
 
-    def _teacher(self, model: Any, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the dense model's likeliest tokens, and the log-probabilities of the partition."""
-        parts = list(self._teacher_slices(model, ids))
-        tokens, logs = zip(*parts, strict=True)
-        return torch.cat(tokens, dim=1), torch.cat(logs, dim=1)
+    def _teacher(self, model: Any, ids: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, float]:
+        """Return the dense model's likeliest tokens, the log-probabilities of the partition, and
+        the negative log-likelihood of the text.
+        """
+        parts = list(self._teacher_slices(model, ids, targets))
+        tokens, logs, nats = zip(*parts, strict=True)
+        return torch.cat(tokens, dim=1), torch.cat(logs, dim=1), sum(nats)
 
-    def _teacher_slices(self, model: Any, ids: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        for _, logits in logits_in_slices(model, ids):
+    def _teacher_slices(
+        self, model: Any, ids: Tensor, targets: Tensor
+    ) -> Iterator[tuple[Tensor, Tensor, float]]:
+        for positions, logits in logits_in_slices(model, ids):
             tokens = logits.topk(self.top_k, dim=-1).indices
-            yield tokens.to(torch.int32), _log_partition(logits, tokens)
+            nats = float(nats_of(logits, targets[:, positions], 1))
+            yield tokens.to(torch.int32), _log_partition(logits, tokens), nats
 
 
 def _log_partition(logits: Tensor, tokens: Tensor) -> Tensor:
