@@ -78,6 +78,17 @@ def test_half_of_the_refit_examples_are_of_another_data_set(refit_flags: list[st
     assert mixed.input_ids[1::2].tolist() == foreign.input_ids.tolist()
 
 
+def test_without_further_examples_those_of_the_search_are_used(
+    refit_flags: list[str], tmp_path: Path, capsys: Any
+) -> None:
+    found = run([*refit_flags, "--refit=after", "--samples=400"], tmp_path / "run")
+    count = found["data"]["calibration"]["sequences"]
+    assert count < 400 and "refit" not in found["data"]
+    # One of five parts chose the damping.
+    assert 0.7 * count * 32 <= found["refit"]["tokens"] <= count * 32
+    assert "so the refit used these, too: give more data" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
@@ -86,7 +97,6 @@ def test_half_of_the_refit_examples_are_of_another_data_set(refit_flags: list[st
         (["--refit_damping=0.1"], "refit_damping is 0.1 without a refit"),
         (["--refit=after", "--refit_damping=-1"], "the damping of the refit is -1.0"),
         (["--refit=after", "--refit_samples=3"], "a refit on 3 examples cannot choose its damping"),
-        (["--refit=after", "--samples=400"], "no example is left for refit: there are"),
         (["--refit=during", "--refit_damping=0"], "refit during the search is 0: give a number"),
         (["--refit=bias"], "a llama model have no biases"),
         (["--refit_dataset=builtin:pydoc"], "refit_dataset is builtin:pydoc without a refit"),
@@ -123,7 +133,8 @@ def test_warnings_for_few_tokens_and_for_a_gain_on_one_text_only() -> None:
         before = {"heldout": {"perplexity": 25.0}, "probe": {"perplexity": 210.0}}
         refit = {"how": "after", "tokens": tokens, "inputs": 100, "seconds": 3.0}
         refit["greater_is_better"] = False
-        return {"best": parts, "refit": {**refit, "without": before}}
+        data = {"calibration": {}, "refit": {}}
+        return {"best": parts, "data": data, "refit": {**refit, "without": before}}
 
     assert refit_lines({"best": {}}) == []
     assert len(refit_lines(result(1600, 205.0))) == 1

@@ -29,6 +29,11 @@ def refit_lines(result: Mapping[str, Any]) -> list[str]:
             f"warning: the refit had {tokens:,} tokens for {inputs:,} inputs of a projection: "
             f"at least {_TOKENS_PER_INPUT} per input are advisable, give more --refit_samples"
         )
+    if "refit" not in result["data"]:
+        lines.append(
+            "warning: the search used all calibration examples, so the refit used these, too: "
+            "give more data, or fewer --samples"
+        )
     gains = {part: _gain(found, result["best"], part) for part in found["without"]}
     if gains.get("probe", 1.0) < 0 < gains["heldout"]:
         lines.append(

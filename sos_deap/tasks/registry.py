@@ -12,12 +12,12 @@ from sos_deap.models.loading import Pretrained
 from sos_deap.models.purposes import kind_of
 from sos_deap.tasks.classification import make_accuracy, make_multilabel
 from sos_deap.tasks.custom import make_custom
-from sos_deap.tasks.data.draw import Draw, TaskMaker
+from sos_deap.tasks.data.draw import Draw, NoneLeftError, TaskMaker
 from sos_deap.tasks.data.reading import SELF, Part, read_parts
 from sos_deap.tasks.generation import make_summarization
 from sos_deap.tasks.language import make_kl, make_perplexity, make_reading
 from sos_deap.tasks.settings import TaskSettings
-from sos_deap.tasks.task import Tasks, checked_metric
+from sos_deap.tasks.task import Task, Tasks, checked_metric
 from sos_deap.user_function import user_function
 
 #: Default number of examples of the probe data.
@@ -127,7 +127,7 @@ def make_tasks(
         make(Draw("held-out", heldout, shown, seed)),
         None if more is None else make(validation),
         None if probe is None else make(Draw("probe", probe[1], shown or PROBE_SAMPLES, seed)),
-        None if refit.samples is None else reads(*_refit_draws(refit, mixed)),
+        _refit_task(reads, refit, mixed),
     )
     checked_metric(settings.metric, (tasks.calibration.name,))  # tasks with one metric do not check
     return loaded, tasks
@@ -157,13 +157,25 @@ def _check_mixed(task: str | Callable[..., Any], dataset: str, settings: TaskSet
         raise InputError("refit_dataset is given without refit_samples: give their number, too")
 
 
-def _refit_draws(refit: Draw, mixed: tuple[Part, Part] | None) -> list[Draw]:
-    """Return the draws of the refit examples, of which half are from another data set."""
-    if mixed is None or refit.samples is None:
-        return [refit]
-    half, (part, heldout) = refit.samples // 2, mixed
-    other = Draw(refit.purpose, part, half, refit.seed, excluded=heldout)
-    return [replace(refit, samples=refit.samples - half), other]
+def _refit_task(
+    reads: Callable[..., Task], refit: Draw, mixed: tuple[Part, Part] | None
+) -> Task | None:
+    """Return the refit examples, of which half may be from another data set.
+
+    :returns: the examples; ``None`` if there are none, or none is left: the calibration examples
+        then serve for the refit, too.
+    """
+    if refit.samples is None:
+        return None
+    draws = [refit]
+    if mixed is not None:
+        half, (part, heldout) = refit.samples // 2, mixed
+        other = Draw(refit.purpose, part, half, refit.seed, excluded=heldout)
+        draws = [replace(refit, samples=refit.samples - half), other]
+    try:
+        return reads(*draws)
+    except NoneLeftError:
+        return None
 
 
 def task_kind(task: str | Callable[..., Any]) -> TaskKind:

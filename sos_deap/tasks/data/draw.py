@@ -13,6 +13,10 @@ from sos_deap.tasks.data.reading import Part
 from sos_deap.tasks.task import Task
 
 
+class NoneLeftError(InputError):
+    """All examples of a part belong to other tasks."""
+
+
 @dataclass(frozen=True)
 class Draw:
     """A draw of examples from one part of a data set.
@@ -36,14 +40,14 @@ class Draw:
     def numbers(self, count: int) -> list[int]:
         """Return the indices of the examples to take, of ``count`` examples.
 
-        :raises InputError: if another task takes all of them.
+        :raises NoneLeftError: if another task takes all of them.
         """
         if self.samples is None:
             return list(range(count))
         order = torch.randperm(count, generator=torch.Generator().manual_seed(self.seed))
         chosen: list[int] = order[self.skip :][: self.samples].tolist()
         if count and not chosen:
-            raise InputError(
+            raise NoneLeftError(
                 f"no example is left for {self.purpose}: there are {count}, and {self.skip} are "
                 "taken; give fewer --samples"
             )
