@@ -15,6 +15,7 @@ on held-out text; with ``--refit`` also after the refit, and on the probe data.
 from __future__ import annotations
 
 import argparse
+import gc
 import statistics
 import time
 from collections.abc import Iterator
@@ -112,6 +113,7 @@ def main() -> None:
                 for part, before in row.get("refit", {}).get("without", {}).items():
                     print(f"  {part}: {_changes(row['refit'], part, before)}", flush=True)
                 write_json(given.output, {"flags": flags, "rank": given.rank, "rows": rows})
+            gc.collect()  # evaluators are in cycles, and hold a model and what it computed
     for genes in given.genes:
         for share in given.shares:
             found = [row for row in rows if (row["genes"], row["share"]) == (genes, share)]
