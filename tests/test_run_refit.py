@@ -133,7 +133,7 @@ def test_warnings_for_few_tokens_and_for_a_gain_on_one_text_only() -> None:
         before = {"heldout": {"perplexity": 25.0}, "probe": {"perplexity": 210.0}}
         refit = {"how": "after", "tokens": tokens, "inputs": 100, "seconds": 3.0}
         refit["greater_is_better"] = False
-        data = {"calibration": {}, "refit": {}}
+        data: dict[str, Any] = {"calibration": {}, "refit": {}}
         return {"best": parts, "data": data, "refit": {**refit, "without": before}}
 
     assert refit_lines({"best": {}}) == []
