@@ -14,6 +14,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForMaskedLM, AutoTokenizer, LlamaConfig
 
 from sos_deap import Evaluator, InputError, head_map, masked, prune
+from sos_deap.artifacts import quality
 from sos_deap.models.sources import BUILTIN
 from sos_deap.tasks.data.self_text import sampled_sequences
 from sos_deap.tasks.data.sequences import Sequences, checked_seqlen
@@ -156,6 +157,15 @@ def test_the_dense_model_s_metrics_are_known_from_the_reading_of_its_distributio
         "perplexity": pytest.approx(perplexity, rel=1e-6),
         "distillation": pytest.approx(math.log(perplexity) / 2, rel=1e-6),
     }
+
+
+def test_a_dense_model_whose_output_is_not_finite_is_refused() -> None:
+    model, ids = small_llama(), torch.randint(0, 2048, (2, 10))
+    with torch.no_grad():
+        model.model.norm.weight[3] = math.nan
+    evaluator = Evaluator(model, KL(Sequences("random", ids), model))
+    with pytest.raises(InputError, match=r"kl \(calibration\) is nan: check the model"):
+        quality(evaluator, model)
 
 
 def test_a_coarser_partition_diverges_less() -> None:

@@ -111,6 +111,10 @@ def test_without_further_examples_those_of_the_search_are_used(
             ],
             "refit_dataset is only for kl, perplexity: leave it out",
         ),
+        (
+            ["--refit=after", "--samples=400", "--refit_dataset={probe}"],
+            "no example is left for refit: there are",
+        ),
         (["--refit=after", "--refit_dataset={dataset}"], "the data set of the search: give"),
         (["--probe_dataset=no.txt"], "no.txt"),
         (["--probe_dataset=builtin:self"], "probe_dataset is builtin:self"),

@@ -129,7 +129,8 @@ class _DenseLayer:
 
     :param before: the hidden states before the layer, (rows, hidden size), by batch.
     :param outputs: of each consumer the outputs, (rows, hidden size), by batch.
-    :param adds: whether the layer adds these outputs, unchanged, to the hidden states.
+    :param adds: whether the layer adds these outputs, unchanged, to the hidden states, and the
+        refit takes account of it.
     """
 
     before: list[Tensor]
@@ -179,7 +180,7 @@ class _Refit:
         """Run a layer of the dense model."""
         before: list[Tensor] = []
         outputs: dict[str, list[Tensor]] = {site.consumer: [] for site in sites}
-        adds = True
+        adds = self._how == "after"  # FLAP's compensation ignores the hidden states
         for examples in self._batches:
             with recorded_outputs(self._model, list(outputs)) as seen:
                 states, after = self._dense_run.run(layer, examples)
@@ -198,12 +199,12 @@ class _Refit:
         """
         *earlier, consumer = consumers
         for number, examples in enumerate(self._batches):
-            with recorded_outputs(self._pruned, earlier) as seen:
+            with recorded_outputs(self._pruned, earlier if dense.adds else []) as seen:
                 inputs, before = self._pruned_run.input_of(layer, consumer, examples)
             if inputs is None:
                 return
             wanted = dense.outputs[consumer][number].float()
-            if self._how == "after" and dense.adds:
+            if dense.adds:
                 wanted = wanted + dense.before[number] - before
                 for one, output in seen.items():
                     wanted += dense.outputs[one][number] - output

@@ -50,9 +50,11 @@ class KL(SequenceTask):
         tokens, logs, nats = zip(*rows, strict=True)
         self._tokens = torch.cat(tokens)  # (sequences, seqlen, top_k)
         self._logs = torch.cat(logs)  # (sequences, seqlen, top_k + 1), log-probabilities
+        # 0, or NaN if the dense model's output is not finite.
+        divergence = float((self._logs - self._logs).sum())
         scored = self.scored(slice(None))
         #: The dense model's sums, as :meth:`score` returns them for a sub-model.
-        self.reference_sums = [0.0, float(self.tokens), float(sum(nats)), float(scored)]
+        self.reference_sums = [divergence, float(self.tokens), sum(nats), float(scored)]
 
     def describe(self) -> dict[str, Any]:
         """Return the sequences, and the mean probability that the stored tokens cover."""

@@ -164,16 +164,16 @@ def _refit_task(
 
     :returns: the examples; ``None`` if there are none, or none is left: the calibration examples
         then serve for the refit, too.
+    :raises NoneLeftError: if none is left for the half that is not from another data set.
     """
     if refit.samples is None:
         return None
-    draws = [refit]
     if mixed is not None:
         half, (part, heldout) = refit.samples // 2, mixed
         other = Draw(refit.purpose, part, half, refit.seed, excluded=heldout)
-        draws = [replace(refit, samples=refit.samples - half), other]
+        return reads(replace(refit, samples=refit.samples - half), other)
     try:
-        return reads(*draws)
+        return reads(refit)
     except NoneLeftError:
         return None
 
