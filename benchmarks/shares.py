@@ -23,13 +23,13 @@ from pathlib import Path
 from typing import Any
 
 from sos_deap import prune
-from sos_deap.artifacts import quality
 from sos_deap.config import parse
 from sos_deap.evaluation.evaluator import Evaluator
 from sos_deap.evaluation.forward import ForwardRunner
 from sos_deap.files.atomic import write_json
 from sos_deap.models.costs import layer_parameters
 from sos_deap.plan import Plan, evaluator_of, plan_of, search, toolbox_of
+from sos_deap.quality import quality
 from sos_deap.refitting import refit_of
 
 
@@ -91,7 +91,7 @@ def refitted(plan: Plan, evaluator: Evaluator, chromosome: list[int]) -> dict[st
     pruned = prune(evaluator.model, chromosome, evaluator.gene_map)
     refit(pruned)
     parts = ("heldout", "probe")
-    dense, after = (quality(evaluator, one, parts) for one in (evaluator.model, pruned))
+    dense, after = (quality(evaluator, one, parts).metrics for one in (evaluator.model, pruned))
     return {"refit": {**refit.result, "dense": dense, "after": after}}
 
 

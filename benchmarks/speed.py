@@ -24,7 +24,7 @@ from sos_deap import head_map, prune
 from sos_deap.cards import versions
 from sos_deap.files.atomic import write_json
 from sos_deap.models.measure import measure
-from sos_deap.report.tables import measured_table
+from sos_deap.report.timings import measured_table
 
 SHAPES: dict[str, Any] = {
     "gpt2": GPT2Config,  # 12 layers, width 768, 12 heads, 124 million parameters

@@ -1,9 +1,8 @@
-"""The results of a run: the pruned model, its quality and its size, and ``result.json``."""
+"""The results of a run: the pruned model and its size, and ``result.json``."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ import torch
 from transformers import PreTrainedModel
 
 from sos_deap.cards import versions
-from sos_deap.errors import InputError
 from sos_deap.evaluation.evaluator import Evaluator
 from sos_deap.files.atomic import whole_folder, write_json
 from sos_deap.files.chromosome_file import write_chromosome
@@ -22,13 +20,10 @@ from sos_deap.models.identity import fingerprint
 from sos_deap.models.loading import load, load_as
 from sos_deap.models.prune import prune
 from sos_deap.models.site_times import measured_speedup
+from sos_deap.quality import Quality, quality
 from sos_deap.report.tables import front_hypervolume
 from sos_deap.search.drive import Evolution
 from sos_deap.tasks.samples import samples
-from sos_deap.tasks.task import Task
-
-#: Parts of the data that models are compared on.
-PARTS = ("calibration", "heldout", "probe")
 
 
 def prune_to(
@@ -109,7 +104,7 @@ def save_best(
     layout: str,
     name: str,
     change: Callable[[PreTrainedModel], None] | None = None,
-) -> tuple[dict[str, Any], PreTrainedModel]:
+) -> tuple[dict[str, Any], PreTrainedModel, Quality]:
     """Write the winner of a search into the run folder: ``chromosome.json`` and ``pruned/``.
 
     :param folder: the run folder.
@@ -118,7 +113,8 @@ def save_best(
     :param layout: a name in :data:`sos_deap.models.prune.LAYOUTS`.
     :param name: name of the dense model.
     :param change: changes the pruned model in place before it is saved.
-    :returns: the ``best`` part of ``result.json``, and the pruned model as loaded from the files.
+    :returns: the ``best`` part of ``result.json``, the pruned model as loaded from the files, and
+        its quality.
     """
     genes, stored = evaluator.gene_map, evaluator.stored_dtype
     model = original(name, evaluator)
@@ -128,45 +124,14 @@ def save_best(
         pruned: Any = prune_to(temporary, model, chromosome, genes, layout, stored, change)
         evaluator.tokenizer.save_pretrained(temporary)
         pruned.to(evaluator.model.device, evaluator.model.dtype)
+        reached = quality(evaluator, pruned)
         best: dict[str, Any] = {
-            **quality(evaluator, pruned),
+            **reached.metrics,
             **size(pruned, stored, genes, chromosome),
             "sparsity": evaluator.sparsity(chromosome),
             "chromosome": chromosome,
         }
-    return best, pruned
-
-
-def quality(
-    evaluator: Evaluator, model: PreTrainedModel, parts: Collection[str] = PARTS
-) -> dict[str, dict[str, float | None]]:
-    """Return the metrics of a model by name, on parts of the data.
-
-    :param evaluator: the evaluator of the search.
-    :param model: the dense model, or a pruned one.
-    :param parts: some of :data:`PARTS`; those that the evaluator has no task on are left out.
-    :raises InputError: if the main metric of the task is not finite.
-    """
-    found: dict[str, dict[str, float | None]] = {}
-    for part in parts:
-        task: Task | None = getattr(evaluator, "task" if part == "calibration" else part)
-        if task is None:
-            continue
-        # Some tasks have read the dense model's outputs already.
-        sums: list[float] | None = getattr(task, "reference_sums", None)
-        if sums is None or model is not evaluator.model:
-            metrics = evaluator.metrics_of(model, task)
-        else:
-            metrics = task.metrics(sums)
-        if not math.isfinite(metrics[task.name]):
-            raise InputError(
-                f"the model's {task.name} ({part}) is {metrics[task.name]}: check the model and "
-                "the data, or compute with --dtype float32"
-            )
-        # The main metric comes first; JSON has no infinity.
-        others = {n: value if math.isfinite(value) else None for n, value in metrics.items()}
-        found[part] = {task.name: others.pop(task.name), **others}
-    return found
+    return best, pruned, reached
 
 
 def size(

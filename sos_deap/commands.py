@@ -68,12 +68,14 @@ def measure(arguments: list[str]) -> int:
         "--lengths", type=int, nargs="+", default=[96], help="prompt lengths in tokens; default: 96"
     )
     parser.add_argument("--new_tokens", type=int, default=32, help="tokens to decode; default: 32")
-    parser.add_argument("--rounds", type=int, default=10, help="timings of each; default: 10")
+    parser.add_argument(
+        "--rounds", type=int, help="timings of each; default: until their quartiles settle"
+    )
     parser.add_argument(
         "--seconds",
         type=float,
-        default=60,
-        help="time limit for each batch size and length, after 3 rounds; default: 60",
+        default=30,
+        help="time limit for each batch size and length, after 3 rounds; default: 30",
     )
     parser.add_argument("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda")
     parser.add_argument(
@@ -210,7 +212,7 @@ def _measure(flags: Namespace) -> None:
     from sos_deap.models.devices import checked_device, checked_dtype
     from sos_deap.models.loading import load
     from sos_deap.models.measure import measure
-    from sos_deap.report.tables import measured_table
+    from sos_deap.report.timings import measured_table
 
     quiet()
     if flags.output is not None:

@@ -9,9 +9,9 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from sos_deap.artifacts import quality
 from sos_deap.evaluation.evaluator import Evaluator
 from sos_deap.models.refit import check_refit, refit
+from sos_deap.quality import quality
 from sos_deap.refit_settings import RefitSettings
 from sos_deap.tasks.task import Task
 
@@ -49,7 +49,8 @@ class Refit:
         """Measure a pruned model's quality, and refit it."""
         model: Any = self.evaluator.model
         same: Any = copy.deepcopy(pruned)
-        without = quality(self.evaluator, same.to(model.device, model.dtype), ("heldout", "probe"))
+        parts = ("heldout", "probe")
+        without = quality(self.evaluator, same.to(model.device, model.dtype), parts).metrics
         del same
         moved: Any = pruned
         moved.to(model.device)

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from sos_deap.evaluation.evaluator import Evaluator
     from sos_deap.evaluation.journal import Journal
     from sos_deap.plan import Plan
+    from sos_deap.quality import Quality
     from sos_deap.refitting import Refit
     from sos_deap.report.console import Console, Progress
     from sos_deap.search.drive import Evolution
@@ -52,9 +53,10 @@ def run(config: RunConfig, settings: TaskSettings, out: TextIO | None = None) ->
     :raises InputError: for bad settings, before anything is written.
     """
     # Imported here, so that --help does not wait for torch.
-    from sos_deap.artifacts import quality, size
+    from sos_deap.artifacts import size
     from sos_deap.models.prune import check_layout
     from sos_deap.plan import evaluator_of, plan_of, toolbox_of
+    from sos_deap.quality import quality
     from sos_deap.refitting import refit_of
     from sos_deap.rehearsal import rehearse, timed_lengths
     from sos_deap.report.console import Console
@@ -70,12 +72,13 @@ def run(config: RunConfig, settings: TaskSettings, out: TextIO | None = None) ->
     refit = refit_of(evaluator, config)
     toolbox = toolbox_of(plan, evaluator)
     rehearse(evaluator, config.layout, *timed_lengths(evaluator.model, evaluator.task.seqlen))
+    found = quality(evaluator, evaluator.model)
     dense: dict[str, Any] = {
-        **quality(evaluator, evaluator.model),
+        **found.metrics,
         **size(evaluator.model, evaluator.stored_dtype, genes),
     }
     with _engine(evaluator, config):
-        _Run(plan, evaluator, toolbox, folder, dense, console, refit).do()
+        _Run(plan, evaluator, toolbox, folder, dense, found, console, refit).do()
     return folder
 
 
@@ -95,13 +98,17 @@ def _engine(evaluator: Evaluator, config: RunConfig) -> Iterator[None]:
 
 @dataclass
 class _Run:
-    """The steps of a run that write into its folder; ``dense`` is size and quality to compare."""
+    """The steps of a run that write into its folder.
+
+    ``dense`` and ``quality`` are the dense model's size and quality, to compare with.
+    """
 
     plan: Plan
     evaluator: Evaluator
     toolbox: Any
     folder: Path
     dense: dict[str, Any]
+    quality: Quality
     console: Console
     refit: Refit | None
 
@@ -218,9 +225,11 @@ class _Run:
         """Prune with the winner, measure and report."""
         from sos_deap.artifacts import save_best, search_figures, speedups, write_samples
         from sos_deap.cards import write_run_card
+        from sos_deap.quality import changes_of
         from sos_deap.report.formats import arrow
         from sos_deap.report.headline import headline
-        from sos_deap.report.tables import measured_table, search_lines, table, winner
+        from sos_deap.report.tables import search_lines, table, winner
+        from sos_deap.report.timings import measured_table
 
         say, folder, evaluator = self.console.say, self.folder, self.evaluator
         figures = search_figures(evaluator, evolution, result)
@@ -228,10 +237,11 @@ class _Run:
         say(search_lines(searched))
         chromosome = list(winner(evolution.halloffame, evaluator.task.name))
         layout, name = self.plan.config.layout, self.plan.config.model
-        best, pruned = save_best(folder, evaluator, chromosome, layout, name, self.refit)
+        best, pruned, reached = save_best(folder, evaluator, chromosome, layout, name, self.refit)
         searched |= speedups(evaluator, best["sparsity"], pruned)
         refitted = {} if self.refit is None else {"refit": self.refit.result}
-        result = {**result, "best": best, "search": searched, **refitted}
+        changed = changes_of(evaluator, self.quality, reached)
+        result = {**result, "best": best, "change": changed, "search": searched, **refitted}
         write_json(folder / "result.json", result)
         models = {"dense": evaluator.model, "pruned": pruned}
         measured = _measure(models, evaluator.task.seqlen)
@@ -257,12 +267,12 @@ class _Run:
 
 
 def _measure(models: dict[str, Any], seqlen: int) -> Any:
-    """Time the models for about ten seconds, on at most as many positions as were evaluated."""
+    """Time the models on at most as many positions as were evaluated."""
     from sos_deap.models.measure import measure
     from sos_deap.rehearsal import timed_lengths
 
     length, new_tokens = timed_lengths(models["dense"], seqlen)
-    return measure(models, lengths=[length], new_tokens=new_tokens, seconds=10)
+    return measure(models, lengths=[length], new_tokens=new_tokens)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -11,7 +11,8 @@ import torch
 from sos_deap import InputError, prune
 from sos_deap.models.length import most_tokens
 from sos_deap.models.measure import measure
-from sos_deap.report.tables import measured_table
+from sos_deap.models.timing import quartiles, settled
+from sos_deap.report.timings import measured_table
 from sos_deap.tasks.data.sequences import checked_seqlen
 from tests.tiny import HEAD_DIM, LAYERS, VOCABULARY, WIDTH, build
 
@@ -93,6 +94,31 @@ def test_every_size_and_length_gets_a_row_and_the_table_shows_it() -> None:
     assert shown.count("prefill, ms") == 4 and "2 x 8 tokens" in shown and "saved" not in shown
     both = measured_table(measure({"dense": model, "pruned": model}, lengths=[4], rounds=1))
     assert "saved   bound" in both and "       0 %" in both
+
+
+def test_quartiles_settle_when_late_rounds_no_longer_move_them() -> None:
+    assert quartiles([3.0]) == [3.0, 3.0]
+    assert quartiles([4.0, 1.0, 2.0, 3.0, 5.0]) == [2.0, 4.0]  # numpy's percentiles
+    assert not settled([1.0] * 9) and settled([1.0] * 10)
+    assert not settled([1.0] * 5 + [1.2] * 5)
+    assert settled([1.0] * 5 + [1.2] * 5 + [1.0, 1.2, 1.1, 1.2, 1.0])
+
+
+def test_without_rounds_timing_ends_when_the_quartiles_have_settled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A machine that gets faster until round 12: with constant times, 10 rounds were enough."""
+    calls = iter(range(1000))
+
+    def prefill(*_: Any) -> float:
+        return max(1.0, 2.0 - next(calls) / 12)
+
+    monkeypatch.setattr("sos_deap.models.timing.seconds_of", prefill)
+    models = {"model": build("llama")}
+    row = measure(models, lengths=[4], new_tokens=0, seconds=1e9)[0]
+    times = [max(1.0, 2.0 - i / 12) for i in range(2, 100)]  # without the warm-up
+    assert row["rounds"] == next(n for n in range(10, 98) if settled(times[:n])) > 10
+    assert row["models"]["model"]["prefill_quartiles"][0] == 1.0
 
 
 def test_rounds_end_after_the_time_but_not_before_three() -> None:

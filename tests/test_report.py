@@ -30,13 +30,14 @@ from sos_deap.report.formats import (
 from sos_deap.report.headline import headline
 from sos_deap.report.parts import Part, listed, parts_of, removal
 from sos_deap.report.tables import (
+    cells,
     front,
     front_hypervolume,
     front_line,
-    measured_cells,
     table,
     winner,
 )
+from sos_deap.report.timings import measured_cells
 from sos_deap.search.chromosome import Chromosome, ParetoFitness, random_genes
 from sos_deap.search.limits import Limits
 from tests.conftest import GENES
@@ -268,6 +269,47 @@ def test_measured_times_have_three_digits_and_bytes_per_token_are_whole() -> Non
     assert list(shown.values()) == ["9.29", "12.1", "11.1", "13,824"]
 
 
+def test_savings_within_noise_or_above_the_bound_are_commented() -> None:
+    def model(prefill: float, decode: float) -> dict[str, Any]:
+        return {
+            "prefill_seconds": prefill,
+            "prefill_quartiles": [0.99 * prefill, 1.01 * prefill],
+            "decode_seconds": decode,
+            "decode_quartiles": [0.9 * decode, 1.1 * decode],
+            "decode_tokens_per_second": 1 / decode,
+            **{"peak_bytes": 2e6, "weight_bytes": 10**6, "kv_bytes_per_token": 96.0},
+        }
+
+    models = {"dense": model(0.01, 0.002), "pruned": model(0.008, 0.0019)}
+    gains = {"pruned": {"prefill_bound": 0.029, "decode_bound": 0.1}}
+    row = {"batch_size": 1, "length": 8, "rounds": 12, "models": models, "gains": gains}
+    shown = measured_cells(row)
+    assert shown["rows"][:4] == [
+        ["prefill, ms", "10.0", "8.00", "20.0 %", "2.90 %"],
+        ["  quartiles", "9.90 - 10.1", "7.92 - 8.08", "", ""],
+        ["decoding, ms per token", "2.00", "1.90", "noise", "10.0 %"],
+        ["  quartiles", "1.80 - 2.20", "1.71 - 2.09", "", ""],
+    ]
+    above, noise = shown["notes"]
+    assert above.startswith("prefill saves more than the bound: ")
+    assert noise == "noise: the quartiles of the decoding of both models overlap"
+    for figures in models.values():
+        figures |= {"kv_bytes_per_token": 0, "decode_seconds": None}
+    labels = [label for label, *_ in measured_cells(row)["rows"]]
+    assert labels[0] == "forward pass, ms" and "peak memory of a forward pass, MB" in labels
+    assert not any("cache" in label or "decoding, ms" in label for label in labels)
+
+
+def test_shares_change_by_points() -> None:
+    result = run_result(change=quality("points", -0.9174, None, None))
+    result["dense"] |= {"bytes": 11_147_328, "heldout": {"accuracy": 0.8016}}
+    result["best"] |= {"bytes": 8_147_520, "heldout": {"accuracy": 0.7924}}
+    assert cells(result)[1:] == [
+        ("weights, MB", "11.1", "8.15", "-26.9 %"),
+        ("accuracy, held-out", "80.2 %", "79.2 %", "-0.92 points"),
+    ]
+
+
 def test_every_end_of_a_search_is_a_sentence() -> None:
     limits = {field.name for field in fields(Limits)}
     assert set(ENDS) == limits | {"finished", "max_sparsity"}
@@ -310,9 +352,59 @@ def test_the_headline_has_gain_and_loss() -> None:
     result = run_result()
     gain = "27.0 % fewer parameters"
     assert headline(result, timed(1.29, 1.0)) == f"{gain}, prefill 1.29 times as fast, {LOSS}"
-    assert headline(result, timed(0.97, 1.0)) == f"{gain}, prefill 0.970 times as fast, {LOSS}"
+    slower = headline(result, timed(0.97, 1.0))
+    assert slower == f"{gain}, prefill slower, 0.970 times as fast, {LOSS}"
     assert headline(result) == headline(result, timed(None, None)) == f"{gain}, {LOSS}"
     assert headline(result, arrow="->") == f"{gain}, {LOSS}".replace("→", "->")
+
+
+def test_the_headline_of_timings_within_noise() -> None:
+    [row, _] = timed(1.2, 1.0)
+    dense, pruned = row["models"].values()
+    dense["prefill_quartiles"], pruned["prefill_quartiles"] = [1.05, 1.4], [0.9, 1.1]
+    shown = headline(run_result(), [row])
+    assert shown == f"27.0 % fewer parameters, prefill as fast within timing noise, {LOSS}"
+    dense["prefill_quartiles"] = [1.11, 1.4]
+    assert "prefill 1.20 times as fast" in headline(run_result(), [row])
+    for figures in (dense, pruned):
+        figures["kv_bytes_per_token"] = 0  # of an encoder
+    assert "forward pass 1.20 times as fast" in headline(run_result(), [row])
+
+
+def quality(kind: str, value: float, low: float | None, high: float | None) -> dict[str, Any]:
+    """A change of ``accuracy`` or ``perplexity``, as in ``result.json``."""
+    change = {"kind": kind, "value": value, "low": low, "high": high}
+    return {"heldout": {"accuracy" if kind == "points" else "perplexity": change}}
+
+
+@pytest.mark.parametrize(
+    ("change", "shown"),
+    [
+        (quality("percent", 5.211, 4.5, 5.9), "(+5.21 %, 95 % interval +4.50 to +5.90 %)"),
+        (quality("percent", -2.1, -3.0, -1.2), "(-2.10 %, 95 % interval -3.00 to -1.20 %)"),
+        (
+            quality("percent", 0.3, -0.2, 0.8),
+            "(+0.30 %, 95 % interval -0.20 to +0.80 %: within noise)",
+        ),
+        (quality("percent", 5.211, None, None), "(+5.21 %)"),
+    ],
+)
+def test_the_headline_has_the_change_and_its_interval(change: Any, shown: str) -> None:
+    sentence = f"27.0 % fewer parameters, perplexity 23.4 → 24.6 {shown} {UNSEEN}"
+    assert headline(run_result(change=change)) == sentence
+
+
+def test_the_headline_of_a_classifier_counts_answers() -> None:
+    data = {"calibration": {"split": "a"}, "held-out": {"split": "b", "examples": 872}}
+    result = run_result(data=data, change=quality("points", -0.9174, -2.2, 0.35))
+    result["dense"]["heldout"] = {"accuracy": 699 / 872}
+    result["best"]["heldout"] = {"accuracy": 691 / 872}
+    assert headline(result) == (
+        "27.0 % fewer parameters, accuracy 80.2 → 79.2 % (-0.92 points, 8 of 872 answers, 95 % "
+        f"interval -2.20 to +0.35 points: within noise) {UNSEEN}"
+    )
+    result["best"]["heldout"] = result["dense"]["heldout"]
+    assert headline(result) == f"27.0 % fewer parameters, accuracy 80.2 % {UNSEEN}"
 
 
 def test_the_headline_has_the_promised_speed() -> None:
@@ -353,7 +445,7 @@ def test_the_headline_of_zeroed_heads() -> None:
         (
             {"kl": 0.0, "perplexity": 23.4, "distillation": 1.0},
             {"kl": 0.0512, "perplexity": 24.6, "distillation": 2.0},
-            "kl 0 → 0.0512, perplexity 23.4 → 24.6",
+            "perplexity 23.4 → 24.6",
         ),
         ({"kl": 0.0}, {"kl": None}, "kl 0 → not finite"),
     ],

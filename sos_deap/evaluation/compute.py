@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
-#: A task's sums over some examples, a row for each sub-model.
+#: A task's sums over some examples: a row for each sub-model, or for each group of examples.
 Sums = list[list[float]]
 
 #: Sub-models (a byte 0 or 1 for each gene) with their sums.

@@ -23,6 +23,7 @@ from sos_deap.evaluation.forward_options import (
 )
 from sos_deap.evaluation.operations import OperationCounter
 from sos_deap.evaluation.randomness import seeded
+from sos_deap.evaluation.uncertainty import groups_of
 from sos_deap.models.attention import fast_attention
 from sos_deap.models.compensation import Compensation, compensated
 from sos_deap.models.genes import GeneMap
@@ -123,12 +124,13 @@ class ForwardRunner:
             self._counter.add_examples(len(chunk) * len(examples), self.batching == "shared")
             return chunk, sums
 
-    def whole(self, model: Any, task: Task) -> list[float]:
-        """A task's sums over all its examples for a whole model, dense or pruned; not timed."""
+    def whole(self, model: Any, task: Task) -> Sums:
+        """A task's sums for a whole model, dense or pruned, by group of examples; not timed."""
         while True:
+            groups = [self._slices(range(len(task))[group], 1) for group in groups_of(len(task))]
             try:
                 with evaluating(model), self._drawing(task, b""):
-                    return self._added(model, task, self._slices(range(len(task)), 1), 1)[0]
+                    return [self._added(model, task, group, 1)[0] for group in groups]
             except MEMORY_ERRORS as error:
                 self._shrink(error, 1, len(task))
 

@@ -14,7 +14,7 @@ from sos_deap.errors import InputError
 from sos_deap.evaluation.accounting import Accounting
 from sos_deap.evaluation.cache import EvaluationCache
 from sos_deap.evaluation.channels import measured_genes
-from sos_deap.evaluation.compute import ComputeEngine
+from sos_deap.evaluation.compute import ComputeEngine, Sums
 from sos_deap.evaluation.forward import ForwardRunner
 from sos_deap.evaluation.forward_options import ForwardOptions
 from sos_deap.evaluation.journal import Journal
@@ -22,6 +22,7 @@ from sos_deap.evaluation.partial_scores import PartialScores
 from sos_deap.evaluation.priors import Priors
 from sos_deap.evaluation.scope import scope_of
 from sos_deap.evaluation.store import Store
+from sos_deap.evaluation.uncertainty import added
 from sos_deap.models.find_genes import ChannelOrder
 from sos_deap.models.genes import CHANNEL_BLOCKS, GeneMap
 from sos_deap.models.guard import exclusive
@@ -158,8 +159,15 @@ class MetricEvaluator:
 
     def metrics_of(self, model: PreTrainedModel, task: Task) -> dict[str, float]:
         """All of a task's metrics of a whole model, dense or pruned, by name; not counted."""
+        return task.metrics(added(self.sums_of(model, task)))
+
+    def sums_of(self, model: PreTrainedModel, task: Task) -> Sums:
+        """A task's sums for a whole model, dense or pruned, by group of examples; not counted.
+
+        The groups are those of :func:`sos_deap.evaluation.uncertainty.groups_of`.
+        """
         with self._lock:
-            return task.metrics(self.runner.whole(model, task))
+            return self.runner.whole(model, task)
 
     def open_store(self, path: str | Path) -> None:
         """Write every evaluation into a file, and read those of other runs from it.

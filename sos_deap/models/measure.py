@@ -33,8 +33,8 @@ def measure(
     batch_sizes: Sequence[int] = (1,),
     lengths: Sequence[int] = (128,),
     new_tokens: int = 32,
-    rounds: int = 10,
-    seconds: float = 60.0,
+    rounds: int | None = None,
+    seconds: float = 30.0,
 ) -> list[dict[str, Any]]:
     """Measure models in this process, one after the other in each round, after a warm-up.
 
@@ -44,11 +44,13 @@ def measure(
     :param lengths: prompt lengths in tokens; without effect on models of images.
     :param new_tokens: tokens to decode after the prompt, at least 2; 0 for none. Models that do not
         generate do not decode.
-    :param rounds: how often each model is timed; the results are medians.
+    :param rounds: how often each model is timed; the results are medians and quartiles. Default:
+        until the quartiles settle (:func:`sos_deap.models.timing.settled`).
     :param seconds: after this time no further round starts, but there are at least
         :data:`~sos_deap.models.timing.LEAST_ROUNDS` rounds.
     :returns: one row for each batch size and length. Under ``models`` it has for each model
         ``prefill_seconds``, ``decode_seconds`` (between two tokens of a sequence),
+        ``prefill_quartiles`` and ``decode_quartiles`` (the first and the third),
         ``decode_tokens_per_second`` (over all sequences), ``peak_bytes`` (the weights and the most
         that a prefill allocates), ``kv_bytes_per_token``, ``weight_bytes``, ``prefill_flops`` and
         ``decode_bytes``. Under ``gains`` it has for each model but the first the savings and their
@@ -69,7 +71,7 @@ def measure(
                 times = alternate(models, batch, decoded, rounds, seconds)
                 figures = {
                     name: _figures(model, batch, length + decoded / 2)
-                    | times[name].medians(batch_size)
+                    | times[name].figures(batch_size)
                     for name, model in models.items()
                 }
             row: dict[str, Any] = {"batch_size": batch_size, "length": length}
@@ -82,10 +84,11 @@ def _check_sizes(
     batch_sizes: Sequence[int],
     lengths: Sequence[int],
     new_tokens: int,
-    rounds: int,
+    rounds: int | None,
     seconds: float,
 ) -> None:
-    if new_tokens == 1 or min([*batch_sizes, *lengths, rounds]) < 1 or new_tokens < 0:
+    sizes = [*batch_sizes, *lengths, 1 if rounds is None else rounds]
+    if new_tokens == 1 or min(sizes) < 1 or new_tokens < 0:
         raise InputError(
             "batch sizes, lengths and rounds must be at least 1, new tokens 0 or at least 2"
         )

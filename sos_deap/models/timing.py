@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -23,6 +23,8 @@ TIMES_OF = ("prefill", "decode")
 #: Minimum number of rounds, however long they take: a median of fewer is not reliable.
 LEAST_ROUNDS = 3
 _WARM_UP = 2  # rounds
+_LATEST = 5  # rounds without which the quartiles must be nearly the same
+_MOVED = 0.01  # most that a quartile may differ by then, as a share of it
 
 
 @dataclass
@@ -36,15 +38,17 @@ class Times:
     prefill: list[float] = field(default_factory=list)
     decode: list[float] = field(default_factory=list)
 
-    def medians(self, batch_size: int) -> dict[str, float | None]:
-        """Return the medians over the rounds; those of decoding are ``None`` without decoding.
+    def figures(self, batch_size: int) -> dict[str, Any]:
+        """Return medians and quartiles over the rounds; those of decoding are ``None`` without it.
 
         :param batch_size: number of sequences.
         """
         decode = statistics.median(self.decode) if self.decode else None
         return {
             "prefill_seconds": statistics.median(self.prefill),
+            "prefill_quartiles": quartiles(self.prefill),
             "decode_seconds": decode,
+            "decode_quartiles": quartiles(self.decode) if self.decode else None,
             "decode_tokens_per_second": batch_size / decode if decode else None,
         }
 
@@ -53,7 +57,7 @@ def alternate(
     models: Mapping[str, Any],
     batch: dict[str, Tensor],
     new_tokens: int,
-    rounds: int,
+    rounds: int | None,
     seconds: float,
 ) -> dict[str, Times]:
     """Time each model once per round, so that a change of the machine's speed affects all alike.
@@ -61,7 +65,8 @@ def alternate(
     :param models: models by name.
     :param batch: their inputs.
     :param new_tokens: tokens to decode; 0 for none.
-    :param rounds: number of rounds after the warm-up.
+    :param rounds: number of rounds after the warm-up; ``None``: until the quartiles of all times
+        have settled (:func:`settled`).
     :param seconds: after this time no further round starts, but there are at least
         :data:`LEAST_ROUNDS` rounds.
     :returns: the times by the model's name.
@@ -72,10 +77,31 @@ def alternate(
         prefilled = seconds_of(model, "prefill", batch)
         return prefilled, decode_seconds(model, batch, new_tokens) if new_tokens else None
 
+    def enough(found: Mapping[str, list[tuple[float, float | None]]]) -> bool:
+        series = [list(zip(*both, strict=True)) for both in found.values()]
+        return all(settled(times) for pair in series for times in pair if None not in times)
+
+    most, ended = (10**6, enough) if rounds is None else (rounds, None)
     return {
         name: Times([first for first, _ in both], [last for _, last in both if last is not None])
-        for name, both in interleaved(models, once, rounds, seconds).items()
+        for name, both in interleaved(models, once, most, seconds, ended=ended).items()
     }
+
+
+def quartiles(values: Sequence[float]) -> list[float]:
+    """Return the first and the third quartile of at least one value."""
+    if len(values) == 1:
+        return [values[0], values[0]]
+    first, _, third = statistics.quantiles(values, n=4, method="inclusive")
+    return [first, third]
+
+
+def settled(values: Sequence[float]) -> bool:
+    """Whether the latest 5 of at least 10 values moved neither quartile by more than 1 %."""
+    if len(values) < 2 * _LATEST:
+        return False
+    now, before = quartiles(values), quartiles(values[:-_LATEST])
+    return all(abs(a - b) <= _MOVED * b for a, b in zip(now, before, strict=True))
 
 
 def interleaved(
@@ -84,6 +110,7 @@ def interleaved(
     rounds: int,
     seconds: float,
     warm_up: int = _WARM_UP,
+    ended: Callable[[Mapping[str, list[_T]]], bool] | None = None,
 ) -> dict[str, list[_T]]:
     """Call a function for each name in turn, round by round, after a warm-up.
 
@@ -93,12 +120,15 @@ def interleaved(
     :param seconds: after this time no further round starts, but there are at least
         :data:`LEAST_ROUNDS` rounds.
     :param warm_up: number of rounds before, whose values are dropped.
+    :param ended: whether the values so far are enough, so that no further round starts.
     :returns: the values by name, one for each round.
     """
     found: dict[str, list[_T]] = {name: [] for name in names}
     started = time.perf_counter()
     for number in range(-warm_up, rounds):
-        if number >= LEAST_ROUNDS and time.perf_counter() - started > seconds:
+        if number >= LEAST_ROUNDS and (
+            time.perf_counter() - started > seconds or (ended is not None and ended(found))
+        ):
             break
         for name, values in found.items():
             value = once(name)

@@ -79,9 +79,17 @@ def change(before: float, after: float) -> str:
     >>> change(144, 132), change(23.4081, 24.6279), change(12, 12)
     ('-8.33 %', '+5.21 %', '0 %')
     """
-    share = after / before - 1
-    sign = "-" if share < 0 else "+" if share else ""
-    return sign + percent(abs(share))
+    return f"{signed(100 * (after / before - 1))} %"
+
+
+def signed(value: float) -> str:
+    """Return a number with its sign, three significant digits and at most two decimals.
+
+    >>> signed(-0.918), signed(7.614), signed(0)
+    ('-0.92', '+7.61', '0')
+    """
+    sign = "-" if value < 0 else "+" if value else ""
+    return sign + percent(abs(value) / 100).removesuffix(" %")
 
 
 def arrow(stream: TextIO) -> str:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sos_deap.report.formats import measurement, percent
+from sos_deap.report.formats import measurement, percent, signed
 from sos_deap.report.parts import parts_of, removal
+from sos_deap.report.timings import forward_pass, overlap
 
-#: Divergences from the dense model; the sentence adds the perplexity, which is easier to judge.
+#: Divergences from the dense model; the sentence has the perplexity in their place, which is easier
+#: to judge.
 _DIVERGENCES = ("kl", "distillation")
 
 
@@ -21,16 +23,15 @@ def headline(
     :param measured: the content of a ``measured.json``; the first row counts.
     :param arrow: text between a value before and after.
     :returns: such as "27.0 % fewer parameters, prefill 1.29 times as fast, perplexity 23.4 → 24.6
-        on text that the search has not seen".
+        (+5.13 %, 95 % interval +4.60 to +5.71 %) on text that the search has not seen".
     """
-    dense, best, search = result["dense"], result["best"], result["search"]
+    best, search = result["best"], result["search"]
     if all(best["chromosome"]):  # two timings of one model differ by chance
         gained = ["nothing was removed, since no smaller sub-model had a better fitness"]
         gained += filter(None, [_promise(search)])
     else:
         gained = [_size(result), *filter(None, [_speed(search, measured)])]
-    quality = _quality(dense["heldout"], best["heldout"], arrow)
-    return f"{', '.join([*gained, *quality])} {_where(result['data'])}"
+    return f"{', '.join([*gained, _quality(result, arrow)])} {_where(result['data'])}"
 
 
 def _size(result: Mapping[str, Any]) -> str:
@@ -45,12 +46,23 @@ def _size(result: Mapping[str, Any]) -> str:
 def _speed(search: Mapping[str, Any], measured: Sequence[Mapping[str, Any]]) -> str:
     """Return the measured speed of a prefill, and the promised speed-up, as far as known."""
     promise = _promise(search)
-    models = measured[0]["models"] if measured else {}
-    before, after = (models.get(name, {}).get("prefill_seconds") for name in ("dense", "pruned"))
-    if before is None or after is None:
+    speed = _measured_speed(measured[0]) if measured else ""
+    if not speed:
         return promise
-    speed = f"prefill {measurement(before / after)} times as fast"
     return f"{speed} ({promise})" if promise else speed
+
+
+def _measured_speed(row: Mapping[str, Any]) -> str:
+    """Return how many times as fast the pruned model is, or that timing noise hides it."""
+    dense, pruned = (row["models"].get(name, {}) for name in ("dense", "pruned"))
+    before, after = (figures.get("prefill_seconds") for figures in (dense, pruned))
+    if before is None or after is None:
+        return ""
+    what = forward_pass(row)
+    if overlap(dense.get("prefill_quartiles"), pruned.get("prefill_quartiles")):
+        return f"{what} as fast within timing noise"
+    slower = "slower, " if after > before else ""
+    return f"{what} {slower}{measurement(before / after)} times as fast"
 
 
 def _promise(search: Mapping[str, Any]) -> str:
@@ -63,19 +75,46 @@ def _promise(search: Mapping[str, Any]) -> str:
     return f"speed-up {', '.join(known)}" if known else ""
 
 
-def _quality(
-    dense: Mapping[str, float | None], best: Mapping[str, float | None], arrow: str
-) -> list[str]:
-    """Return the main metric before and after, and the perplexity if that is a divergence."""
-    main, *others = dense
-    names = [main, *(name for name in others if main in _DIVERGENCES and name == "perplexity")]
-    return [f"{name} {_change(dense[name], best[name], arrow)}" for name in names]
+def _quality(result: Mapping[str, Any], arrow: str) -> str:
+    """Return the metric before and after, and its change with a confidence interval."""
+    dense, best = result["dense"]["heldout"], result["best"]["heldout"]
+    name = next(iter(dense))
+    if name in _DIVERGENCES and "perplexity" in dense:
+        name = "perplexity"
+    before, after = dense[name], best[name]
+    change = result.get("change", {}).get("heldout", {}).get(name)
+    points = change is not None and change["kind"] == "points"
+    values = [_value(value, points) for value in (before, after)]
+    if before == after:
+        return f"{name} {values[0]}{' %' if points else ''}"
+    text = f"{name} {f' {arrow} '.join(values)}{' %' if points else ''}"
+    return f"{text} ({_changed(change, _answers(result, name))})" if change else text
 
 
-def _change(before: float | None, after: float | None, arrow: str) -> str:
-    """Return a value before and after, or one value if they are the same."""
-    values = ["not finite" if value is None else measurement(value) for value in (before, after)]
-    return values[0] if before == after else f" {arrow} ".join(values)
+def _value(value: float | None, points: bool) -> str:
+    if value is None:
+        return "not finite"
+    return measurement(100 * value if points else value)
+
+
+def _changed(change: Mapping[str, Any], answers: str) -> str:
+    """Return a change, and whether its confidence interval includes no change."""
+    unit = {"points": " points", "percent": " %", "difference": ""}[change["kind"]]
+    text = f"{signed(change['value'])}{unit}{answers}"
+    low, high = change["low"], change["high"]
+    if low is None:
+        return text
+    noise = ": within noise" if low <= 0 <= high else ""
+    return f"{text}, 95 % interval {signed(low)} to {signed(high)}{unit}{noise}"
+
+
+def _answers(result: Mapping[str, Any], metric: str) -> str:
+    """Return by how many answers the accuracy changed; empty for other metrics."""
+    examples = result["data"]["held-out"].get("examples")
+    if metric != "accuracy" or examples is None:
+        return ""
+    changed = abs(result["best"]["heldout"][metric] - result["dense"]["heldout"][metric])
+    return f", {round(changed * examples):,} of {examples:,} answers"
 
 
 def _where(data: Mapping[str, Mapping[str, Any]]) -> str:

@@ -22,7 +22,8 @@ from sos_deap.report.genes_figure import genes_figure
 from sos_deap.report.headline import headline
 from sos_deap.report.parts import Part, parts_of, removal
 from sos_deap.report.plots import Row, by_generation, scatter
-from sos_deap.report.tables import cells, inline, measured_cells
+from sos_deap.report.tables import cells, inline
+from sos_deap.report.timings import measured_cells
 
 TEMPLATES = Path(__file__).parent
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import moocore
 
 from sos_deap.files.atomic import write_csv
-from sos_deap.report.formats import change, format_value, measurement, percent, search_end
+from sos_deap.report.formats import change, format_value, measurement, search_end, signed
 from sos_deap.report.refit_lines import refit_lines
 from sos_deap.search.chromosome import WORST_FITNESS
 from sos_deap.tasks.objectives import OBJECTIVES
@@ -155,8 +155,8 @@ def table(result: Mapping[str, Any]) -> str:
 
     :param result: the content of a ``result.json``.
     """
-    lines = [f"{'':34}{'dense':>14}{'pruned':>14}{'change':>10}"]
-    lines += [f"{row[0]:34}{row[1]:>14}{row[2]:>14}{row[3]:>10}" for row in cells(result)]
+    lines = [f"{'':34}{'dense':>14}{'pruned':>14}{'change':>14}"]
+    lines += [f"{row[0]:34}{row[1]:>14}{row[2]:>14}{row[3]:>14}" for row in cells(result)]
     if bad := result["search"]["non_finite"]:
         metric = next(iter(result["dense"]["calibration"]))
         lines.append(f"{bad} sub-models had no finite {metric} and got the worst fitness")
@@ -166,38 +166,51 @@ def table(result: Mapping[str, Any]) -> str:
 
 
 def cells(result: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
-    """Return rows of text: label, dense value, pruned value, change in percent.
+    """Return rows of text: label, dense value, pruned value, change in percent or points.
 
     :param result: the content of a ``result.json``; during a search, ``best`` lacks some values,
         and these have no row.
     """
-    dense, best = result["dense"], result["best"]
+    both = dense, best = result["dense"], result["best"]
     rows = [
-        comparison_row(label, dense[key], best[key])
-        for label, key in (
-            ("attention heads", "heads"),
-            ("feed-forward channels", "channels"),
-            ("parameters", "parameters"),
-            ("bytes of weights", "bytes"),
+        comparison_row(label, *(model[key] * scale if scale else model[key] for model in both))
+        for label, key, scale in (
+            ("attention heads", "heads", None),
+            ("feed-forward channels", "channels", None),
+            ("parameters", "parameters", None),
+            ("weights, MB", "bytes", 1e-6),
         )
-        if key in dense and key in best
+        if all(key in model for model in both)
     ]
     without = result.get("refit", {}).get("without", {})
     labels = {"calibration": "calibration", "heldout": "held-out", "probe": "probe"}
     for part, label in labels.items():
+        changes = result.get("change", {}).get(part, {})
         for name, value in dense.get(part, {}).items():
+            points = changes.get(name, {}).get("kind") == "points"
             if name in best.get(part, ()):
-                rows.append(comparison_row(f"{name}, {label}", value, best[part][name]))
+                after = best[part][name]
+                rows.append(comparison_row(f"{name}, {label}", value, after, points))
             if part in without:
                 before = without[part][name]
-                rows.append(comparison_row(f"{name}, {label}, no refit", value, before))
+                rows.append(comparison_row(f"{name}, {label}, no refit", value, before, points))
     return rows
 
 
 def comparison_row(
-    label: str, dense: float | None, pruned: float | None
+    label: str, dense: float | None, pruned: float | None, points: bool = False
 ) -> tuple[str, str, str, str]:
-    """Return a row of text; ``None`` stands for a metric that was not finite."""
+    """Return a row of text.
+
+    :param label: its label.
+    :param dense: value of the dense model; ``None`` for a metric that is not finite.
+    :param pruned: value of the pruned model.
+    :param points: whether the values are shares to show in percent, with their difference in
+        points.
+    """
+    if points and dense is not None and pruned is not None:
+        before, after = (f"{measurement(100 * value)} %" for value in (dense, pruned))
+        return label, before, after, f"{signed(100 * (pruned - dense))} points"
     before, after = ("-" if value is None else format_value(value) for value in (dense, pruned))
     changed = change(dense, pruned) if dense and pruned is not None else "-"
     return label, before, after, changed
@@ -209,53 +222,3 @@ def inline(described: dict[str, Any]) -> str:
         str(value) if name == "split" else f"{name} {format_value(value)}"
         for name, value in described.items()
     )
-
-
-def measured_table(rows: Iterable[dict[str, Any]]) -> str:
-    """Return the rows of :func:`sos_deap.models.measure.measure` as tables of text."""
-    return "\n\n".join(map(_measured, rows))
-
-
-def _measured(row: dict[str, Any]) -> str:
-    shown = measured_cells(row)
-    names = shown["names"]
-    lines = [f"{shown['title']:34}" + "".join(f"{name:>14}" for name in names)]
-    if len(names) > 1:
-        lines[0] += f"{'saved':>10}{'bound':>8}"
-    for label, *values, saved, bound in shown["rows"]:
-        line = f"{label:34}" + "".join(f"{value:>14}" for value in values)
-        lines.append((line + f"{saved:>10}{bound:>8}").rstrip())
-    return "\n".join(lines)
-
-
-def measured_cells(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the table of one batch size and length, as text.
-
-    :param row: a row of :func:`sos_deap.models.measure.measure`.
-    :returns: ``title``; ``names`` of the models; ``rows``, each of a label, a value per model, the
-        share that the second model saves, and the saving predicted from operations or bytes.
-    """
-    names = list(row["models"])
-    rows = []
-    for label, key, scale, gain in (
-        ("prefill, ms", "prefill_seconds", 1e3, "prefill"),
-        ("decoding, ms per token", "decode_seconds", 1e3, "decode"),
-        ("decoding, tokens per second", "decode_tokens_per_second", 1, None),
-        ("peak memory of a prefill, MB", "peak_bytes", 1e-6, None),
-        ("weights, MB", "weight_bytes", 1e-6, None),
-        ("key/value cache, bytes per token", "kv_bytes_per_token", 1, None),
-    ):
-        values = [row["models"][name][key] for name in names]
-        if None in values:
-            continue
-        saved = bound = ""
-        if len(names) == 2 and values[0] and key != "decode_tokens_per_second":
-            saved = percent(1 - values[1] / values[0])
-            bound = percent(row["gains"][names[1]][f"{gain}_bound"]) if gain else ""
-        # A count, though stored as a quotient; all others are measurements.
-        scaled = (
-            round(value) if key == "kv_bytes_per_token" else value * scale for value in values
-        )
-        rows.append([label, *map(format_value, scaled), saved, bound])
-    title = f"{row['batch_size']} x {row['length']} tokens, medians of {row['rounds']}"
-    return {"title": title, "names": names, "rows": rows}

@@ -51,10 +51,15 @@ class KL(SequenceTask):
         self._tokens = torch.cat(tokens)  # (sequences, seqlen, top_k)
         self._logs = torch.cat(logs)  # (sequences, seqlen, top_k + 1), log-probabilities
         # 0, or NaN if the dense model's output is not finite.
-        divergence = float((self._logs - self._logs).sum())
-        scored = self.scored(slice(None))
-        #: The dense model's sums, as :meth:`score` returns them for a sub-model.
-        self.reference_sums = [divergence, float(self.tokens), sum(nats), float(scored)]
+        divergence = (self._logs - self._logs).sum((1, 2)).double()
+        #: The dense model's sums for each sequence, (sequences, 4), as :meth:`score` returns them.
+        self.reference_sums = torch.cat(
+            (
+                stack_with_count(divergence, self.seqlen),
+                stack_with_count(torch.cat(nats), self.scored(slice(0, 1))),
+            ),
+            dim=1,
+        )
 
     def describe(self) -> dict[str, Any]:
         """Return the sequences, and the mean probability that the stored tokens cover."""
@@ -91,20 +96,20 @@ class KL(SequenceTask):
         kl, loss = divergence / positions, nats / tokens
         return {"kl": kl, "perplexity": exp(loss), "distillation": (kl + loss) / 2}
 
-    def _teacher(self, model: Any, ids: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, float]:
+    def _teacher(self, model: Any, ids: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the dense model's likeliest tokens, the log-probabilities of the partition, and
-        the negative log-likelihood of the text.
+        the negative log-likelihood of each sequence.
         """
         parts = list(self._teacher_slices(model, ids, targets))
         tokens, logs, nats = zip(*parts, strict=True)
-        return torch.cat(tokens, dim=1), torch.cat(logs, dim=1), sum(nats)
+        return torch.cat(tokens, dim=1), torch.cat(logs, dim=1), torch.stack(nats).sum(0)
 
     def _teacher_slices(
         self, model: Any, ids: Tensor, targets: Tensor
-    ) -> Iterator[tuple[Tensor, Tensor, float]]:
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         for positions, logits in logits_in_slices(model, ids):
             tokens = logits.topk(self.top_k, dim=-1).indices
-            nats = float(nats_of(logits, targets[:, positions], 1))
+            nats = nats_of(logits, targets[:, positions], len(ids))
             yield tokens.to(torch.int32), _log_partition(logits, tokens), nats
 
 
