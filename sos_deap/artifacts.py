@@ -203,6 +203,7 @@ def search_figures(
     figures: dict[str, Any] = {
         "generations": len(evolution.logbook) - 1,
         **evaluator.accounting.asdict(),
+        "evaluations_spent": evaluator.spent()["evaluations"],
         "stopped_by": evolution.stopped_by,
     }
     if evaluator.validation is not None:

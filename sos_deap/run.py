@@ -18,7 +18,7 @@ from sos_deap.cli import (
 from sos_deap.config import RunConfig, parse
 from sos_deap.engines import default_workers
 from sos_deap.errors import InputError, WorkerLostError, first_line
-from sos_deap.files.atomic import make_folder, write_json
+from sos_deap.files.atomic import make_folder
 from sos_deap.files.run_folder import (
     JOURNAL,
     chosen_folder,
@@ -35,9 +35,8 @@ if TYPE_CHECKING:
 
     from sos_deap.evaluation.evaluator import Evaluator
     from sos_deap.evaluation.journal import Journal
+    from sos_deap.finish import Finish
     from sos_deap.plan import Plan
-    from sos_deap.quality import Quality
-    from sos_deap.refitting import Refit
     from sos_deap.report.console import Console, Progress
     from sos_deap.search.drive import Evolution
     from sos_deap.tasks.settings import TaskSettings
@@ -53,32 +52,32 @@ def run(config: RunConfig, settings: TaskSettings, out: TextIO | None = None) ->
     :raises InputError: for bad settings, before anything is written.
     """
     # Imported here, so that --help does not wait for torch.
-    from sos_deap.artifacts import size
-    from sos_deap.models.prune import check_layout
-    from sos_deap.plan import evaluator_of, plan_of, toolbox_of
-    from sos_deap.quality import quality
-    from sos_deap.refitting import refit_of
-    from sos_deap.rehearsal import rehearse, timed_lengths
     from sos_deap.report.console import Console
 
-    plan = plan_of(config, settings)
     console = Console(not config.quiet, config.json_lines, out)
-    folder = chosen_folder(
-        config.resume, config.output_dir, config.model, config.algorithm, config.seed
-    )
-    evaluator = evaluator_of(plan)
-    genes = evaluator.gene_map
-    check_layout(evaluator.model, genes, config.layout)
-    refit = refit_of(evaluator, config)
-    toolbox = toolbox_of(plan, evaluator)
-    rehearse(evaluator, config.layout, *timed_lengths(evaluator.model, evaluator.task.seqlen))
-    found = quality(evaluator, evaluator.model)
-    dense: dict[str, Any] = {
-        **found.metrics,
-        **size(evaluator.model, evaluator.stored_dtype, genes),
-    }
+    with console.step("starting"):
+        from sos_deap.finish import Finish
+        from sos_deap.models.prune import check_layout
+        from sos_deap.plan import evaluator_of, plan_of, toolbox_of
+        from sos_deap.quality import quality
+        from sos_deap.refitting import refit_of
+        from sos_deap.rehearsal import rehearse, timed_lengths
+
+        plan = plan_of(config, settings)
+        folder = chosen_folder(
+            config.resume, config.output_dir, config.model, config.algorithm, config.seed
+        )
+    with console.step(f"loading {config.model} and {config.dataset}"):
+        evaluator = evaluator_of(plan)
+        check_layout(evaluator.model, evaluator.gene_map, config.layout)
+        refit = refit_of(evaluator, config)
+        toolbox = toolbox_of(plan, evaluator)
+        rehearse(evaluator, config.layout, *timed_lengths(evaluator.model, evaluator.task.seqlen))
+    with console.step("measuring the quality of the dense model"):
+        dense = quality(evaluator, evaluator.model)
+    finish = Finish(plan, evaluator, folder, console, dense, refit)
     with _engine(evaluator, config):
-        _Run(plan, evaluator, toolbox, folder, dense, found, console, refit).do()
+        _Run(plan, evaluator, toolbox, folder, console, finish).do()
     return folder
 
 
@@ -98,19 +97,14 @@ def _engine(evaluator: Evaluator, config: RunConfig) -> Iterator[None]:
 
 @dataclass
 class _Run:
-    """The steps of a run that write into its folder.
-
-    ``dense`` and ``quality`` are the dense model's size and quality, to compare with.
-    """
+    """The steps of a run that write into its folder."""
 
     plan: Plan
     evaluator: Evaluator
     toolbox: Any
     folder: Path
-    dense: dict[str, Any]
-    quality: Quality
     console: Console
-    refit: Refit | None
+    finish: Finish
 
     def do(self) -> None:
         """Search, prune, save and report."""
@@ -130,9 +124,9 @@ class _Run:
                 reset_run_folder(folder, written)
             write_measured(folder, self.evaluator)
             result = self._initial_result()
-            self._announce(result["search"])
+            self._announce(result)
             evolution, seconds = self._search(result, journal)
-            self._finish(result, evolution, seconds)
+            self.finish(result, evolution, seconds)
             journal.check_presence()
             complete(folder)
         except (OSError, InputError) as error:  # such as a full disk
@@ -146,27 +140,31 @@ class _Run:
         finally:
             self.evaluator.close_journal()
 
-    def _announce(self, search: dict[str, Any]) -> None:
+    def _announce(self, result: dict[str, Any]) -> None:
         """Print the model, its genes and the run folder."""
         from sos_deap.report.parts import listed, parts_of
 
-        parts = parts_of(search, [1] * len(self.evaluator.gene_map))
+        parts = parts_of(result["search"], [1] * len(self.evaluator.gene_map))
         self.console.say(f"{self.plan.config.model}: {listed(parts)}")
         self.console.say(f"run folder: {self.folder}")
-        self.console.event("run", folder=str(self.folder), dense=self.dense)
+        self.console.event("run", folder=str(self.folder), dense=result["dense"])
 
     def _initial_result(self) -> dict[str, Any]:
         """Return the content of ``result.json`` before the search."""
-        from sos_deap.artifacts import initial_result
+        from sos_deap.artifacts import initial_result, size
 
+        evaluator = self.evaluator
+        genes, stored = evaluator.gene_map, evaluator.stored_dtype
+        dense = {**self.finish.dense.metrics, **size(evaluator.model, stored, genes)}
         plan, config = self.plan, self.plan.config
         settings = {"algorithm": config.algorithm, "objective": plan.objective, "seed": config.seed}
-        return initial_result(self.evaluator, self.dense, settings, plan.command())
+        return initial_result(evaluator, dense, settings, plan.command())
 
     def _search(self, result: dict[str, Any], journal: Journal) -> tuple[Evolution, float]:
         """Search, and write logbook and evaluations; returns the evolution and its seconds."""
         from deap.tools import Logbook
 
+        from sos_deap.finish import SECONDS_AFTER, tokens_after
         from sos_deap.plan import search
         from sos_deap.report.console import Progress
         from sos_deap.report.live import LivePage
@@ -174,7 +172,15 @@ class _Run:
 
         plan, evaluator, folder, logbook = self.plan, self.evaluator, self.folder, Logbook()
         evaluator.open_store(plan.config.store or folder / "store.sqlite")
-        progress = Progress(evaluator, plan.limits, self.console, lambda: journal.seconds)
+        progress = Progress(
+            evaluator,
+            plan.limits,
+            self.console,
+            lambda: journal.seconds,
+            dense=result["dense"]["calibration"][evaluator.task.name],
+            after=tokens_after(evaluator),
+            seconds_after=SECONDS_AFTER,
+        )
         page = LivePage(folder, evaluator, progress, logbook, plan.config.model, result)
         watchers = [*self._watchers(progress, logbook), page]  # the page reads the others' rows
 
@@ -185,6 +191,7 @@ class _Run:
         try:
             with (
                 page,
+                self.console.during(progress.line),
                 graceful_interrupt() as check_signals,
                 evaluator.interruptible(check_signals),
             ):
@@ -220,59 +227,6 @@ class _Run:
         if config.tensorboard:
             watchers.append(TensorBoard(folder, evaluator.task.name, progress, logbook))
         return watchers
-
-    def _finish(self, result: dict[str, Any], evolution: Evolution, seconds: float) -> None:
-        """Prune with the winner, measure and report."""
-        from sos_deap.artifacts import save_best, search_figures, speedups, write_samples
-        from sos_deap.cards import write_run_card
-        from sos_deap.quality import changes_of
-        from sos_deap.report.formats import arrow
-        from sos_deap.report.headline import headline
-        from sos_deap.report.tables import search_lines, table, winner
-        from sos_deap.report.timings import measured_table
-
-        say, folder, evaluator = self.console.say, self.folder, self.evaluator
-        figures = search_figures(evaluator, evolution, result)
-        searched = {**result["search"], **figures, "seconds": seconds}
-        say(search_lines(searched))
-        chromosome = list(winner(evolution.halloffame, evaluator.task.name))
-        layout, name = self.plan.config.layout, self.plan.config.model
-        best, pruned, reached = save_best(folder, evaluator, chromosome, layout, name, self.refit)
-        searched |= speedups(evaluator, best["sparsity"], pruned)
-        refitted = {} if self.refit is None else {"refit": self.refit.result}
-        changed = changes_of(evaluator, self.quality, reached)
-        result = {**result, "best": best, "change": changed, "search": searched, **refitted}
-        write_json(folder / "result.json", result)
-        models = {"dense": evaluator.model, "pruned": pruned}
-        measured = _measure(models, evaluator.task.seqlen)
-        write_json(folder / "measured.json", measured)
-        say(f"\n{headline(result, measured, arrow(sys.stdout))}\n")
-        say(f"{table(result)}\n\n{measured_table(measured)}\n")
-        write_run_card(folder / "pruned", evaluator, layout, name, result, measured)
-        write_samples(folder / "samples.json", evaluator, models)
-        self.console.event("result", **result, measured=measured)
-        self._report(searched["generations"])
-
-    def _report(self, generations: int) -> None:
-        """Write the page, and print where the files are."""
-        from sos_deap.report.live import add_genes
-        from sos_deap.report.page import write_page  # imports matplotlib, which is slow
-
-        say, folder = self.console.say, self.folder
-        say(f"report:       {write_page(folder)}")
-        if self.plan.config.tensorboard:
-            add_genes(folder, generations)
-        say(f"result:       {folder / 'result.json'}")
-        say(f"pruned model: {folder / 'pruned'}  (its README.md shows how to load it)")
-
-
-def _measure(models: dict[str, Any], seqlen: int) -> Any:
-    """Time the models on at most as many positions as were evaluated."""
-    from sos_deap.models.measure import measure
-    from sos_deap.rehearsal import timed_lengths
-
-    length, new_tokens = timed_lengths(models["dense"], seqlen)
-    return measure(models, lengths=[length], new_tokens=new_tokens)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -91,7 +91,7 @@ def refit_flags(
     model_folder: Path, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> list[str]:
     """Flags of a run of a second, on two data sets."""
-    monkeypatch.setattr("sos_deap.run._measure", lambda models, seqlen: [])  # seconds of timing
+    monkeypatch.setattr("sos_deap.finish.measured", lambda models, seqlen: [])  # seconds of timing
     other = tmp_path / "other.txt"
     words = random.Random(4).choices(["to", "be", "or", "not", "that", "is"], k=2000)
     other.write_text("\n\n".join(" ".join(words[i : i + 40]) for i in range(0, 2000, 40)))

@@ -33,7 +33,7 @@ from tests.test_run import read, rows
 @pytest.fixture
 def flags(model_folder: Path, text_file: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Flags of a run of a second."""
-    monkeypatch.setattr("sos_deap.run._measure", lambda models, seqlen: [])  # seconds of timing
+    monkeypatch.setattr("sos_deap.finish.measured", lambda models, seqlen: [])  # seconds of timing
     given = {
         "model": model_folder,
         "dataset": text_file,
@@ -129,7 +129,7 @@ def test_a_search_that_has_found_nothing_has_a_page_too(
     progress(0, HallOfFame(1))
     LivePage(tmp_path, evaluator, progress, logbook, "<me>", known)(0, HallOfFame(1))
     page = Words((tmp_path / "report.html").read_text())
-    assert "Best sub-model: none within the maximum sparsity yet." in page.text
+    assert "Best sub-model: no sub-model within the maximum sparsity yet." in page.text
     assert page.open.count("svg") == 2 and "<me>" in page.text
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
 

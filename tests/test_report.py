@@ -6,6 +6,7 @@ import math
 import random
 import re
 import sys
+import threading
 from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +18,7 @@ from deap import tools
 from sos_deap import Evaluator, InputError
 from sos_deap.files.atomic import free_folder, make_folder, write_csv, write_json
 from sos_deap.files.run_folder import claim
-from sos_deap.report.console import Progress
+from sos_deap.report.console import Console, Progress
 from sos_deap.report.formats import (
     ENDS,
     arrow,
@@ -29,6 +30,7 @@ from sos_deap.report.formats import (
 )
 from sos_deap.report.headline import headline
 from sos_deap.report.parts import Part, listed, parts_of, removal
+from sos_deap.report.status import Status
 from sos_deap.report.tables import (
     cells,
     front,
@@ -49,7 +51,7 @@ def test_progress_shows_the_state_of_the_search(
 ) -> None:
     monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
     monkeypatch.setenv("COLUMNS", "200")
-    progress = Progress(evaluator, Limits(generations=12))
+    progress = Progress(evaluator, Limits(generations=12), dense=9.5)
     progress(0, [])
     best = Chromosome([1] * (GENES - 3) + [0] * 3)
     metric = evaluator.metric(best)
@@ -58,13 +60,13 @@ def test_progress_shows_the_state_of_the_search(
         progress(generation, [best])
     progress.close()
     printed = capsys.readouterr().out
-    assert "none within the maximum sparsity yet" in printed
-    last = printed.rstrip("\n").splitlines()[-1].removeprefix("\x1b[K")
-    assert re.match(r"generation 12/12  [\d.]+ s, ETA 0 s  best perplexity ", last)
-    counts = f" {measurement(metric)} at sparsity 0.250  1 forward evaluation, 1 cache hit, "
-    assert re.fullmatch(r"[\d,.]+ tokens/s", last.partition(counts)[2])
+    assert "generation 0/12: no sub-model within the maximum sparsity yet, 0:0" in printed
+    *_, last, counts = (line.removeprefix("\r\x1b[K") for line in printed.splitlines())
+    shown = f"perplexity {measurement(metric)} (dense 9.50), sparsity 0.250"
+    assert re.fullmatch(rf"generation 12/12: {re.escape(shown)}, 0:0\d, ETA 0:00", last)
+    assert re.fullmatch(r"1 evaluations, 1 cache hit, \d+ tokens, [\d,.]+ tokens/s", counts)
     # A terminal shows one line that changes; a file gets every tenth and the last.
-    assert printed.count("\n") == (1 if terminal else 3)
+    assert printed.count("\n") == (2 if terminal else 4)
     assert [row["evaluations"] for row in progress.rows] == [0] + [2] * 12
 
 
@@ -77,10 +79,10 @@ def test_progress_of_a_sub_model_scored_on_part_of_the_data(
     best.fitness.values = evaluator(best)
     progress(1, [best])
     progress.close()
-    first, last = capsys.readouterr().out.splitlines()
-    assert "best not evaluated yet, at sparsity 0.250" in first
-    assert f"best fitness {measurement(best.fitness.values[0])} on part of the data" in last
-    assert re.match(r"generation 1  [\d.]+ s, ETA [\d.]+ s", last)
+    first, last, _ = capsys.readouterr().out.splitlines()
+    assert "generation 0: not evaluated yet, sparsity 0.250" in first
+    assert f": fitness {measurement(best.fitness.values[0])} on part of the data" in last
+    assert re.match(r"generation 1: .*, 0:0\d, ETA 0:\d\d$", last)
 
 
 def test_progress_stays_on_one_line_of_the_terminal(
@@ -94,6 +96,57 @@ def test_progress_stays_on_one_line_of_the_terminal(
 
 def test_progress_without_a_generation_closes_quietly(evaluator: Evaluator, capsys: Any) -> None:
     Progress(evaluator, Limits(generations=12)).close()
+    assert capsys.readouterr().out == ""
+
+
+def test_the_time_left_includes_what_comes_after_the_search(evaluator: Evaluator) -> None:
+    seconds = iter([10.0] * 9)
+    after = 3 * evaluator.task.tokens
+    progress = Progress(
+        evaluator,
+        Limits(evaluations=4),
+        Console(words=False),
+        lambda: next(seconds),
+        after=after,
+        seconds_after=7,
+    )
+    evaluator.metric([0] + [1] * (GENES - 1))
+    progress(0, [])
+    # One of four evaluations took 10 s, so 30 s are left for the others, 30 s for three more
+    # passes over the text, and 7 s.
+    assert progress.line().endswith("0:10, ETA 1:07")
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_long_step_is_shown_while_it_lasts(
+    terminal: bool, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
+    monkeypatch.setattr("sos_deap.report.status._REFRESH", 0.001)
+    now, called = [0.0], threading.Event()
+
+    def clock() -> float:
+        now[0] += 1.0
+        if now[0] > 100:
+            called.set()
+        return now[0]
+
+    status = Status(clock=clock)
+    with status.step("timing both models"):
+        assert called.wait(10)
+    status.say("done")
+    printed = capsys.readouterr().out
+    assert re.search(r"timing both models, (0:\d\d|1:\d\d)", printed)
+    assert ("\r\x1b[K" in printed) == terminal
+    assert printed.endswith("\r\x1b[Kdone\n" if terminal else "\ndone\n")
+    if not terminal:  # a line after each 25 s of silence, not every second
+        assert printed.count("timing") <= 1 + now[0] / 25
+
+
+def test_a_quiet_step_prints_nothing(capsys: Any) -> None:
+    status = Status(words=False)
+    with status.step("timing both models"), status.during(lambda: "refreshed"):
+        pass
     assert capsys.readouterr().out == ""
 
 

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from sos_deap.errors import one_line, say
 from sos_deap.files.atomic import whole_file
-from sos_deap.report.formats import counted, measurement
+from sos_deap.report.formats import amount, counted, duration, measurement
+from sos_deap.report.status import Status
 from sos_deap.report.tables import winner
 from sos_deap.search.limits import Limits, Spent
 
@@ -21,7 +19,7 @@ if TYPE_CHECKING:
     from sos_deap.evaluation.evaluator import Evaluator
 
 
-class Console:
+class Console(Status):
     """The output of a run: text, or events as JSON lines.
 
     :param words: whether to print text; without effect where ``json_lines`` is true.
@@ -32,12 +30,8 @@ class Console:
     def __init__(
         self, words: bool = True, json_lines: bool = False, out: TextIO | None = None
     ) -> None:
-        self.words, self._json_lines, self._out = words and not json_lines, json_lines, out
-
-    def say(self, text: str) -> None:
-        """Print lines of text, if text is printed."""
-        if self.words:
-            say(text)
+        super().__init__(words and not json_lines)
+        self._json_lines, self._out = json_lines, out
 
     def event(self, name: str, **fields: Any) -> None:
         """Write an event, if events are written; NaN and infinity become ``null``."""
@@ -65,6 +59,9 @@ class Progress:
     :param console: output; default: text on standard output.
     :param clock: returns the seconds that the search has taken, those before a resumption included;
         default: the seconds since this object was made.
+    :param dense: metric of the dense model on the calibration examples; default: not shown.
+    :param after: number of tokens to read after the search, for the estimated time left.
+    :param seconds_after: seconds of other work after the search.
     """
 
     def __init__(
@@ -73,13 +70,17 @@ class Progress:
         limits: Limits,
         console: Console | None = None,
         clock: Callable[[], float] | None = None,
+        *,
+        dense: float | None = None,
+        after: float = 0,
+        seconds_after: float = 0,
     ) -> None:
         self._console = console or Console()
+        self._dense, self._after, self._seconds_after = dense, after, seconds_after
         self.rows: list[dict[str, Any]] = []
         self._evaluator, self._limits = evaluator, limits
         #: Description of the best sub-model so far.
-        self.best = "nothing yet"
-        self._terminal = self._console.words and sys.stdout.isatty()
+        self.best = "no sub-model yet"
         started = time.perf_counter()
         self._clock = clock or (lambda: time.perf_counter() - started)
 
@@ -110,27 +111,30 @@ class Progress:
             }
         )
         self._console.event("generation", generation=generation, **self.rows[-1])
-        if self._terminal:
-            width = shutil.get_terminal_size().columns - 1  # a longer line would not be overwritten
-            print(f"\r\x1b[K{one_line(self._line(generation))[:width]}", end="", flush=True)
-        elif generation % 10 == 0:
-            self._console.say(self._line(generation))
+        if self._console.terminal or generation % 10 == 0:
+            self._console.show(self.line())
 
     def close(self) -> None:
-        """End a terminal's line; on other outputs, print the last generation if not yet printed."""
-        last = len(self.rows) - 1
-        if self._terminal:
-            print()
-        elif self.rows and last % 10:
-            self._console.say(self._line(last))
+        """Print the last generation, if it is not printed yet, and what the search has cost."""
+        if not self.rows:
+            return
+        if self._console.terminal or (len(self.rows) - 1) % 10:
+            self._console.say(self.line())
+        row, spent = self.rows[-1], self._evaluator.spent()
+        self._console.say(
+            f"{amount(spent['evaluations'])} evaluations, "
+            f"{counted(row['cache_hits'], 'cache hit')}, {counted(row['tokens'], 'token')}, "
+            f"{measurement(self.rate)} tokens/s"
+        )
 
     def _describe(self, best: Any) -> str:
         if best is None:
-            return "none within the maximum sparsity yet"
-        at = f"at sparsity {measurement(self._evaluator.sparsity(best))}"
-        metric = self._evaluator.cached(best)
+            return "no sub-model within the maximum sparsity yet"
+        at = f"sparsity {measurement(self._evaluator.sparsity(best))}"
+        metric, dense = self._evaluator.cached(best), self._dense
         if metric is not None:
-            return f"{self._evaluator.task.name} {measurement(metric)} {at}"
+            known = "" if dense is None else f" (dense {measurement(dense)})"
+            return f"{self._evaluator.task.name} {measurement(metric)}{known}, {at}"
         if not best.fitness.valid:
             return f"not evaluated yet, {at}"
         return f"fitness {measurement(best.fitness.values[0])} on part of the data, {at}"
@@ -150,29 +154,28 @@ class Progress:
         return [
             f"The search {state}: generation {len(self.rows) - 1}"
             + ("." if most is None else f" of {most}."),
-            f"{measurement(self.rows[-1]['seconds'])} s so far"
-            + ("." if left is None else f", about {measurement(left)} s left."),
+            f"{duration(self.rows[-1]['seconds'])} so far"
+            + ("." if left is None else f", about {duration(left)} left in the run."),
             f"Best sub-model: {self.best}.",
         ]
 
-    def _left(self) -> float | None:
-        """Estimate the seconds left; ``None`` if the limits allow no estimate."""
-        seconds, counts = self.rows[-1]["seconds"], self._evaluator.spent()
-        spent = Spent(len(self.rows) - 1, counts["evaluations"], counts["tokens"], seconds)
-        share = self._limits.share(spent)
-        return seconds / share - seconds if share else None
+    def line(self) -> str:
+        """Return the state of the search: generation, best sub-model, time and time left."""
+        most, left = self._limits.generations, self._left()
+        of = "" if most is None else f"/{most}"
+        eta = "" if left is None else f", ETA {duration(left)}"
+        last = max(0, len(self.rows) - 1)
+        return f"generation {last}{of}: {self.best}, {duration(self.seconds)}{eta}"
 
-    def _line(self, generation: int) -> str:
-        row, limits, left = self.rows[-1], self._limits, self._left()
-        most = "" if limits.generations is None else f"/{limits.generations}"
-        eta = "" if left is None else f", ETA {measurement(left)} s"
-        return (
-            f"generation {generation:{max(1, len(most) - 1)}d}{most}  "
-            f"{measurement(row['seconds'])} s{eta}  best {self.best}  "
-            f"{counted(row['forward_evaluations'], 'forward evaluation')}, "
-            f"{counted(row['cache_hits'], 'cache hit')}, "
-            f"{measurement(self.rate)} tokens/s"
-        )
+    def _left(self) -> float | None:
+        """Estimate the seconds left in the run; ``None`` if the limits allow no estimate."""
+        seconds, counts = self.seconds, self._evaluator.spent()
+        spent = Spent(max(0, len(self.rows) - 1), counts["evaluations"], counts["tokens"], seconds)
+        share = self._limits.share(spent)
+        if not share:
+            return None
+        after = self._after * seconds / counts["tokens"] if counts["tokens"] else 0
+        return max(0.0, seconds / share - seconds) + after + self._seconds_after
 
 
 class Trace:

@@ -15,7 +15,7 @@ from typing import Any, TextIO
 ENDS = {
     "finished": "finished: no proposals left (generation {generations:,})",
     "generations": "finished: {generations:,} generations",
-    "evaluations": "stopped: the limit on evaluations was reached ({evaluations:,}, generation "
+    "evaluations": "stopped: the limit on evaluations was reached ({spent}, generation "
     "{generations:,})",
     "tokens": "stopped: the limit on tokens was reached ({tokens:,}, generation {generations:,})",
     "seconds": "stopped: the time limit was reached (generation {generations:,})",
@@ -36,7 +36,18 @@ def search_end(search: Mapping[str, Any]) -> str:
     name = search["stopped_by"]
     if name not in ENDS:  # of an earlier or later version
         return f"stopped: {name}"
-    return ENDS[name].format_map(search)
+    spent = search.get("evaluations_spent", search.get("evaluations", 0))
+    return ENDS[name].format_map({**search, "spent": amount(spent)})
+
+
+def amount(evaluations: float) -> str:
+    """Return a number of evaluations, of which one on part of the examples counts as its share.
+
+    >>> [amount(evaluations) for evaluations in (24, 23.96, 1010.04)]
+    ['24', '24.0', '1,010']
+    """
+    whole = evaluations == int(evaluations) or evaluations >= 100
+    return f"{round(evaluations):,}" if whole else f"{evaluations:.1f}"
 
 
 def counted(number: int, noun: str) -> str:
@@ -59,6 +70,17 @@ def measurement(value: float) -> str:
     if not -4 <= exponent < 12:
         return scientific
     return f"{round(float(value), 2 - exponent):,.{max(0, 2 - exponent)}f}"
+
+
+def duration(seconds: float) -> str:
+    """Return a time in hours, minutes and seconds.
+
+    >>> [duration(seconds) for seconds in (7.4, 83, 3600, 90061)]
+    ['0:07', '1:23', '1:00:00', '25:01:01']
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def percent(share: float) -> str:

@@ -1,0 +1,121 @@
+"""What a run does after its search: prune, measure, save and report."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sos_deap.artifacts import save_best, search_figures, speedups, write_samples
+from sos_deap.cards import write_run_card
+from sos_deap.evaluation.evaluator import Evaluator
+from sos_deap.files.atomic import write_json
+from sos_deap.models.measure import measure
+from sos_deap.plan import Plan
+from sos_deap.quality import Quality, changes_of
+from sos_deap.refitting import Refit
+from sos_deap.rehearsal import timed_lengths
+from sos_deap.report.console import Console
+from sos_deap.report.formats import arrow
+from sos_deap.report.headline import headline
+from sos_deap.report.live import add_genes
+from sos_deap.report.tables import search_lines, table, winner
+from sos_deap.report.timings import measured_table
+from sos_deap.search.drive import Evolution
+
+#: Seconds of other work after a search, about: timings, the figures and the page.
+SECONDS_AFTER = 20.0
+
+
+def tokens_after(evaluator: Evaluator) -> int:
+    """Return the number of tokens that are read after a search, about.
+
+    :param evaluator: the evaluator of the search.
+    """
+    parts = [evaluator.task, evaluator.heldout, evaluator.probe]
+    total = sum(task.tokens for task in parts if task is not None)
+    refit = evaluator.refit_task
+    # A refit reads its text layer by layer with both models, and the others once more.
+    return total if refit is None else 2 * total + 4 * refit.tokens
+
+
+@dataclass
+class Finish:
+    """The steps after a search.
+
+    :param plan: the run.
+    :param evaluator: the evaluator of the search.
+    :param folder: the run folder.
+    :param console: the output.
+    :param dense: the dense model's quality.
+    :param refit: refits the winner; ``None`` for no refit.
+    """
+
+    plan: Plan
+    evaluator: Evaluator
+    folder: Path
+    console: Console
+    dense: Quality
+    refit: Refit | None
+
+    def __call__(self, result: dict[str, Any], evolution: Evolution, seconds: float) -> None:
+        """Prune with the winner, measure and report.
+
+        :param result: the content of ``result.json`` before the search.
+        :param evolution: the search.
+        :param seconds: the time that it took.
+        """
+        folder, evaluator, console = self.folder, self.evaluator, self.console
+        figures = search_figures(evaluator, evolution, result)
+        searched = {**result["search"], **figures, "seconds": seconds}
+        console.say(search_lines(searched))
+        best, pruned, changed = self._save(evolution)
+        refitted = {} if self.refit is None else {"refit": self.refit.result}
+        with console.step("timing both models"):
+            searched |= speedups(evaluator, best["sparsity"], pruned)
+            result = {**result, "best": best, "change": changed, "search": searched, **refitted}
+            write_json(folder / "result.json", result)
+            models = {"dense": evaluator.model, "pruned": pruned}
+            timings = measured(models, evaluator.task.seqlen)
+            write_json(folder / "measured.json", timings)
+        console.say(f"\n{headline(result, timings, arrow(sys.stdout))}\n")
+        console.say(f"{table(result)}\n\n{measured_table(timings)}\n")
+        with console.step("writing samples and the report"):
+            layout, name = self.plan.config.layout, self.plan.config.model
+            write_run_card(folder / "pruned", evaluator, layout, name, result, timings)
+            write_samples(folder / "samples.json", evaluator, models)
+            console.event("result", **result, measured=timings)
+            page = self._page(searched["generations"])
+        console.say(f"report:       {page}")
+        console.say(f"result:       {folder / 'result.json'}")
+        console.say(f"pruned model: {folder / 'pruned'}  (its README.md shows how to load it)")
+
+    def _save(self, evolution: Evolution) -> tuple[dict[str, Any], Any, dict[str, Any]]:
+        """Save the winner; returns ``best`` of ``result.json``, the model and its changes."""
+        evaluator, config = self.evaluator, self.plan.config
+        chromosome = list(winner(evolution.halloffame, evaluator.task.name))
+        with self.console.step("pruning, and measuring the quality on held-out text"):
+            best, pruned, reached = save_best(
+                self.folder, evaluator, chromosome, config.layout, config.model, self.refit
+            )
+            return best, pruned, changes_of(evaluator, self.dense, reached)
+
+    def _page(self, generations: int) -> Path:
+        """Write the page, and return its path."""
+        from sos_deap.report.page import write_page  # imports matplotlib, which is slow
+
+        page = write_page(self.folder)
+        if self.plan.config.tensorboard:
+            add_genes(self.folder, generations)
+        return page
+
+
+def measured(models: dict[str, Any], seqlen: int) -> Any:
+    """Time the models on at most as many positions as were evaluated.
+
+    :param models: the dense and the pruned model by name.
+    :param seqlen: tokens in an example of the task.
+    """
+    length, new_tokens = timed_lengths(models["dense"], seqlen)
+    return measure(models, lengths=[length], new_tokens=new_tokens)

@@ -1,0 +1,92 @@
+"""The line on what a run is doing now, refreshed while it works."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from sos_deap.errors import one_line, say
+from sos_deap.report.formats import duration
+
+_REFRESH = 1.0  # seconds between two refreshes of the line of a terminal
+_SILENCE = 25.0  # seconds of silence after which another output gets a line
+
+
+class Status:
+    """Prints lines, and between them what is being done.
+
+    A terminal has one line for that, which is overwritten every second; another output gets a line
+    after 25 s of silence.
+
+    :param words: whether to print anything.
+    :param clock: returns the time in seconds.
+    """
+
+    def __init__(self, words: bool = True, clock: Callable[[], float] = time.monotonic) -> None:
+        self.words, self._clock = words, clock
+        self.terminal = words and sys.stdout.isatty()
+        self._lock = threading.RLock()  # a step is refreshed by a thread of its own
+        self._printed = clock()
+
+    def say(self, text: str) -> None:
+        """Print lines of text, which stay."""
+        if self.words:
+            with self._lock:
+                self._erase()
+                say(text)
+                self._printed = self._clock()
+
+    def show(self, text: str) -> None:
+        """Print a line that the next one overwrites; on outputs other than terminals it stays."""
+        if self.terminal:
+            with self._lock:
+                width = shutil.get_terminal_size().columns - 1  # longer is not overwritten
+                print(f"\r\x1b[K{one_line(text)[:width]}", end="", flush=True)
+        else:
+            self.say(text)
+
+    @contextmanager
+    def during(self, text: Callable[[], str]) -> Iterator[None]:
+        """Refresh a line inside the context, from another thread.
+
+        :param text: returns the line; it is called in that thread.
+        """
+        if not self.words:
+            yield
+            return
+        ended = threading.Event()
+        thread = threading.Thread(target=self._refresh, args=(text, ended), daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+            with self._lock:
+                self._erase()
+
+    @contextmanager
+    def step(self, text: str) -> Iterator[None]:
+        """Show what is done inside the context, with the time that it has taken.
+
+        :param text: what is done, such as "timing both models".
+        """
+        started = self._clock()
+        if self.terminal:
+            self.show(text)
+        with self.during(lambda: f"{text}, {duration(self._clock() - started)}"):
+            yield
+
+    def _refresh(self, text: Callable[[], str], ended: threading.Event) -> None:
+        while not ended.wait(_REFRESH):
+            if self.terminal or self._clock() - self._printed >= _SILENCE:
+                self.show(text())
+
+    def _erase(self) -> None:
+        """Clear the line of a terminal."""
+        if self.terminal:
+            print("\r\x1b[K", end="", flush=True)
