@@ -12,7 +12,6 @@ from sos_deap.cards import write_run_card
 from sos_deap.evaluation.evaluator import Evaluator
 from sos_deap.files.atomic import write_json
 from sos_deap.models.measure import measure
-from sos_deap.plan import Plan
 from sos_deap.quality import Quality, changes_of
 from sos_deap.refitting import Refit
 from sos_deap.rehearsal import timed_lengths
@@ -44,20 +43,24 @@ def tokens_after(evaluator: Evaluator) -> int:
 class Finish:
     """The steps after a search.
 
-    :param plan: the run.
     :param evaluator: the evaluator of the search.
+    :param name: name of the dense model.
+    :param layout: a name in :data:`sos_deap.models.prune.LAYOUTS`.
     :param folder: the run folder.
     :param console: the output.
     :param dense: the dense model's quality.
     :param refit: refits the winner; ``None`` for no refit.
+    :param tensorboard: whether the run writes event files.
     """
 
-    plan: Plan
     evaluator: Evaluator
+    name: str
+    layout: str
     folder: Path
     console: Console
     dense: Quality
     refit: Refit | None
+    tensorboard: bool
 
     def __call__(self, result: dict[str, Any], evolution: Evolution, seconds: float) -> None:
         """Prune with the winner, measure and report.
@@ -82,8 +85,8 @@ class Finish:
         console.say(f"\n{headline(result, timings, arrow(sys.stdout))}\n")
         console.say(f"{table(result)}\n\n{measured_table(timings)}\n")
         with console.step("writing samples and the report"):
-            layout, name = self.plan.config.layout, self.plan.config.model
-            write_run_card(folder / "pruned", evaluator, layout, name, result, timings)
+            card = folder / "pruned", evaluator, self.layout, self.name
+            write_run_card(*card, result, timings)
             write_samples(folder / "samples.json", evaluator, models)
             console.event("result", **result, measured=timings)
             page = self._page(searched["generations"])
@@ -93,11 +96,11 @@ class Finish:
 
     def _save(self, evolution: Evolution) -> tuple[dict[str, Any], Any, dict[str, Any]]:
         """Save the winner; returns ``best`` of ``result.json``, the model and its changes."""
-        evaluator, config = self.evaluator, self.plan.config
+        evaluator = self.evaluator
         chromosome = list(winner(evolution.halloffame, evaluator.task.name))
         with self.console.step("pruning, and measuring the quality on held-out text"):
             best, pruned, reached = save_best(
-                self.folder, evaluator, chromosome, config.layout, config.model, self.refit
+                self.folder, evaluator, chromosome, self.layout, self.name, self.refit
             )
             return best, pruned, changes_of(evaluator, self.dense, reached)
 
@@ -106,7 +109,7 @@ class Finish:
         from sos_deap.report.page import write_page  # imports matplotlib, which is slow
 
         page = write_page(self.folder)
-        if self.plan.config.tensorboard:
+        if self.tensorboard:
             add_genes(self.folder, generations)
         return page
 

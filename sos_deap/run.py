@@ -75,7 +75,8 @@ def run(config: RunConfig, settings: TaskSettings, out: TextIO | None = None) ->
         rehearse(evaluator, config.layout, *timed_lengths(evaluator.model, evaluator.task.seqlen))
     with console.step("measuring the quality of the dense model"):
         dense = quality(evaluator, evaluator.model)
-    finish = Finish(plan, evaluator, folder, console, dense, refit)
+    names = config.model, config.layout
+    finish = Finish(evaluator, *names, folder, console, dense, refit, config.tensorboard)
     with _engine(evaluator, config):
         _Run(plan, evaluator, toolbox, folder, console, finish).do()
     return folder
@@ -164,23 +165,13 @@ class _Run:
         """Search, and write logbook and evaluations; returns the evolution and its seconds."""
         from deap.tools import Logbook
 
-        from sos_deap.finish import SECONDS_AFTER, tokens_after
         from sos_deap.plan import search
-        from sos_deap.report.console import Progress
         from sos_deap.report.live import LivePage
         from sos_deap.report.tables import write_evaluations, write_front, write_logbook
 
         plan, evaluator, folder, logbook = self.plan, self.evaluator, self.folder, Logbook()
         evaluator.open_store(plan.config.store or folder / "store.sqlite")
-        progress = Progress(
-            evaluator,
-            plan.limits,
-            self.console,
-            lambda: journal.seconds,
-            dense=result["dense"]["calibration"][evaluator.task.name],
-            after=tokens_after(evaluator),
-            seconds_after=SECONDS_AFTER,
-        )
+        progress = self._progress(result, journal)
         page = LivePage(folder, evaluator, progress, logbook, plan.config.model, result)
         watchers = [*self._watchers(progress, logbook), page]  # the page reads the others' rows
 
@@ -214,6 +205,21 @@ class _Run:
             )
         write_front(folder / "pareto.csv", evaluator)
         return evolution, seconds
+
+    def _progress(self, result: dict[str, Any], journal: Journal) -> Progress:
+        """Return what prints the progress of the search."""
+        from sos_deap.finish import SECONDS_AFTER, tokens_after
+        from sos_deap.report.console import Progress
+
+        return Progress(
+            self.evaluator,
+            self.plan.limits,
+            self.console,
+            lambda: journal.seconds,
+            dense=result["dense"]["calibration"][self.evaluator.task.name],
+            after=tokens_after(self.evaluator),
+            seconds_after=SECONDS_AFTER,
+        )
 
     def _watchers(self, progress: Progress, logbook: Any) -> list[Any]:
         """Return what is called after each generation, in order, without the page."""
