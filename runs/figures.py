@@ -24,10 +24,11 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from sos_deap import load, prune
-from sos_deap.config import PRESETS, parse
+from sos_deap.config import parse
 from sos_deap.files.atomic import write_csv
 from sos_deap.models.measure import measure
 from sos_deap.plan import evaluator_of, plan_of, search
+from sos_deap.presets import PRESETS
 from sos_deap.report.figures import COLOURS, MARKERS, save
 
 RESULTS = Path(__file__).parent / "results" / "figures"

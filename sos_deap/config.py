@@ -1,16 +1,15 @@
-"""The settings of a run, their presets, and how the command line gives them."""
+"""The settings of a run, and how the command line gives them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from sos_deap.budget_settings import BudgetSettings
-from sos_deap.errors import unknown
-from sos_deap.flags import FlagParser, as_flags
+from sos_deap.flags import FlagParser
+from sos_deap.presets import named_flags
 from sos_deap.refit_settings import RefitSettings
-from sos_deap.settings_files import check_resumed, file_flags, saved_flags
+from sos_deap.settings_files import check_resumed, saved_flags
 from sos_deap.tasks.settings import TaskSettings, setting
 
 
@@ -214,33 +213,6 @@ class RunConfig(RefitSettings, BudgetSettings):
     )
 
 
-#: Named settings, for the first argument of the command line; flags override them. Those under the
-#: name of a task apply to that task only.
-PRESETS: dict[str, dict[str, Any]] = {
-    # The search of best-heads, for causal language models on heads and channels. As these are more
-    # genes, there are fewer sweeps, so that each has more than one example. The refit helps on
-    # text of another kind, too (docs/numbers.md).
-    "best": {
-        "algorithm": "sweep,prior=wanda",
-        "kl": {
-            "genes": "heads+channels",
-            "algorithm": "sweep,sweeps=2,near=0.25,candidates=1",
-            "samples": 128,
-            "heldout_samples": 256,
-            "max_evaluations": 24,
-            "refit": "after",
-        },
-    },
-    # The search that kept most of the quality in the comparisons (README, "Which search"), which
-    # were of causal language models on heads: these get the task kl. The budget equals the tokens
-    # of the defaults' 1,010 evaluations of 8 sequences.
-    "best-heads": {
-        "algorithm": "sweep,prior=wanda",
-        "kl": {"metric": "distillation", "samples": 128, "max_evaluations": 63},
-    },
-}
-
-
 #: Settings that may change when a run is resumed: none of them changes what has been computed.
 RESUMABLE = frozenset(
     [
@@ -255,8 +227,9 @@ RESUMABLE = frozenset(
 def parse(arguments: list[str]) -> tuple[RunConfig, TaskSettings]:
     """Return the settings that command-line arguments give.
 
-    :param arguments: flags; a first argument without dashes is a key of :data:`PRESETS` or a YAML
-        or JSON file of settings, which the flags override.
+    :param arguments: flags; a first argument without dashes is a key of
+        :data:`sos_deap.presets.PRESETS` or a YAML or JSON file of settings, which the flags
+        override.
     :raises InputError: for an unknown flag, key or preset, a value of the wrong type, and for a
         change to a resumed run that is not in :data:`RESUMABLE`.
     """
@@ -268,11 +241,14 @@ def parse(arguments: list[str]) -> tuple[RunConfig, TaskSettings]:
         "small model in this package is pruned, on text from Python's standard library. The "
         "first argument may be a file of settings; best-heads: the search that kept most of the "
         "quality in the comparisons in the README, of causal language models on heads; or best: "
-        "the same search, for causal language models on heads and channels.",
+        "the same search on heads (or key/value groups) and channels, for causal language models "
+        "and classifiers, with a refit.",
     )
     if arguments and not arguments[0].startswith("-"):
         first, *arguments = arguments
-        arguments = [*_named_flags(first, arguments, parser), *arguments]
+        given: RunConfig = parser.read(arguments)[0]
+        preset = named_flags(first, given.model, given.task, parser.names)
+        arguments = [*preset, *arguments]
     config, settings = parser.read(arguments)
     if config.resume is None:
         return config, settings
@@ -280,21 +256,3 @@ def parse(arguments: list[str]) -> tuple[RunConfig, TaskSettings]:
     now = parser.read([*before, *arguments])
     check_resumed(config.resume, parser.read(before), now, RESUMABLE)
     return now[0], now[1]
-
-
-def _named_flags(name: str, arguments: list[str], parser: FlagParser) -> list[str]:
-    """Return the flags of a preset, for the task that is given or fits the model, or of a file."""
-    if name not in PRESETS:
-        if not name.endswith((".yaml", ".yml", ".json")):
-            raise unknown("preset", name, PRESETS)
-        return file_flags(Path(name), parser.names)
-    # These import torch.
-    from sos_deap.models.purposes import has_channels
-    from sos_deap.tasks.registry import resolved_task
-
-    given: RunConfig = parser.read(arguments)[0]
-    task = resolved_task(given.task, given.model, causal="kl")
-    if name == "best" and not has_channels(given.model):
-        name = "best-heads"
-    common = {key: value for key, value in PRESETS[name].items() if not isinstance(value, dict)}
-    return as_flags({**common, "task": task, **PRESETS[name].get(task, {})})

@@ -14,7 +14,7 @@ import numpy
 from deap import base
 
 from sos_deap.budget import Budget, budget_of
-from sos_deap.config import PRESETS, RunConfig
+from sos_deap.config import RunConfig
 from sos_deap.engines import check_engine
 from sos_deap.errors import InputError
 from sos_deap.evaluation.evaluator import OPTIONS, Evaluator
@@ -24,6 +24,7 @@ from sos_deap.flags import changed_flags
 from sos_deap.models.costs import check_time_options
 from sos_deap.models.find_genes import checked_kinds
 from sos_deap.models.uniform import uniform_counts
+from sos_deap.presets import PRESETS
 from sos_deap.refit_settings import with_refit_samples
 from sos_deap.report.live import check_tensorboard
 from sos_deap.search.algorithms import Algorithm, algorithm_of

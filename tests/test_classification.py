@@ -15,7 +15,9 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from sos_deap import Evaluator, InputError, head_map, masked, prune
 from sos_deap.models.sources import BUILTIN
+from sos_deap.quality import quality
 from sos_deap.search.chromosome import WORST_FITNESS
+from sos_deap.tasks.class_divergence import ClassDivergence
 from sos_deap.tasks.classification import Accuracy, MultiLabel
 from sos_deap.tasks.data.encoded import Encoded, encode
 from sos_deap.tasks.generation import greedy
@@ -200,3 +202,55 @@ def test_an_unknown_metric() -> None:
     examples = Encoded("x", {"attention_mask": torch.ones(1, 1)}, [0], False)
     with pytest.raises(InputError, match="unknown metric of this task 'micro': did you mean 'mic"):
         MultiLabel(examples, torch.ones(1, VOCABULARY), metric="micro")
+
+
+@pytest.mark.parametrize("kind", [Accuracy, MultiLabel])
+def test_divergence_from_the_dense_classifier(kind: Any, tokenizer: Any) -> None:
+    """Against torch's distributions on the sliced model, one text at a time."""
+    model = classifier("bert")
+    if kind is MultiLabel:
+        model.config.problem_type = "multi_label_classification"
+    labels = torch.randint(0, 2, (4, 3) if kind is MultiLabel else (4,))
+    task = kind(encode("x", TEXTS, tokenizer, 48, 0), labels)
+    several = chromosomes(len(head_map(model)), 4)
+    divergence = ClassDivergence(task, model)
+    evaluator = Evaluator(model, divergence, batch_tokens=64)
+    found = evaluator.metrics(several)
+    assert found[0] == pytest.approx(0, abs=1e-7)
+
+    def predicted(one: Any, text: str) -> Any:
+        with torch.inference_mode():
+            logits = one(**tokenizer(text, return_tensors="pt")).logits[0]
+        if kind is Accuracy:
+            return torch.distributions.Categorical(logits=logits)
+        each = torch.distributions.Bernoulli(logits=logits)
+        return torch.distributions.Independent(each, 1)
+
+    for genes, metric in zip(several[1:], found[1:], strict=True):
+        pruned = prune(model, genes)
+        each = [
+            float(torch.distributions.kl_divergence(predicted(model, t), predicted(pruned, t)))
+            for (t,) in TEXTS
+        ]
+        assert metric == pytest.approx(sum(each) / 4, rel=1e-4)
+        others = evaluator.metrics_of(pruned, divergence)
+        assert others.pop("kl") == pytest.approx(metric, rel=1e-4)
+        assert others == evaluator.metrics_of(pruned, task)
+    reference = divergence.metrics(divergence.reference_sums.sum(0).tolist())
+    assert reference == {"kl": 0.0, **evaluator.metrics_of(model, task)}
+
+
+def test_the_metric_of_a_classifier_s_run_may_be_its_divergence(tmp_path: Path) -> None:
+    model = classifier("bert", labels=2)
+    model.save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(BUILTIN["builtin:tiny"]).save_pretrained(tmp_path)
+    rows = [f"{'value ' * (i % 7 + 1)}list {i},{i % 2}\n" for i in range(80)]
+    (tmp_path / "rows.csv").write_text("".join(["text,label\n", *rows]))
+    settings: Any = {"dataset": str(tmp_path / "rows.csv"), "dtype": "float32"}
+    evaluator = Evaluator.from_pretrained(str(tmp_path), metric="kl", **settings)
+    assert not evaluator.task.greater_is_better
+    assert list(quality(evaluator, evaluator.model).metrics["heldout"]) == ["kl", "accuracy"]
+    with pytest.raises(
+        InputError, match="'f1': known are accuracy, kl"
+    ):
+        Evaluator.from_pretrained(str(tmp_path), metric="f1", **settings)

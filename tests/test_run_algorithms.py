@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from benchmarks.variants.settings import VARIANTS_FILE
-from sos_deap.config import PRESETS, parse
+from sos_deap.config import parse
+from sos_deap.presets import PRESETS
 from sos_deap.report.formats import measurement
 from sos_deap.run import main
 from tests.test_run import read, rows
@@ -80,11 +81,13 @@ def test_the_preset_best_and_flags_over_it(small: list[str], tmp_path: Path) -> 
     flags = [flag for flag in small if not flag.startswith("--samples")]
     assert main(["best", *flags, "--metric=kl"]) == 0
     config = json.loads((tmp_path / "run" / "config.json").read_text())
-    expected = {"task": "kl", **BEST, "metric": "kl", "heldout_samples": 2}
+    # This model has two query heads for each of two key/value heads.
+    changed = {"genes": "groups+channels", "metric": "kl", "heldout_samples": 2}
+    expected = {"task": "kl", **BEST, **changed}
     assert {name: config[name] for name in expected} == expected
     result = read(tmp_path / "run")
     dense, best = result["dense"], result["best"]
-    assert result["search"]["genes"] == "heads+channels"
+    assert result["search"]["genes"] == "groups+channels"
     assert best["parameters"] == round((1 - best["sparsity"]) * dense["parameters"])
     assert 0 < best["sparsity"] <= 0.34
     budget = BEST["max_evaluations"] * result["data"]["calibration"]["tokens"]
@@ -114,7 +117,9 @@ def test_best_removes_heads_where_channels_cannot_be_removed(
     build("mixtral").save_pretrained(tmp_path / "mixtral")
     config, _ = parse(["best", f"--model={tmp_path / 'mixtral'}"])
     assert (config.genes, config.algorithm) == ("heads", "sweep,prior=wanda")
-    config, _ = parse(["best", *small])
+    config, _ = parse(["best", "--genes=heads", *small])
+    assert config.genes == "heads"
+    config, _ = parse(["best", "--model=builtin:tiny"])
     assert (config.genes, config.algorithm) == ("heads+channels", BEST["algorithm"])
 
 

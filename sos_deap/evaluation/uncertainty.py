@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from sos_deap.evaluation.compute import Sums
-from sos_deap.tasks.task import Task
+from sos_deap.tasks.task import SHARES, Task
 
 #: Most groups of examples that are drawn together.
 GROUPS = 32
@@ -24,8 +24,9 @@ _LEVEL = 0.95
 class Change:
     """The change of a metric from one model to another on the same examples.
 
-    :param kind: ``"points"``, the difference times 100, of metrics of which higher is better and
-        which lie between 0 and 1; else ``"percent"``, the relative change times 100, of positive
+    :param kind: ``"points"``, the difference times 100, of metrics in
+        :data:`~sos_deap.tasks.task.SHARES`, and of a main metric of which higher is better if its
+        values lie between 0 and 1; else ``"percent"``, the relative change times 100, of positive
         metrics; else ``"difference"``.
     :param value: the change.
     :param low: lower end of its 95 % confidence interval; ``None`` with fewer than 5 examples, and
@@ -77,7 +78,8 @@ def changes(task: Task, before: Sums, after: Sums) -> dict[str, Change]:
     for name in pairs[0][0]:
         values = [(one[name], other[name]) for one, other in pairs]
         if all(map(math.isfinite, values[0])):
-            found[name] = _change(values, task.greater_is_better)
+            shares = name in SHARES or (name == task.name and task.greater_is_better)
+            found[name] = _change(values, shares)
     return found
 
 
@@ -86,9 +88,9 @@ def _metrics(task: Task, groups: Sums, rows: Any) -> dict[str, float]:
     return task.metrics(added([groups[row] for row in rows]))
 
 
-def _change(values: Sequence[tuple[float, float]], greater_is_better: bool) -> Change:
+def _change(values: Sequence[tuple[float, float]], shares: bool) -> Change:
     """Return the change between two values; the first pair counts, the others are draws."""
-    kind = _kind(values, greater_is_better)
+    kind = _kind(values, shares)
     first, *drawn = [_changed(kind, *pair) for pair in values]
     if not drawn or not all(map(math.isfinite, drawn)):
         return Change(kind, first, None, None)
@@ -97,8 +99,8 @@ def _change(values: Sequence[tuple[float, float]], greater_is_better: bool) -> C
     return Change(kind, first, low, high)
 
 
-def _kind(values: Sequence[tuple[float, float]], greater_is_better: bool) -> str:
-    if greater_is_better and all(0 <= value <= 1 for value in values[0]):
+def _kind(values: Sequence[tuple[float, float]], shares: bool) -> str:
+    if shares and all(0 <= value <= 1 for value in values[0]):
         return "points"
     return "percent" if all(one > 0 for one, _ in values) else "difference"
 

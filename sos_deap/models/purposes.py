@@ -55,6 +55,21 @@ def has_channels(name: str) -> bool:
     return family is None or family.feed_forward is not None
 
 
+def groups_heads(name: str) -> bool:
+    """Whether the query heads of a saved model share several key/value heads in groups.
+
+    With one key/value head for all query heads it is false, since removing any of them leaves one
+    group.
+
+    :param name: as for :func:`sos_deap.load`.
+    :raises InputError: if the config.json is missing or damaged.
+    """
+    config = read_config(name)
+    text = config.get_text_config()
+    heads = getattr(text, "num_attention_heads", None)
+    return 1 < (getattr(text, "num_key_value_heads", None) or heads or 1) != heads
+
+
 def own_class(name: str, config: Any) -> Any:
     """Return the class that a model was saved from.
 

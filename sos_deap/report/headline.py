@@ -9,8 +9,8 @@ from sos_deap.report.formats import measurement, percent, signed
 from sos_deap.report.parts import parts_of, removal
 from sos_deap.report.timings import forward_pass, overlap
 
-#: Divergences from the dense model; the sentence has the perplexity in their place, which is easier
-#: to judge.
+#: Divergences from the dense model; the sentence has the next metric in their place, such as
+#: perplexity or accuracy, which is easier to judge.
 _DIVERGENCES = ("kl", "distillation")
 
 
@@ -78,9 +78,8 @@ def _promise(search: Mapping[str, Any]) -> str:
 def _quality(result: Mapping[str, Any], arrow: str) -> str:
     """Return the metric before and after, and its change with a confidence interval."""
     dense, best = result["dense"]["heldout"], result["best"]["heldout"]
-    name = next(iter(dense))
-    if name in _DIVERGENCES and "perplexity" in dense:
-        name = "perplexity"
+    known = [name for name in dense if name not in _DIVERGENCES]
+    name = next(iter(known or dense))
     before, after = dense[name], best[name]
     change = result.get("change", {}).get("heldout", {}).get(name)
     points = change is not None and change["kind"] == "points"

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
-from sos_deap.models.loading import Pretrained
-from sos_deap.tasks.data.columns import strings, texts_to_classify
-from sos_deap.tasks.data.draw import Draw, TaskMaker
-from sos_deap.tasks.data.encoded import Encoded, encode
-from sos_deap.tasks.data.labels import multiple_labels, single_labels
-from sos_deap.tasks.data.reading import Part
-from sos_deap.tasks.data.sequences import longest, token_hash
-from sos_deap.tasks.settings import TaskSettings
-from sos_deap.tasks.task import Task, checked_metric
+from sos_deap.tasks.data.encoded import Encoded
+from sos_deap.tasks.data.sequences import token_hash
+from sos_deap.tasks.task import checked_metric
 
 
-class LabelledTask:
+class LabelledTask(ABC):
     """Base class of the tasks on labelled examples.
 
     :param examples: the tokenized texts.
@@ -52,6 +47,22 @@ class LabelledTask:
         logits: Tensor = model(**self.examples.batch(examples, sub_models)).logits
         return logits.float().view(sub_models, -1, logits.shape[-1])
 
+    def score(self, model: Any, examples: slice, sub_models: int) -> Tensor:
+        """Return the sums of sub-models over some examples; see :meth:`sums`."""
+        return self.sums(self.logits(model, examples, sub_models), examples)
+
+    @abstractmethod
+    def sums(self, logits: Tensor, examples: slice) -> Tensor:
+        """Return the sums over examples with these logits, (sub_models, examples, labels)."""
+
+    @abstractmethod
+    def metrics(self, sums: list[float]) -> dict[str, float]:
+        """Return the metrics by name."""
+
+    @abstractmethod
+    def log_probabilities(self, logits: Tensor) -> Tensor:
+        """Return the log-probabilities of the predicted outcomes, (..., outcomes)."""
+
 
 class Accuracy(LabelledTask):
     """Accuracy: the share of examples whose likeliest class is the label.
@@ -63,9 +74,8 @@ class Accuracy(LabelledTask):
 
     name = "accuracy"
 
-    def score(self, model: Any, examples: slice, sub_models: int) -> Tensor:
+    def sums(self, logits: Tensor, examples: slice) -> Tensor:
         """Return sums (correct, all), (sub_models, 2); NaN if a logit is not finite."""
-        logits = self.logits(model, examples, sub_models)
         correct = (logits.argmax(-1) == self.labels[examples]).double()
         correct = nan_if_nonfinite(correct, logits).sum(1)
         return torch.stack((correct, torch.full_like(correct, logits.shape[1])), dim=1)
@@ -73,6 +83,10 @@ class Accuracy(LabelledTask):
     def metrics(self, sums: list[float]) -> dict[str, float]:
         """Return the accuracy, from 0 to 1."""
         return {self.name: sums[0] / sums[1]}
+
+    def log_probabilities(self, logits: Tensor) -> Tensor:
+        """Return the log-probabilities of the classes, of the shape of the logits."""
+        return logits.log_softmax(-1)
 
 
 class MultiLabel(LabelledTask):
@@ -108,13 +122,12 @@ class MultiLabel(LabelledTask):
         """Return the source, size and hashes of the examples, and the threshold."""
         return {**super().describe(), "label_threshold": self.threshold}
 
-    def score(self, model: Any, examples: slice, sub_models: int) -> Tensor:
+    def sums(self, logits: Tensor, examples: slice) -> Tensor:
         """Return sums, (sub_models, 3 * labels + 3); NaN if a logit is not finite.
 
         They are: true positives, false positives and false negatives per label; examples with all
         labels correct; Jaccard indices; examples.
         """
-        logits = self.logits(model, examples, sub_models)
         predicted, true = logits.sigmoid() > self.threshold, self.labels[examples] > 0
         shared, either = (predicted & true).sum(-1), (predicted | true).sum(-1)
         exact = nan_if_nonfinite((shared == either).double(), logits).sum(1)
@@ -137,6 +150,10 @@ class MultiLabel(LabelledTask):
             "jaccard": jaccard / count,
         }
 
+    def log_probabilities(self, logits: Tensor) -> Tensor:
+        """Return log-probabilities of each label and of its absence, (..., 2 * labels)."""
+        return torch.cat((logsigmoid(logits), logsigmoid(-logits)), dim=-1)
+
 
 def _f1(positives: float, wrong: float, missed: float) -> float:
     """Return F1 from true positives, false positives and false negatives; 0 without positives."""
@@ -150,49 +167,3 @@ def nan_if_nonfinite(values: Tensor, logits: Tensor) -> Tensor:
     :param logits: (sub_models, examples, labels).
     """
     return torch.where(logits.isfinite().all(-1), values, torch.nan)
-
-
-def make_accuracy(loaded: Pretrained, settings: TaskSettings) -> TaskMaker:
-    """Return what makes the task ``accuracy``, on data with one label per row."""
-    return _make(Accuracy, single_labels, loaded, settings)
-
-
-def make_multilabel(loaded: Pretrained, settings: TaskSettings) -> TaskMaker:
-    """Return what makes the task ``multilabel``, on data with several labels per row."""
-
-    def make(examples: Encoded, labels: Tensor, device: torch.device) -> Task:
-        return MultiLabel(examples, labels, device, settings.label_threshold, settings.metric)
-
-    return _make(make, multiple_labels, loaded, settings)
-
-
-def _make(
-    make: Callable[[Encoded, Tensor, torch.device], Task],
-    read_labels: Callable[[Part, str | None, Any], Tensor],
-    loaded: Pretrained,
-    settings: TaskSettings,
-) -> TaskMaker:
-    """Return what makes a task on labelled examples.
-
-    :param make: takes tokenized texts, labels and a device.
-    :param read_labels: takes a part, the name of the label column and the model's configuration.
-    :param loaded: model and tokenizer.
-    :param settings: settings of the task.
-    """
-    model, tokenizer = loaded.model, loaded.tokenizer
-    most = longest(loaded, settings.seqlen)
-
-    def texts(part: Part) -> list[tuple[str, ...]]:
-        columns = [strings(part, name) for name in texts_to_classify(part, settings.text_column)]
-        return list(zip(*columns, strict=True))
-
-    def task(draw: Draw) -> Task:
-        part = draw.part
-        assert part is not None
-        rows, labels = texts(part), read_labels(part, settings.label_column, model.config)
-        chosen = draw.rows(texts)
-        pad = model.config.pad_token_id
-        examples = encode(part.split, [rows[i] for i in chosen], tokenizer, most, pad)
-        return make(examples, labels[chosen], model.device)
-
-    return task

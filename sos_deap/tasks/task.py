@@ -10,6 +10,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+#: Metrics that are shares of examples or decisions, from 0 to 1; their changes are in points.
+SHARES = frozenset(["accuracy", "micro_f1", "macro_f1", "subset_accuracy", "jaccard"])
+
+
 class Task(Protocol):
     """A metric over a fixed list of examples.
 

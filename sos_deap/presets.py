@@ -1,0 +1,68 @@
+"""Named settings, for the first argument of the command line; flags override them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from sos_deap.errors import unknown
+from sos_deap.flags import as_flags
+from sos_deap.settings_files import file_flags
+
+# The search of best-heads on heads and channels. As these are more genes, there are fewer sweeps,
+# so that each has more than one example. The refit helps on text of another kind, too
+# (docs/numbers.md).
+_SWEEP: dict[str, Any] = {
+    "genes": "heads+channels",
+    "algorithm": "sweep,sweeps=2,near=0.25,candidates=1",
+    "max_evaluations": 24,
+    "refit": "after",
+}
+# A divergence tells sub-models apart on far fewer examples than accuracy does.
+_CLASSIFIER: dict[str, Any] = {**_SWEEP, "metric": "kl", "samples": 256}
+
+#: The settings of each preset; those under the name of a task apply to that task only.
+PRESETS: dict[str, dict[str, Any]] = {
+    "best": {
+        "algorithm": "sweep,prior=wanda",
+        "kl": {**_SWEEP, "samples": 128, "heldout_samples": 256},
+        "accuracy": _CLASSIFIER,
+        "multilabel": _CLASSIFIER,
+    },
+    # The search that kept most of the quality in the comparisons (README, "Which search"), which
+    # were of causal language models on heads: these get the task kl. The budget equals the tokens
+    # of the defaults' 1,010 evaluations of 8 sequences.
+    "best-heads": {
+        "algorithm": "sweep,prior=wanda",
+        "kl": {"metric": "distillation", "samples": 128, "max_evaluations": 63},
+    },
+}
+
+
+def named_flags(name: str, model: str, task: str, names: Collection[str]) -> list[str]:
+    """Return the flags of a preset, for a model and its task, or of a file.
+
+    :param name: a key of :data:`PRESETS`, or a YAML or JSON file of settings.
+    :param model: Hub name or folder of the model.
+    :param task: the task that is given, ``"auto"`` for the one that fits the model.
+    :param names: names of all settings.
+    :raises InputError: for an unknown preset, and for a file or a model that cannot be read.
+    """
+    if name not in PRESETS:
+        if not name.endswith((".yaml", ".yml", ".json")):
+            raise unknown("preset", name, PRESETS)
+        return file_flags(Path(name), names)
+    # These import torch.
+    from sos_deap.models.purposes import groups_heads, has_channels
+    from sos_deap.tasks.registry import resolved_task
+
+    task = resolved_task(task, model, causal="kl")
+    if name == "best" and not has_channels(model):
+        name = "best-heads"
+    common = {key: value for key, value in PRESETS[name].items() if not isinstance(value, dict)}
+    chosen = {**common, "task": task, **PRESETS[name].get(task, {})}
+    if chosen.get("genes") == "heads+channels" and groups_heads(model):
+        # Where the groups differ in size, each key is copied for its heads, and decoding is slower.
+        chosen["genes"] = "groups+channels"
+    return as_flags(chosen)
