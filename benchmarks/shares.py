@@ -25,7 +25,6 @@ from typing import Any
 from sos_deap import prune
 from sos_deap.config import parse
 from sos_deap.evaluation.evaluator import Evaluator
-from sos_deap.evaluation.forward import ForwardRunner
 from sos_deap.files.atomic import write_json
 from sos_deap.models.costs import layer_parameters
 from sos_deap.plan import Plan, evaluator_of, plan_of, search, toolbox_of
@@ -35,11 +34,8 @@ from sos_deap.refitting import refit_of
 
 def heldout(evaluator: Evaluator, chromosome: list[int]) -> dict[str, float]:
     """Return the metrics of a sub-model on the held-out text."""
-    task = evaluator.heldout
-    assert task is not None
-    runner = ForwardRunner(evaluator.model, evaluator.gene_map, task, reuse_memory=0.0)
-    [(_, sums)] = runner.run([bytes(chromosome)])
-    return task.metrics(sums[0])
+    assert evaluator.heldout is not None
+    return evaluator.metrics_on(evaluator.heldout, [chromosome])[0]
 
 
 def rows_of(

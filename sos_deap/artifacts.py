@@ -118,7 +118,7 @@ def save_best(
     """
     genes, stored = evaluator.gene_map, evaluator.stored_dtype
     model = original(name, evaluator)
-    path, mark = folder / "chromosome.json", fingerprint(model)
+    path, mark = folder / "chromosome.json", fingerprint(model, stored)
     write_chromosome(path, chromosome, model=name, fingerprint=mark, genes=genes.described())
     with whole_folder(folder / "pruned") as temporary:
         pruned: Any = prune_to(temporary, model, chromosome, genes, layout, stored, change)
@@ -206,7 +206,7 @@ def search_figures(
         "evaluations_spent": evaluator.spent()["evaluations"],
         "stopped_by": evolution.stopped_by,
     }
-    if evaluator.validation is not None:
+    if evaluator.validation is not None and len(evolution.halloffame) > 1:
         figures["validated"] = len(evolution.halloffame)
     if evaluator.objectives > 1:
         dense = result["dense"]["calibration"][evaluator.task.name]

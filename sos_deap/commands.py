@@ -37,10 +37,20 @@ def prune(arguments: list[str]) -> int:
         "--chromosome",
         type=Path,
         metavar="FILE",
-        help="chromosome.json of a run, or a JSON list of one 0 (remove) or 1 (keep) per gene",
+        help="chromosome.json of a run, a JSON list of one 0 (remove) or 1 (keep) per gene, or "
+        "pareto.csv of a run with --row or --sparsity",
     )
     which.add_argument(
         "--heads", metavar="LIST", help='heads to remove by layer, both counted from 0: "3:1,4;7:0"'
+    )
+    parser.add_argument(
+        "--row", type=int, metavar="K", help="row of pareto.csv, from 0; the last is the sparsest"
+    )
+    parser.add_argument(
+        "--sparsity",
+        type=float,
+        metavar="S",
+        help="the row of pareto.csv that removes most, among those up to this sparsity",
     )
     parser.add_argument("--output_dir", type=Path, required=True, help="folder for the result")
     parser.add_argument(
@@ -121,17 +131,16 @@ def _prune(flags: Namespace, given: str) -> None:
     from sos_deap.artifacts import prune_to, size
     from sos_deap.cards import write_card
     from sos_deap.files.atomic import free_folder, whole_folder
-    from sos_deap.files.chromosome_file import read_chromosome
     from sos_deap.models.find_genes import gene_map
     from sos_deap.models.loading import check_prunable, load
     from sos_deap.models.prune import check_layout
     from sos_deap.models.sources import read_config
     from sos_deap.models.tokenizer import save_companions
-    from sos_deap.report.formats import change
+    from sos_deap.report.tables import cells, columns
 
     quiet()
     folder = free_folder(flags.output_dir)
-    saved = read_chromosome(flags.chromosome) if flags.chromosome else {}
+    saved = _saved(flags)
     removed = {} if flags.heads is None else _removed(flags.heads)
     check_prunable(flags.model, read_config(flags.model))
     model = load(flags.model)
@@ -144,12 +153,22 @@ def _prune(flags: Namespace, given: str) -> None:
         save_companions(flags.model, temporary)
         facts = {"command": f"python -m sos_deap prune {given}"}
         write_card(temporary, flags.model, model, genes, mapping, flags.layout, facts)
-    say(f"{'':20}{'dense':>16}{'pruned':>16}{'change':>10}")
-    before = size(model, model.dtype, mapping)
-    after = size(pruned, model.dtype, mapping, genes)
-    for label, value in before.items():
-        say(f"{label:20}{value:>16,}{after[label]:>16,}{change(value, after[label]):>10}")
+    before, after = size(model, model.dtype, mapping), size(pruned, model.dtype, mapping, genes)
+    say(columns(cells({"dense": before, "best": after})))
     say(f"pruned model: {folder}  (its README.md shows how to load it)")
+
+
+def _saved(flags: Namespace) -> dict[str, Any]:
+    """Return the content of the chromosome file; empty without one."""
+    from sos_deap.files.chromosome_file import read_chromosome, read_front
+
+    path: Path | None = flags.chromosome
+    if path is not None and path.suffix == ".csv":
+        return read_front(path, flags.row, flags.sparsity)
+    for name in ("row", "sparsity"):
+        if getattr(flags, name) is not None:
+            raise InputError(f"--{name} is for a pareto.csv: give one as --chromosome")
+    return {} if path is None else read_chromosome(path)
 
 
 def _genes(flags: Namespace, saved: dict[str, Any]) -> tuple[str, int, Any]:

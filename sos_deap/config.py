@@ -7,6 +7,7 @@ from pathlib import Path
 
 from sos_deap.budget_settings import BudgetSettings
 from sos_deap.flags import FlagParser
+from sos_deap.loss_settings import LossSettings
 from sos_deap.presets import named_flags
 from sos_deap.refit_settings import RefitSettings
 from sos_deap.settings_files import check_resumed, saved_flags
@@ -14,7 +15,7 @@ from sos_deap.tasks.settings import TaskSettings, setting
 
 
 @dataclass(frozen=True)
-class RunConfig(RefitSettings, BudgetSettings):
+class RunConfig(RefitSettings, LossSettings, BudgetSettings):
     """All settings of a run; every field is a flag and a key of a configuration file."""
 
     model: str = setting(
@@ -247,7 +248,8 @@ def parse(arguments: list[str]) -> tuple[RunConfig, TaskSettings]:
     if arguments and not arguments[0].startswith("-"):
         first, *arguments = arguments
         given: RunConfig = parser.read(arguments)[0]
-        preset = named_flags(first, given.model, given.task, parser.names)
+        bounded = given.max_loss is not None
+        preset = named_flags(first, given.model, given.task, parser.names, bounded)
         arguments = [*preset, *arguments]
     config, settings = parser.read(arguments)
     if config.resume is None:

@@ -13,13 +13,14 @@ from sos_deap.evaluation.evaluator import Evaluator
 from sos_deap.files.atomic import write_json
 from sos_deap.models.measure import measure
 from sos_deap.quality import Quality, changes_of
+from sos_deap.quality_bound import QualityBound
 from sos_deap.refitting import Refit
 from sos_deap.rehearsal import timed_lengths
 from sos_deap.report.console import Console
 from sos_deap.report.formats import arrow
 from sos_deap.report.headline import headline
 from sos_deap.report.live import add_genes
-from sos_deap.report.tables import search_lines, table, winner
+from sos_deap.report.tables import bound_line, front, search_lines, table, winner, write_front
 from sos_deap.report.timings import measured_table
 from sos_deap.search.drive import Evolution
 
@@ -50,6 +51,8 @@ class Finish:
     :param console: the output.
     :param dense: the dense model's quality.
     :param refit: refits the winner; ``None`` for no refit.
+    :param max_loss: the largest loss of the winner on the validation examples; ``None``: the winner
+        is that of the search.
     :param tensorboard: whether the run writes event files.
     """
 
@@ -60,6 +63,7 @@ class Finish:
     console: Console
     dense: Quality
     refit: Refit | None
+    max_loss: float | None
     tensorboard: bool
 
     def __call__(self, result: dict[str, Any], evolution: Evolution, seconds: float) -> None:
@@ -73,11 +77,18 @@ class Finish:
         figures = search_figures(evaluator, evolution, result)
         searched = {**result["search"], **figures, "seconds": seconds}
         console.say(search_lines(searched))
-        best, pruned, changed = self._save(evolution)
+        chromosome, bound = self._chosen(evolution)
+        best, pruned, changed = self._save(chromosome)
         refitted = {} if self.refit is None else {"refit": self.refit.result}
         with console.step("timing both models"):
             searched |= speedups(evaluator, best["sparsity"], pruned)
-            result = {**result, "best": best, "change": changed, "search": searched, **refitted}
+            result = result | {
+                "best": best,
+                "change": changed,
+                "search": searched,
+                **bound,
+                **refitted,
+            }
             write_json(folder / "result.json", result)
             models = {"dense": evaluator.model, "pruned": pruned}
             timings = measured(models, evaluator.task.seqlen)
@@ -94,10 +105,22 @@ class Finish:
         console.say(f"result:       {folder / 'result.json'}")
         console.say(f"pruned model: {folder / 'pruned'}  (its README.md shows how to load it)")
 
-    def _save(self, evolution: Evolution) -> tuple[dict[str, Any], Any, dict[str, Any]]:
+    def _chosen(self, evolution: Evolution) -> tuple[list[int], dict[str, Any]]:
+        """Return the chromosome to prune to, and the part ``bound`` of ``result.json``, if any."""
+        evaluator = self.evaluator
+        if self.max_loss is None:
+            write_front(self.folder / "pareto.csv", evaluator)
+            return list(winner(evolution.halloffame, evaluator.task.name)), {}
+        bound = QualityBound(evaluator, self.max_loss, self.refit)
+        with self.console.step("choosing by the loss on validation examples"):
+            chromosome = bound.choose([genes for genes, _ in front(evaluator)])
+        write_front(self.folder / "pareto.csv", evaluator, bound.columns)
+        self.console.say(bound_line(bound.result))
+        return chromosome, {"bound": bound.result}
+
+    def _save(self, chromosome: list[int]) -> tuple[dict[str, Any], Any, dict[str, Any]]:
         """Save the winner; returns ``best`` of ``result.json``, the model and its changes."""
         evaluator = self.evaluator
-        chromosome = list(winner(evolution.halloffame, evaluator.task.name))
         with self.console.step("pruning, and measuring the quality on held-out text"):
             best, pruned, reached = save_best(
                 self.folder, evaluator, chromosome, self.layout, self.name, self.refit

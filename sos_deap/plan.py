@@ -21,6 +21,7 @@ from sos_deap.evaluation.evaluator import OPTIONS, Evaluator
 from sos_deap.evaluation.store import check_store
 from sos_deap.files.run_folder import TIME_TABLE, read_channels
 from sos_deap.flags import changed_flags
+from sos_deap.loss_settings import WIDEST, check_max_loss, with_validation_samples
 from sos_deap.models.costs import check_time_options
 from sos_deap.models.find_genes import checked_kinds
 from sos_deap.models.uniform import uniform_counts
@@ -104,11 +105,12 @@ def plan_of(config: RunConfig, settings: TaskSettings) -> Plan:
     _check_fit(config, row)
     operators = _operators(config, row, objective)
     checked_kinds(config.genes)
+    check_max_loss(config.max_loss, row.name, row.strategy is not None, row.given)
     budget = _budget(config)
     fitness = checked_objective(objective, config.tradeoff_weight)
     return Plan(
         config=replace(config, task=resolved_task(config.task, config.model)),
-        settings=with_refit_samples(config, settings),
+        settings=with_validation_samples(config.max_loss, with_refit_samples(config, settings)),
         algorithm=row,
         objective=objective,
         fitness=fitness,
@@ -188,7 +190,10 @@ def _operators(config: RunConfig, row: Algorithm, objective: str) -> dict[str, A
 def _budget(config: RunConfig) -> Budget:
     """Return the budget that is given or the default, checked as far as possible."""
     names = ("genes", "sparsity_of", "max_sparsity", "speedup", "target_parameters", "target_bytes")
-    budget = budget_of(**{name: getattr(config, name) for name in names})
+    given = {name: getattr(config, name) for name in names}
+    if config.max_loss is not None and all(given[name] is None for name in names[2:]):
+        given["max_sparsity"] = WIDEST
+    budget = budget_of(**given)
     check_operators(
         config.initial_sparsity,
         budget.max_sparsity,
@@ -249,6 +254,8 @@ def toolbox_of(plan: Plan, evaluator: Evaluator) -> Any:
         finalists=config.finalists,
         **plan.operators,
     )
+    if config.max_loss is not None:  # the validation examples choose by the loss, at the end
+        toolbox.search = replace(toolbox.search, validation=None)
     limits = without_validation(plan.limits, toolbox)
     if row.strategy is not None:  # to check its parameters; `search` makes it after seeding
         strategy_of(row, toolbox, toolbox.population(n=2), limits)

@@ -8,6 +8,7 @@ from typing import Any
 
 from sos_deap.errors import unknown
 from sos_deap.flags import as_flags
+from sos_deap.loss_settings import CURVE
 from sos_deap.settings_files import file_flags
 
 # The search of best-heads on heads and channels. As these are more genes, there are fewer sweeps,
@@ -40,13 +41,17 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-def named_flags(name: str, model: str, task: str, names: Collection[str]) -> list[str]:
+def named_flags(
+    name: str, model: str, task: str, names: Collection[str], bounded: bool = False
+) -> list[str]:
     """Return the flags of a preset, for a model and its task, or of a file.
 
     :param name: a key of :data:`PRESETS`, or a YAML or JSON file of settings.
     :param model: Hub name or folder of the model.
     :param task: the task that is given, ``"auto"`` for the one that fits the model.
     :param names: names of all settings.
+    :param bounded: whether the loss of quality has a bound, which takes sub-models of several
+        sparsities.
     :raises InputError: for an unknown preset, and for a file or a model that cannot be read.
     """
     if name not in PRESETS:
@@ -65,4 +70,8 @@ def named_flags(name: str, model: str, task: str, names: Collection[str]) -> lis
     if chosen.get("genes") == "heads+channels" and groups_heads(model):
         # Where the groups differ in size, each key is copied for its heads, and decoding is slower.
         chosen["genes"] = "groups+channels"
+    if bounded:
+        chosen["algorithm"] += f",curve={CURVE}"
+        if "max_evaluations" in chosen:
+            chosen["max_evaluations"] += CURVE
     return as_flags(chosen)

@@ -47,7 +47,7 @@ def quality(
         task = task_of(evaluator, part)
         if task is None:
             continue
-        found.sums[part] = _sums(evaluator, model, task)
+        found.sums[part] = sums_on(evaluator, model, task)
         metrics = task.metrics(added(found.sums[part]))
         if not math.isfinite(metrics[task.name]):
             raise InputError(
@@ -86,8 +86,13 @@ def changes_of(
     return found
 
 
-def _sums(evaluator: Evaluator, model: PreTrainedModel, task: Task) -> Sums:
-    """Return a task's sums over groups of examples."""
+def sums_on(evaluator: Evaluator, model: PreTrainedModel, task: Task) -> Sums:
+    """Return a task's sums over groups of examples.
+
+    :param evaluator: the evaluator of the search.
+    :param model: the dense model, or a pruned one.
+    :param task: the task.
+    """
     # Some tasks have read the dense model's outputs already.
     reference: Any = getattr(task, "reference_sums", None)
     if reference is None or model is not evaluator.model:

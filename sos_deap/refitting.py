@@ -10,7 +10,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from sos_deap.evaluation.evaluator import Evaluator
-from sos_deap.models.refit import check_refit, refit
+from sos_deap.models.refit import SiteFit, check_refit, refit
 from sos_deap.quality import quality
 from sos_deap.refit_settings import RefitSettings
 from sos_deap.tasks.task import Task
@@ -52,10 +52,8 @@ class Refit:
         parts = ("heldout", "probe")
         without = quality(self.evaluator, same.to(model.device, model.dtype), parts).metrics
         del same
-        moved: Any = pruned
-        moved.to(model.device)
         started = time.perf_counter()
-        fits = refit(model, pruned, self._text, self._fitted, self.damping)
+        fits = self.repair(pruned)
         self.result.update(
             how=self.how,
             damping=self.damping,
@@ -66,6 +64,12 @@ class Refit:
             without=without,
             sites=[asdict(fit) for fit in fits],
         )
+
+    def repair(self, pruned: PreTrainedModel) -> list[SiteFit]:
+        """Refit a pruned model in place, without measuring it; returns the fits."""
+        model, moved = self.evaluator.model, pruned
+        moved.to(model.device)  # type: ignore[arg-type]
+        return refit(model, pruned, self._text, self._fitted, self.damping)
 
 
 def refit_of(evaluator: Evaluator, config: RefitSettings) -> Refit | None:

@@ -76,7 +76,9 @@ def run(config: RunConfig, settings: TaskSettings, out: TextIO | None = None) ->
     with console.step("measuring the quality of the dense model"):
         dense = quality(evaluator, evaluator.model)
     names = config.model, config.layout
-    finish = Finish(evaluator, *names, folder, console, dense, refit, config.tensorboard)
+    finish = Finish(
+        evaluator, *names, folder, console, dense, refit, config.max_loss, config.tensorboard
+    )
     with _engine(evaluator, config):
         _Run(plan, evaluator, toolbox, folder, console, finish).do()
     return folder
@@ -167,7 +169,7 @@ class _Run:
 
         from sos_deap.plan import search
         from sos_deap.report.live import LivePage
-        from sos_deap.report.tables import write_evaluations, write_front, write_logbook
+        from sos_deap.report.tables import write_evaluations, write_logbook
 
         plan, evaluator, folder, logbook = self.plan, self.evaluator, self.folder, Logbook()
         evaluator.open_store(plan.config.store or folder / "store.sqlite")
@@ -203,7 +205,6 @@ class _Run:
             raise InputError(
                 f"no sub-model had a finite {evaluator.task.name}: try another dtype or other data"
             )
-        write_front(folder / "pareto.csv", evaluator)
         return evolution, seconds
 
     def _progress(self, result: dict[str, Any], journal: Journal) -> Progress:

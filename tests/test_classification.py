@@ -250,7 +250,5 @@ def test_the_metric_of_a_classifier_s_run_may_be_its_divergence(tmp_path: Path) 
     evaluator = Evaluator.from_pretrained(str(tmp_path), metric="kl", **settings)
     assert not evaluator.task.greater_is_better
     assert list(quality(evaluator, evaluator.model).metrics["heldout"]) == ["kl", "accuracy"]
-    with pytest.raises(
-        InputError, match="'f1': known are accuracy, kl"
-    ):
+    with pytest.raises(InputError, match="'f1': known are accuracy, kl"):
         Evaluator.from_pretrained(str(tmp_path), metric="f1", **settings)

@@ -48,7 +48,7 @@ def test_prune_with_a_list_of_heads(model_folder: Path, tmp_path: Path, capsys: 
     assert "| 1 | 0 of 4 | 0, 1, 2, 3 |" in card and "| 2 | 2 of 4 | 2, 3 |" in card
     assert "7 of 12 attention heads" in card and "--heads" in card and "transformers" in card
     assert "quality was not measured" in card
-    assert "heads                             12               5   -58.3 %" in printed
+    assert re.search(r"^attention heads +12 +5 +-58.3 %$", printed, re.MULTILINE)
     assert [path.name for path in tmp_path.iterdir()] == ["pruned"]
 
 
@@ -68,6 +68,49 @@ def test_a_fingerprint_of_an_earlier_version_is_not_compared(
     flags = ["--chromosome", path, "--output_dir", tmp_path / "pruned"]
     assert run("prune", model_folder, *flags) == 0
     assert "of an earlier version" in capsys.readouterr().out
+
+
+def test_prune_with_a_row_of_a_pareto_front(
+    model_folder: Path, tmp_path: Path, capsys: Any
+) -> None:
+    path, folder = tmp_path / "pareto.csv", tmp_path / "pruned"
+    mark = fingerprint(load(model_folder))
+    best = [1] * 12
+    write_chromosome(tmp_path / "chromosome.json", best, model="m", fingerprint=mark, genes=HEADS)
+    rows = [[1] * 11 + [0], GENES, [0] * 12]
+    lines = [f"{''.join(map(str, row))},9.5,{row.count(0) / 12}\n" for row in rows]
+    path.write_text("".join(["chromosome,perplexity,sparsity\n", *lines]))
+    which: list[Any]
+    for number, which in enumerate((["--row", 1], ["--sparsity", 0.9])):
+        place = folder.with_name(f"pruned{number}")
+        assert run("prune", model_folder, "--chromosome", path, *which, "--output_dir", place) == 0
+        assert_close(output(load(place), {"input_ids": IDS}), expected(model_folder, GENES, IDS))
+    capsys.readouterr()
+    for which, words in (
+        (["--row", 3], "row is 3: "),
+        (["--row", -1], "row is -1: "),
+        (["--sparsity", 0.01], "as little, give at least 0.0833333"),
+        (["--sparsity", "nan"], "as little, give at least 0.0833333"),
+        ([], "give --row or --sparsity, one of them"),
+        (["--row", 1, "--sparsity", 0.9], "give --row or --sparsity, one of them"),
+    ):
+        assert run("prune", model_folder, "--chromosome", path, *which, "--output_dir", folder) == 2
+        assert words in capsys.readouterr().err and not folder.exists()
+    for content in ("", "a,b\n1,2\n", "chromosome,sparsity\n01,x\n", "chromosome,sparsity\n"):
+        path.write_text(content)
+        assert run("prune", model_folder, "--chromosome", path, "--row", 0, "--output_dir", folder)
+        assert "give the pareto.csv of a run" in capsys.readouterr().err
+    assert run("prune", model_folder, "--heads", "0:1", "--row", 0, "--output_dir", folder) == 2
+    assert "--row is for a pareto.csv" in capsys.readouterr().err
+
+
+def test_a_run_in_a_wider_dtype_than_the_weights_are_stored_in(
+    model_folder: Path, tmp_path: Path
+) -> None:
+    """The chromosome of a run in float32 belongs to the model of bfloat16 that it searched."""
+    load(model_folder).to(torch.bfloat16).save_pretrained(tmp_path / "stored")  # type: ignore[arg-type]
+    stored, wider = (load(tmp_path / "stored", dtype=d) for d in ("auto", "float32"))
+    assert fingerprint(stored) == fingerprint(wider, torch.bfloat16) != fingerprint(wider)
 
 
 def test_a_chromosome_of_groups_and_the_uniform_layout(model_folder: Path, tmp_path: Path) -> None:

@@ -161,6 +161,16 @@ class MetricEvaluator:
         """All of a task's metrics of a whole model, dense or pruned, by name; not counted."""
         return task.metrics(added(self.sums_of(model, task)))
 
+    def metrics_on(
+        self, task: Task, individuals: Sequence[Sequence[int]]
+    ) -> list[dict[str, float]]:
+        """All metrics of sub-models on the examples of a task, by name; not cached nor counted."""
+        runner = ForwardRunner(self.model, self.gene_map, task, reuse_memory=0.0)
+        runner.compensation = self.runner.compensation
+        with self._lock:
+            chunks = runner.run([bytes(individual) for individual in individuals])
+            return [task.metrics(sums) for _, rows in chunks for sums in rows]
+
     def sums_of(self, model: PreTrainedModel, task: Task) -> Sums:
         """A task's sums for a whole model, dense or pruned, by group of examples; not counted.
 

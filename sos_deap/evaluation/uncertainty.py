@@ -78,9 +78,27 @@ def changes(task: Task, before: Sums, after: Sums) -> dict[str, Change]:
     for name in pairs[0][0]:
         values = [(one[name], other[name]) for one, other in pairs]
         if all(map(math.isfinite, values[0])):
-            shares = name in SHARES or (name == task.name and task.greater_is_better)
-            found[name] = _change(values, shares)
+            found[name] = _change(values, _higher_is_better(task, name))
     return found
+
+
+def loss(task: Task, name: str, before: float, after: float) -> float:
+    """Return how much worse a metric is than before, in the unit of its change.
+
+    :param task: the task of the metric.
+    :param name: name of the metric.
+    :param before: value of the dense model.
+    :param after: value of a sub-model.
+    :returns: positive if it is worse; NaN if a value is not finite.
+    """
+    higher = _higher_is_better(task, name)
+    change = _change([(before, after)], higher).value
+    return -change if higher else change
+
+
+def _higher_is_better(task: Task, name: str) -> bool:
+    """Whether a higher value is better; of metrics other than the main one, of shares only."""
+    return name in SHARES or (name == task.name and task.greater_is_better)
 
 
 def _metrics(task: Task, groups: Sums, rows: Any) -> dict[str, float]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sos_deap.errors import InputError, unknown
+from sos_deap.errors import InputError, first_line, unknown
 from sos_deap.files.atomic import write_json
 from sos_deap.files.json_file import read_json
 
@@ -64,6 +65,49 @@ def read_chromosome(path: Path) -> dict[str, Any]:
             raise unknown("unit", unit, UNITS)
         content["genes"] = UNITS[unit]
     return dict(content)
+
+
+def read_front(path: Path, row: int | None, most: float | None) -> dict[str, Any]:
+    """Read a chromosome from the Pareto front of a run.
+
+    :param path: ``pareto.csv`` in a run folder, beside ``chromosome.json``.
+    :param row: which row, from 0; ``None`` to choose by ``most``.
+    :param most: the largest sparsity; the row of the largest one up to it is read.
+    :returns: as :func:`read_chromosome`.
+    :raises InputError: if a file is missing or damaged, neither or both of ``row`` and ``most`` are
+        given, and if there is no such row.
+    """
+    if (row is None) == (most is None):
+        raise InputError(f"{path} has several chromosomes: give --row or --sparsity, one of them")
+    rows = _front(path)
+    if row is not None and not 0 <= row < len(rows):
+        raise InputError(f"row is {row}: {path} has the rows 0 to {len(rows) - 1}")
+    if most is not None:
+        found = [i for i, (sparsity, _) in enumerate(rows) if sparsity <= most]
+        if not found:
+            least = min(sparsity for sparsity, _ in rows)
+            raise InputError(
+                f"sparsity is {most}: no sub-model of {path} has as little, give at least {least:g}"
+            )
+        row = max(found, key=lambda i: rows[i][0])
+    assert row is not None
+    return {**read_chromosome(path.with_name("chromosome.json")), "chromosome": rows[row][1]}
+
+
+def _front(path: Path) -> list[tuple[float, list[int]]]:
+    """Return sparsity and genes of each row of a ``pareto.csv``."""
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+        found = [(float(row["sparsity"]), list(map(int, row["chromosome"]))) for row in rows]
+    except (OSError, KeyError, TypeError, ValueError, csv.Error) as error:
+        raise InputError(
+            f"cannot read {path} as a Pareto front ({first_line(error)}): give the pareto.csv of "
+            "a run"
+        ) from error
+    if not found:
+        raise InputError(f"{path} has no row: give the pareto.csv of a run")
+    return found
 
 
 def _is_order(order: Any) -> bool:

@@ -25,7 +25,7 @@ _NOT_COMPUTING = frozenset(
 FORMAT = "v2-"
 
 
-def fingerprint(model: Any) -> str:
+def fingerprint(model: Any, dtype: torch.dtype | None = None) -> str:
     """Return a hash of everything that a model computes with: config, weights and their dtypes.
 
     Weights are hashed as they are stored, so a model in another dtype has another fingerprint. What
@@ -33,6 +33,8 @@ def fingerprint(model: Any) -> str:
     config.
 
     :param model: a transformers model, or any module without a config.
+    :param dtype: the dtype of its weights as stored, if it was loaded in a wider one. Default: that
+        of the model.
     :returns: :data:`FORMAT` and 32 hexadecimal digits of XXH3, which is about as fast as copying
         the weights. XXH3 is not cryptographic: models with equal fingerprints can be constructed.
     """
@@ -40,7 +42,8 @@ def fingerprint(model: Any) -> str:
     config = getattr(model, "config", None)
     settings = _computing(config.to_dict()) if config is not None else {}
     found.update(json.dumps(settings, sort_keys=True).encode())
-    for name, tensor in _weights(model):
+    for name, loaded in _weights(model):
+        tensor = loaded if dtype is None or not loaded.is_floating_point() else loaded.to(dtype)
         found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype};".encode())
         values = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
         found.update(values.numpy().data)

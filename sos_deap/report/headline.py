@@ -8,10 +8,7 @@ from typing import Any
 from sos_deap.report.formats import measurement, percent, signed
 from sos_deap.report.parts import parts_of, removal
 from sos_deap.report.timings import forward_pass, overlap
-
-#: Divergences from the dense model; the sentence has the next metric in their place, such as
-#: perplexity or accuracy, which is easier to judge.
-_DIVERGENCES = ("kl", "distillation")
+from sos_deap.tasks.task import judged_by
 
 
 def headline(
@@ -78,8 +75,7 @@ def _promise(search: Mapping[str, Any]) -> str:
 def _quality(result: Mapping[str, Any], arrow: str) -> str:
     """Return the metric before and after, and its change with a confidence interval."""
     dense, best = result["dense"]["heldout"], result["best"]["heldout"]
-    known = [name for name in dense if name not in _DIVERGENCES]
-    name = next(iter(known or dense))
+    name = judged_by(dense)
     before, after = dense[name], best[name]
     change = result.get("change", {}).get("heldout", {}).get(name)
     points = change is not None and change["kind"] == "points"

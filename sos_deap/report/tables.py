@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import moocore
 
 from sos_deap.files.atomic import write_csv
-from sos_deap.report.formats import change, format_value, measurement, search_end, signed
+from sos_deap.report.formats import change, counted, format_value, measurement, search_end, signed
 from sos_deap.report.refit_lines import refit_lines
 from sos_deap.search.chromosome import WORST_FITNESS
 from sos_deap.tasks.objectives import OBJECTIVES
+from sos_deap.tasks.task import SHARES
 
 if TYPE_CHECKING:  # these import torch, which `report` must not wait for
     from sos_deap.evaluation.evaluator import Evaluator
@@ -76,9 +77,21 @@ def write_evaluations(path: Path, evaluator: Evaluator) -> None:
     _write_chromosomes(path, evaluator, chromosomes(evaluator, evaluator.history()))
 
 
-def write_front(path: Path, evaluator: Evaluator) -> None:
-    """Write the non-dominated ones of all chromosomes computed as CSV; see :func:`front`."""
-    _write_chromosomes(path, evaluator, chromosomes(evaluator, front(evaluator)))
+def write_front(
+    path: Path, evaluator: Evaluator, columns: Sequence[Mapping[str, float | None]] = ()
+) -> None:
+    """Write the non-dominated ones of all chromosomes computed as CSV; see :func:`front`.
+
+    :param path: the file.
+    :param evaluator: the evaluator of the search.
+    :param columns: further columns of each row, by name.
+    """
+    rows = chromosomes(evaluator, front(evaluator))
+    if not columns:
+        _write_chromosomes(path, evaluator, rows)
+        return
+    wider = ({**row, **more} for row, more in zip(rows, columns, strict=True))
+    _write_chromosomes(path, evaluator, wider, tuple(columns[0]))
 
 
 def front(evaluator: Evaluator) -> list[tuple[list[int], float]]:
@@ -120,6 +133,16 @@ def front_line(hypervolume: dict[str, Any]) -> str:
     return f"hypervolume of the Pareto front: {value} (reference point: {reference})"
 
 
+def bound_line(bound: Mapping[str, Any]) -> str:
+    """Return the ``bound`` part of a ``result.json`` as a sentence."""
+    unit = "points" if bound["metric"] in SHARES else "%"
+    return (
+        f"chosen: the smallest of {counted(bound['sub_models'], 'sub-model')} with a loss of at "
+        f"most {bound['max_loss']:g} {unit} of {bound['metric']} on validation examples "
+        f"({measurement(bound['loss'])} {unit})"
+    )
+
+
 def search_lines(search: Mapping[str, Any]) -> str:
     """Return lines on how a search ended.
 
@@ -145,8 +168,10 @@ def chromosomes(
         }
 
 
-def _write_chromosomes(path: Path, evaluator: Evaluator, rows: Iterator[dict[str, Any]]) -> None:
-    header = ["chromosome", evaluator.task.name, "sparsity"]
+def _write_chromosomes(
+    path: Path, evaluator: Evaluator, rows: Iterable[dict[str, Any]], more: Sequence[str] = ()
+) -> None:
+    header = ["chromosome", evaluator.task.name, "sparsity", *more]
     write_csv(path, header, (list(row.values()) for row in rows))
 
 
@@ -155,14 +180,19 @@ def table(result: Mapping[str, Any]) -> str:
 
     :param result: the content of a ``result.json``.
     """
-    lines = [f"{'':34}{'dense':>14}{'pruned':>14}{'change':>14}"]
-    lines += [f"{row[0]:34}{row[1]:>14}{row[2]:>14}{row[3]:>14}" for row in cells(result)]
+    lines = [columns(cells(result))]
     if bad := result["search"]["non_finite"]:
         metric = next(iter(result["dense"]["calibration"]))
         lines.append(f"{bad} sub-models had no finite {metric} and got the worst fitness")
     lines += refit_lines(result)
     lines += [f"{part}: {inline(described)}" for part, described in result["data"].items()]
     return "\n".join([*lines, f"dtype: {result['dtype']}"])
+
+
+def columns(rows: Iterable[Sequence[str]]) -> str:
+    """Return rows of :func:`cells` as lines of text, under a header."""
+    every = [("", "dense", "pruned", "change"), *rows]
+    return "\n".join(f"{row[0]:34}{row[1]:>14}{row[2]:>14}{row[3]:>14}" for row in every)
 
 
 def cells(result: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:

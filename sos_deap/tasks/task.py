@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from sos_deap.errors import unknown
@@ -12,6 +13,19 @@ if TYPE_CHECKING:
 
 #: Metrics that are shares of examples or decisions, from 0 to 1; their changes are in points.
 SHARES = frozenset(["accuracy", "micro_f1", "macro_f1", "subset_accuracy", "jaccard"])
+
+
+#: Divergences from the dense model, which say little by themselves.
+DIVERGENCES = ("kl", "distillation")
+
+
+def judged_by(metrics: Iterable[str]) -> str:
+    """Return the metric to judge a model by: the first that is no divergence, or else the first.
+
+    :param metrics: names of a task's metrics, the main one first.
+    """
+    names = list(metrics)
+    return next((name for name in names if name not in DIVERGENCES), names[0])
 
 
 class Task(Protocol):
