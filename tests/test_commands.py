@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -332,7 +334,10 @@ def test_what_export_refuses(model_folder: Path, tmp_path: Path, capsys: Any) ->
     assert "exists: give another --output" in capsys.readouterr().err
 
 
-def test_export(model_folder: Path, tmp_path: Path, capsys: Any) -> None:
+def test_export(
+    model_folder: Path, tmp_path: Path, capsys: Any, request: pytest.FixtureRequest
+) -> None:
+    request.addfinalizer(partial(os.umask, os.umask(0o022)))
     for package in ("onnxscript", "onnxruntime", "gguf"):
         pytest.importorskip(package)
     pruned, graph, file = tmp_path / "pruned", tmp_path / "graph", tmp_path / "pruned.gguf"
@@ -348,6 +353,7 @@ def test_export(model_folder: Path, tmp_path: Path, capsys: Any) -> None:
         "tokenizer.json",
         "tokenizer_config.json",
     ]
+    assert {path.stat().st_mode & 0o777 for path in (file, *graph.iterdir())} == {0o644}
 
 
 @pytest.mark.parametrize("command", ["prune", "measure", "export"])

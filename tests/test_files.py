@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -156,3 +157,41 @@ def test_an_empty_folder_may_be_there_but_nothing_in_it(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("f")
     with pytest.raises(InputError, match="cannot write"), whole_folder(tmp_path / "file" / "out"):
         pass
+
+
+def mode(path: Path) -> int:
+    return path.stat().st_mode & 0o777
+
+
+@pytest.fixture(params=[0o022, 0o077], ids=oct)
+def umask(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = os.umask(request.param)
+    yield request.param
+    os.umask(before)
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_files_get_the_mode_of_new_files_or_keep_theirs(
+    tmp_path: Path, umask: int, name: str
+) -> None:
+    path = tmp_path / name
+    WRITERS[name](path)
+    assert mode(path) == 0o666 & ~umask
+    for other in (0o600, 0o640, 0o666):
+        path.chmod(other)
+        WRITERS[name](path)
+        assert mode(path) == other
+
+
+def test_files_in_a_folder_get_the_mode_of_new_files(tmp_path: Path, umask: int) -> None:
+    """Whatever mode they were made with: safetensors lets only the owner read its files."""
+    (tmp_path / "private").mkdir(mode=0o700)
+    for name, expected in (("new", 0o777 & ~umask), ("private", 0o700)):
+        with whole_folder(tmp_path / name) as part:
+            (part / "in").mkdir()
+            for file in (part / "a", part / "in" / "a"):
+                file.touch(mode=0o600)
+        assert mode(tmp_path / name) == expected
+        assert mode(tmp_path / name / "in") == 0o777 & ~umask
+        for file in (tmp_path / name / "a", tmp_path / name / "in" / "a"):
+            assert mode(file) == 0o666 & ~umask

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +153,21 @@ def test_every_algorithm_keeps_the_bound(small: list[str], tmp_path: Path, algor
     assert all(float(row["sparsity"]) <= 0.34 for row in rows(folder / "evaluations.csv"))
     if algorithm == "sos":
         assert result["search"]["stopped_by"] == "max_sparsity"
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077], ids=oct)
+def test_the_files_of_a_run_have_the_mode_of_new_files(
+    small: list[str], tmp_path: Path, umask: int
+) -> None:
+    folder, before = tmp_path / "run", os.umask(umask)
+    try:
+        assert main([*small, f"--output_dir={folder}"]) == 0
+    finally:
+        os.umask(before)
+    assert (folder / "pruned" / "model.safetensors").is_file()
+    for path in (folder, *folder.rglob("*")):
+        new = 0o777 if path.is_dir() else 0o666
+        assert path.stat().st_mode & 0o777 == new & ~umask, path
 
 
 def test_what_a_run_leaves_for_others(small: list[str], tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -81,7 +82,9 @@ def make_empty_subfolder(folder: Path) -> None:
 def whole_folder(folder: Path) -> Iterator[Path]:
     """Fill a temporary folder, which is renamed at the end, or removed on an error.
 
-    :param folder: the final path: nothing, or an empty folder.
+    All files get the mode of new files, whatever mode a library made them with.
+
+    :param folder: the final path: nothing, or an empty folder, whose mode is kept.
     :returns: the temporary folder.
     :raises InputError: if the final path is taken, or its parent is not writable.
     """
@@ -92,6 +95,9 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     try:
         make_folder(folder.parent)
         part.mkdir()
+        new_files = part.stat().st_mode & 0o666  # before the folder gets another mode
+        if folder.exists():
+            _set_mode(part, folder.stat().st_mode | stat.S_IRWXU)
     except OSError as error:
         raise unwritable(folder, error) from error
     try:
@@ -100,6 +106,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
             if path.is_dir():
                 sync_folder(path)
             else:
+                _set_mode(path, new_files)  # safetensors makes files that only the owner can read
                 _sync_path(path, os.O_RDWR)
         os.replace(part, folder)
         sync_folder(folder.parent)
@@ -116,7 +123,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
 def whole_file(path: Path, *, durable: bool = True) -> Iterator[Path]:
     """Fill a temporary file, which is renamed at the end, or removed on an error.
 
-    :param path: the final path; an existing file is replaced.
+    :param path: the final path; an existing file is replaced, and its mode is kept.
     :param durable: whether to sync the file to the disk, which takes some milliseconds; without,
         a power failure may lose it.
     :returns: the temporary file, empty.
@@ -203,10 +210,17 @@ def unwritable(folder: Path, error: OSError) -> InputError:
 
 
 def _new_file(path: Path) -> Path:
-    """Make an empty temporary file in the folder of a path, with the mode of new files."""
+    """Make an empty temporary file with the mode of the file to replace, or of a new file."""
     part = temporary_path(path)
     os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+    if path.is_file() and not path.is_symlink():
+        _set_mode(part, path.stat().st_mode)
     return part
+
+
+def _set_mode(path: Path, mode: int) -> None:
+    with suppress(OSError):  # some file systems have no modes
+        path.chmod(stat.S_IMODE(mode))
 
 
 def _sync_path(path: Path, access: int) -> None:
