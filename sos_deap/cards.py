@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
@@ -17,8 +18,10 @@ from sos_deap.models.genes import GeneMap
 from sos_deap.models.saving import auto_class
 from sos_deap.report.card import model_card
 from sos_deap.report.headline import headline
+from sos_deap.report.metadata import is_hub_name, metadata
 from sos_deap.report.parts import parts_of
 from sos_deap.report.tables import cells, inline
+from sos_deap.tasks.generation import Summarization
 
 _PACKAGES = ("sos_deap", "torch", "transformers", "datasets", "tokenizers", "deap", "numpy")
 
@@ -36,29 +39,37 @@ def write_card(
     genes: GeneMap,
     layout: str,
     facts: Mapping[str, Any],
+    result: Mapping[str, Any] | None = None,
+    summarizes: bool = False,
     headline: str = "",
-    rows: Sequence[Sequence[str]] = (),
 ) -> None:
     """Write the model card of a pruned model, ``README.md``.
 
     :param folder: the folder that :func:`prune_to` saved the model in.
-    :param name: name of the dense model.
+    :param name: Hub name or folder of the dense model, or its built-in name.
     :param model: the dense model.
     :param chromosome: one 0/1 gene for each in ``genes``.
     :param genes: gene map of the dense model.
     :param layout: a name in :data:`sos_deap.models.prune.LAYOUTS`.
     :param facts: rows of the card's table, by label.
-    :param headline: what was gained and lost, as one sentence; default: it was not measured.
-    :param rows: rows of text: label, value of the dense and of the pruned model, change.
+    :param result: the content of ``result.json``; default: the model was not evaluated.
+    :param summarizes: whether it was evaluated on summaries.
+    :param headline: what was gained and lost, as one sentence.
     """
+    # A card may be published: no path of this machine in its title and metadata.
+    is_folder = Path(name).expanduser().is_dir()
+    title = Path(os.path.abspath(Path(name).expanduser())).name if is_folder else name
+    base_model = name if is_hub_name(name) and not is_folder else None
+    auto = auto_class(model)
     card = model_card(
-        base_model=name,
+        title=title,
+        metadata=metadata(f"{title}, pruned", base_model, auto, result, summarizes),
         layout=layout,
-        auto=auto_class(model),
+        auto=auto,
         parts=parts_of({"parts": list(map(asdict, genes.parts))}, chromosome),
         facts={**facts, "versions": ", ".join(f"{k} {v}" for k, v in versions().items())},
         headline=headline,
-        rows=rows,
+        rows=cells(result) if result else (),
     )
     write_text(folder / "README.md", card)
 
@@ -93,6 +104,7 @@ def write_run_card(
         evaluator.gene_map,
         layout,
         facts,
+        result,
+        isinstance(evaluator.task, Summarization),
         headline(result, measured),
-        cells(result),
     )

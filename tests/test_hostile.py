@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
@@ -453,11 +454,15 @@ def test_a_rehearsal_draws_no_random_numbers_and_leaves_the_model_as_it_was(
 
 def test_a_model_card_holds_no_markup_of_names() -> None:
     from sos_deap.report.card import model_card
+    from sos_deap.report.metadata import metadata
     from sos_deap.report.parts import Part
 
     evil = "a/b\nlicense: x <img src=x onerror=alert(1)> [go](javascript:1) `*x*` | \x1b[2J"
+    data = {part: {"split": f"{evil} {part}"} for part in ("calibration", "held-out")}
+    result = {"data": data, "best": {"heldout": {evil: 1.0}}}
     card = model_card(
-        base_model=evil,
+        title=evil,
+        metadata=metadata(evil, None, "AutoModelForCausalLM", result),
         layout="sliced",
         auto="AutoModel",
         parts=[Part(0, "heads", (1, 0))],
@@ -465,22 +470,14 @@ def test_a_model_card_holds_no_markup_of_names() -> None:
         headline=evil,
         rows=[(evil, "1", "2", "+100 %")],
     )
-    head, _, body = card.removeprefix("---\n").partition("---\n")
-    assert set(head.splitlines()) == {
-        "library_name: transformers",
-        "tags: [pruned, attention-head-pruning, sos_deap]",
-    }
+    body = card[card.index("\n---\n") + 5 :]
+    read = yaml.safe_load(card[4 : -len(body) - 5])
+    known = {"library_name", "metrics", "model-index", "pipeline_tag", "tags"}
+    assert set(read) == {*known, "datasets"} and read["datasets"] == ["a/b"]
+    assert read["model-index"][0]["name"] == evil and read["metrics"] == [evil]
     fenced = re.compile(r"(?<!`)``(?!`).*?(?<!`)``(?!`)|^```.*?^```", re.DOTALL | re.MULTILINE)
     text = fenced.sub("", body)
     assert len(fenced.findall(body)) == 3  # name and command, and how to load it
     for mark in "<>[]*`":
         assert not re.search(rf"(?<!\\)\{mark}", text), mark
     assert card.replace("\n", "").isprintable() and "license: x \\<img" in text
-    named = model_card(
-        base_model="org/name_1.5",
-        layout="zeroed",
-        auto="AutoModel",
-        parts=[Part(0, "heads", (1, 0))],
-        facts={},
-    )
-    assert "base_model: org/name_1.5\n" in named and "# org/name_1.5, pruned\n" in named

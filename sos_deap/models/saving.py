@@ -115,8 +115,13 @@ def auto_class(model: Any) -> str:
     """
     found = _auto_classes(type(model.config))
     names = [auto for auto, stock in found.items() if stock == type(model).__name__]
-    # Several may; the one for pre-training is the least specific.
-    return min(names, key=lambda auto: ("PreTraining" in auto, auto), default="AutoModel")
+    # Several may: BART's class is also the one for masked language models. The one for pre-training
+    # is the least specific.
+    return min(
+        names,
+        key=lambda auto: ("PreTraining" in auto, "MaskedLM" in auto, auto),
+        default="AutoModel",
+    )
 
 
 def _code(config: Any) -> str:

@@ -40,7 +40,8 @@ model = {auto}.from_pretrained(folder)
 
 def model_card(
     *,
-    base_model: str,
+    title: str,
+    metadata: str,
     layout: str,
     auto: str,
     parts: Sequence[Part],
@@ -50,7 +51,8 @@ def model_card(
 ) -> str:
     """Return the text of a pruned model's ``README.md``.
 
-    :param base_model: the original model: a Hub name, a folder or a built-in name.
+    :param title: name of the dense model.
+    :param metadata: the metadata in YAML (:func:`sos_deap.report.metadata.metadata`).
     :param layout: a name in :data:`sos_deap.models.prune.LAYOUTS`.
     :param auto: name of the auto class that loads the model.
     :param parts: the genes of the pruned model.
@@ -60,11 +62,11 @@ def model_card(
     :param rows: rows of text: label, dense value, pruned value, change.
     """
     lines = [
-        *_front_matter(base_model),
-        f"# {_text(base_model)}, pruned",
+        *("---", metadata, "---", ""),
+        f"# {_text(title)}, pruned",
         "",
         *([f"{_text(headline[0].upper() + headline[1:])}.", ""] if headline else []),
-        f"{removal(parts)} of {_code(base_model)} were removed by sos_deap, without training.",
+        f"{removal(parts)} of {_code(title)} were removed by sos_deap, without training.",
         "",
         _LOADING[layout].format(auto=auto),
         *_measured(rows),
@@ -76,15 +78,6 @@ def model_card(
     )
     lines += ["", *(f"- {name}: {value}" for name, value in shown), ""]
     return "\n".join(lines)
-
-
-def _front_matter(base_model: str) -> Iterator[str]:
-    """Yield the card's metadata in YAML."""
-    yield from ("---", "library_name: transformers")
-    # Only a Hub name: the Hub makes a link of it.
-    if re.fullmatch(r"\w[\w.-]*/[\w.-]+", base_model, re.ASCII):
-        yield f"base_model: {base_model}"
-    yield from ("tags: [pruned, attention-head-pruning, sos_deap]", "---", "")
 
 
 def _measured(rows: Sequence[Sequence[str]]) -> Iterator[str]:
