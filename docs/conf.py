@@ -17,6 +17,7 @@ version = release = sos_deap.__version__
 extensions = ["sphinx.ext.autodoc", "myst_parser", "directives"]
 exclude_patterns = ["_build"]
 
+smartquotes = False  # it turns the -- of a flag into a dash
 myst_heading_anchors = 4  # heading levels with anchors, for links between pages
 nitpicky = True  # an unresolved reference is a warning, and warnings are errors
 # Types of other packages, whose documentation is not linked, and private types.

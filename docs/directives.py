@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 from contextlib import redirect_stdout, suppress
 from dataclasses import MISSING, Field, fields
 from importlib import import_module
@@ -35,12 +36,18 @@ class Flags(SphinxDirective):
         assert field.default is not MISSING, f"{field.name} has no default"
         flag = nodes.literal("", f"--{field.name}")
         kind = str(field.type).removesuffix(" | None")
-        about = f" {_KINDS[kind]}, default {field.metadata['default']}"
+        about = _with_flags(f" {_KINDS[kind]}, default {field.metadata['default']}")
         term = nodes.term(
-            "", "", flag, nodes.inline("", about, classes=["about"]), ids=[field.name]
+            "", "", flag, nodes.inline("", "", *about, classes=["about"]), ids=[field.name]
         )
-        help_text = nodes.paragraph("", field.metadata["help"])
+        help_text = nodes.paragraph("", "", *_with_flags(field.metadata["help"]))
         return nodes.definition_list_item("", term, nodes.definition("", help_text))
+
+
+def _with_flags(text: str) -> list[nodes.Node]:
+    """Return a text with its flags in code type, whose lines do not break at a hyphen."""
+    parts = re.split(r"(--\w+)", text)
+    return [nodes.literal("", part) if i % 2 else nodes.Text(part) for i, part in enumerate(parts)]
 
 
 _KINDS = {"str": "text", "int": "integer", "float": "number", "bool": "True or False"}

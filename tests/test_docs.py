@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -211,6 +213,24 @@ def test_files_that_a_page_names_exist(page: Path) -> None:
     inside = r"`((?:benchmarks|docs|runs|sos_deap|tests)/[\w./-]+)(?: [^`]*)?`"
     named = set(re.findall(inside, prose(page))) - {"runs/long", "runs/my-run"}
     assert not [name for name in named if not (ROOT / name).exists()]
+
+
+def test_flags_keep_their_hyphens_in_html(tmp_path: Path) -> None:
+    """Sphinx turns -- into a dash outside code, and browsers break lines at hyphens."""
+    pytest.importorskip("furo")
+    for name in ("conf.py", "directives.py"):
+        (tmp_path / name).write_text((ROOT / "docs" / name).read_text())
+    (tmp_path / "static").mkdir()
+    (tmp_path / "static" / "pages.css").touch()
+    flags = "```{flags} sos_deap.config RunConfig\n```"
+    (tmp_path / "index.md").write_text(f"# Title\n\nThe flag --genes, 'quoted'.\n\n{flags}\n")
+    build = [sys.executable, "-m", "sphinx", "-W", "-q", ".", "html"]
+    paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    subprocess.run(build, cwd=tmp_path, env={**os.environ, "PYTHONPATH": paths}, check=True)
+    html = (tmp_path / "html" / "index.html").read_text()
+    assert "The flag --genes, 'quoted'." in html and "\N{EN DASH}" not in html
+    assert len(re.findall(r'<span class="pre">--max_sparsity</span>', html)) > 1  # in help, too
+    assert not re.search(r"\s--max_sparsity", html)
 
 
 def test_every_result_file_is_listed() -> None:
