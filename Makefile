@@ -1,4 +1,4 @@
-# `make run` and `make test` do all the set-up; .venv is brought up to date when its inputs change.
+# `make run` and `make test` set up .venv, and update it when its inputs change.
 # Flags: make run FLAGS="--seed 1 --generations 20"
 PYTHON ?= python3
 BIN := .venv/bin

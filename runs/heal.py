@@ -46,7 +46,7 @@ def heal(model: Any, evaluator: Any, method: str, rank: int, **settings: Any) ->
     """Train a pruned model, in float32, on an evaluator's calibration text, and return it.
 
     :param method: ``"full"`` trains all weights; ``"lora"`` trains factors of low rank (Hu et al.,
-        2021) beside every projection of the layers, which are then added to the weights.
+        2021) in parallel to every projection of the layers, which are then added to the weights.
     :param rank: rank of the factors.
     :param settings: fields of :class:`transformers.TrainingArguments`.
     """

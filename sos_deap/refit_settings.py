@@ -53,5 +53,7 @@ def with_refit_samples(config: RefitSettings, settings: TaskSettings) -> TaskSet
         ("refit_dataset", settings.refit_dataset),
     ):
         if value is not None:
-            raise InputError(f"{name} is {value} without a refit: give --refit after, or leave it")
+            raise InputError(
+                f"{name} is {value} without a refit: give --refit after, or leave --{name} out"
+            )
     return settings

@@ -1,4 +1,4 @@
-"""Try what follows a search before it starts, so that it cannot fail hours later."""
+"""Test the steps after a search before it starts, so that they do not fail hours later."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ def seeded() -> None:
 
 @pytest.fixture(autouse=True)
 def float32_on_every_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that exact comparisons hold whatever the processor."""
+    """Compute in float32, so that exact comparisons hold on every processor."""
     monkeypatch.setattr("sos_deap.models.loading.cpu_dtype", lambda: torch.float32)
 
 

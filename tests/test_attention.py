@@ -21,7 +21,7 @@ def test_it_is_causal_attention(tokens: int) -> None:
     ("family", "kv_heads"),
     [("gpt2", None), ("gpt_neox", None), ("llama", 2), ("mistral", 2), ("opt", None), ("phi3", 1)],
 )
-def test_models_compute_with_it_what_they_did(family: str, kv_heads: int | None) -> None:
+def test_models_have_the_same_outputs_with_it(family: str, kv_heads: int | None) -> None:
     model = build(family, kv_heads).bfloat16()
     ids = torch.randint(1, VOCABULARY, (2, 40 if family != "mistral" else 9))
     expected = output(model, {"input_ids": ids}).float()
@@ -32,7 +32,7 @@ def test_models_compute_with_it_what_they_did(family: str, kv_heads: int | None)
     assert (found - expected).abs().max() <= 2e-2 * expected.abs().max()  # bfloat16 has 8 bits
 
 
-def test_padding_and_other_dtypes_take_the_usual_way() -> None:
+def test_padding_and_other_dtypes_use_the_stock_attention() -> None:
     model = build("llama", 2).bfloat16()
     ids, mask = torch.randint(1, VOCABULARY, (2, 9)), torch.ones(2, 9, dtype=torch.long)
     mask[0, :4] = 0

@@ -1,4 +1,4 @@
-"""The field's searches on landscapes small enough to know the answer."""
+"""Searches from the literature on landscapes whose optimum is known."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_local_search_begins_with_the_prior_s_choice_and_its_best_neighbours() -
     )
     order = sorted(range(N), key=WEIGHTS.__getitem__)
     assert asked[0] == space.keeping_best(WEIGHTS)
-    # The least valuable kept gene goes for the most valuable removed one.
+    # The least valuable kept gene is exchanged for the most valuable removed one.
     assert [i for i in range(N) if asked[1][i] != asked[0][i]] == sorted(order[4:6])
 
 
@@ -117,7 +117,7 @@ def test_coarse_to_fine_moves_between_layers_first_and_then_within_them() -> Non
         return [sum(genes[gene] for gene in layer) for layer in space.layers]
 
     coarse, fine = asked[10:90], asked[110:190]
-    for genes in coarse:  # within each layer what goes matters least
+    for genes in coarse:  # in each layer the least important genes are removed
         for layer in space.layers:
             removed = [WEIGHTS[gene] for gene in layer if not genes[gene]]
             kept = [WEIGHTS[gene] for gene in layer if genes[gene]]
@@ -172,7 +172,7 @@ def test_greedy_is_greedy() -> None:
 
 @pytest.mark.parametrize("name", ["greedy", "bonsai", "random", "swap", "sweep", "evopress"])
 @pytest.mark.parametrize("budget", [12, 47, 200])
-def test_no_search_asks_for_more_than_its_budget(name: str, budget: int) -> None:
+def test_no_search_exceeds_its_budget(name: str, budget: int) -> None:
     space = heads((4, 4, 4, 4), 5 / 16, examples=40, tokens=1)
     spent = {"evaluations": 0.0, "tokens": 0.0}
 
@@ -184,7 +184,7 @@ def test_no_search_asks_for_more_than_its_budget(name: str, budget: int) -> None
     toolbox.search = replace(toolbox.search, spent=lambda: spent)
     evolution = evolve(toolbox, name, population=4, limits=Limits(tokens=budget))
     assert evolution.halloffame[0].count(0) == 5
-    # A generation is never cut short, and the driver ends what does not end itself.
+    # Generations are completed, and the driver ends a search that does not end by itself.
     assert spent["tokens"] <= budget + 4
     assert spent["tokens"] >= (70 if (name, budget) == ("greedy", 200) else 0.5 * budget)
 
@@ -295,7 +295,7 @@ def test_bonsai_against_a_naive_one(rounds: int, ridge: float) -> None:
     assert [i for i, gene in enumerate(found) if not gene] == naive_bonsai(rounds, 120, ridge)
 
 
-def test_bonsai_draws_what_the_prior_finds_unimportant() -> None:
+def test_bonsai_draws_genes_that_the_prior_ranks_low() -> None:
     space = heads((8,), 2 / 8, priors={"mine": lambda: list(range(8))})
     strategy = Bonsai(space, [], budget=800, rounds=1, prior="mine")
     removed = np.array(strategy.generate()).sum(0)
@@ -359,7 +359,7 @@ def test_evopress_counts_examples_as_the_evaluator_does(survivors: list[int]) ->
     def counted(individual: Any) -> tuple[float]:
         start, stop = getattr(individual, "examples", None) or (0, 512)
         key = (tuple(individual), start)
-        # As without the cache, so that a child that comes again costs as much as a new one.
+        # Without the cache, so that a repeated child costs as much as a new one.
         before = known.pop(key, start)
         spent["tokens"] += (stop - (before if before < stop else start)) / 512
         known[key] = stop

@@ -18,7 +18,7 @@ from sos_deap.search.named import split
 from sos_deap.search.operators import cxFitnessWeighted
 
 DEFAULTS = {"indpb": 0.1, "tournsize": 3}
-#: What operators ask for beside what has a default.
+#: Parameters of operators that have no default.
 ASKED = {
     "mutUniformInt": "low=0,up=1",
     "selDoubleTournament": "fitness_size=2,parsimony_size=1.2,fitness_first=true",
@@ -52,7 +52,7 @@ def test_all_of_deap_s_operators_are_known_or_refused() -> None:
 
 
 @pytest.mark.parametrize("name", UNFIT)
-def test_operators_for_other_genes_are_refused_in_a_line(name: str) -> None:
+def test_operators_for_other_genes_are_refused_in_one_line(name: str) -> None:
     kind = next(kind for kind, row in KINDS.items() if name.startswith(row.prefix))
     with pytest.raises(
         InputError, match=f"the {kind} {name} is for .*, not for lists of 0 and 1"
@@ -138,13 +138,15 @@ def strangers(individuals: Any, k: int) -> Any:
         ("selection", strangers, "it must return individuals from the list that it is given"),
     ],
 )
-def test_what_does_not_fit_is_answered_in_a_line(kind: str, given: Any, message: str) -> None:
+def test_operators_that_do_not_fit_are_refused_in_one_line(
+    kind: str, given: Any, message: str
+) -> None:
     with pytest.raises(InputError, match=message) as error:
         try_out(choose(kind, given, DEFAULTS), individual)
     assert "\n" not in str(error.value)
 
 
-def test_trying_leaves_the_generators_alone() -> None:
+def test_testing_an_operator_does_not_change_the_random_state() -> None:
     before = random.getstate(), numpy.random.get_state()[1].tolist()  # type: ignore[index]
     try_out(choose("selection", "nsga3", {}), lambda: individual(ParetoFitness))
     try_out(choose("mutation", "flip", DEFAULTS), partial(Chromosome, [1, 0] * 6))
@@ -173,7 +175,7 @@ def test_rates_of_the_toolbox_are_defaults(evaluator: Evaluator) -> None:
 
 
 @pytest.mark.parametrize("mutation", ["mutFlipBit,indpb=0.9", "mutUniformInt,low=0,up=0,indpb=1"])
-def test_repair_wraps_whichever_operator(evaluator: Evaluator, mutation: str) -> None:
+def test_repair_wraps_every_operator(evaluator: Evaluator, mutation: str) -> None:
     for uniform in (None, [2, 3, 4]):
         toolbox = base.Toolbox()
         register(

@@ -70,7 +70,7 @@ def test_batched_sub_models_give_every_example_the_sliced_models_label(
                 for (text,) in texts
             ]
         assert [alone[i] for i in examples.order] == labels.tolist()
-    # And so the accuracy, whatever the batch.
+    # Hence the accuracy is the same for every batch.
     targets = torch.tensor([rng.randrange(3) for _ in range(40)])
     task = Accuracy(examples, targets)
     right = (together == targets[examples.order]).sum(1)

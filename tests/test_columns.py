@@ -84,7 +84,7 @@ def test_missing_columns(call: Any, message: str) -> None:
         ([" pos", "neg ", "other"], None),
         (["pos", "NEG", "Other"], None),
         ([0, 1, 2], ["pos", "neg", "other"]),  # the data set's own order
-        ([1, 0, 2], ["positive", "negative", "mixed"]),  # names that say nothing here
+        ([1, 0, 2], ["positive", "negative", "mixed"]),  # names without a meaning here
     ],
 )
 def test_single_labels(values: list[Any], names: list[str] | None) -> None:

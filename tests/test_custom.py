@@ -43,7 +43,7 @@ def test_any_function_of_a_model_is_a_metric() -> None:
     assert evaluator.accounting.forward_evaluations == 3
 
 
-def test_a_function_says_whether_less_is_better() -> None:
+def test_a_function_states_whether_lower_is_better() -> None:
     def loss(model: Any) -> float:
         return 2.0
 

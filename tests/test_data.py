@@ -217,7 +217,7 @@ def test_bad_files(
     with pytest.raises(InputError, match=message) as error:
         read_parts(str(tmp_path / name))
     assert "\n" not in str(error.value)
-    assert capfd.readouterr().err == ""  # it is told once
+    assert capfd.readouterr().err == ""  # it is reported once
 
 
 def test_bad_folders(tmp_path: Path) -> None:
@@ -251,7 +251,7 @@ def test_names_are_not_patterns(tmp_path: Path, name: str) -> None:
     assert texts == [["one\n"], ["two"]]
 
 
-def test_a_file_is_read_as_it_is_now(tmp_path: Path) -> None:
+def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
     path = tmp_path / "text.txt"
     path.write_text("one\n\ntwo")
     before = path.stat()

@@ -56,7 +56,7 @@ def shown(program: str) -> list[Any]:
 
 
 @pytest.fixture
-def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder with the files that the pages show, and a stopped run."""
     files = {
         name: block
@@ -85,7 +85,7 @@ def check_names(arguments: list[str]) -> None:
     assert config.prior is None or config.prior in PRIORS
 
 
-@pytest.mark.usefixtures("desk")
+@pytest.mark.usefixtures("workspace")
 @pytest.mark.parametrize(("arguments", "bad"), shown("sos_deap.run"))
 def test_runs_have_flags_and_names_that_exist(
     arguments: list[str], bad: bool, monkeypatch: pytest.MonkeyPatch
@@ -145,14 +145,14 @@ def run_program(page: Path, monkeypatch: pytest.MonkeyPatch, short: bool) -> dic
 
 
 @pytest.mark.parametrize("page", [README, ROOT / "docs" / "tutorial.md"], ids=lambda p: p.name)
-def test_programs_run(page: Path, desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_programs_run(page: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = run_program(page, monkeypatch, short=True)
-    assert (desk / "pruned" / "model.safetensors").is_file()
+    assert (workspace / "pruned" / "model.safetensors").is_file()
     assert 0 < names["best"][0].sparsity <= 0.31
     assert names["smaller"].num_parameters() < names["evaluate"].model.num_parameters()
 
 
-@pytest.mark.usefixtures("desk")
+@pytest.mark.usefixtures("workspace")
 @pytest.mark.parametrize("name", ["load", "architecture", "task", "operator"])
 def test_programs_print_what_the_page_shows(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

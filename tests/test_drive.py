@@ -270,7 +270,7 @@ def test_algorithms_are_for_so_many_values() -> None:
 def greedy(
     population: Any, toolbox: Any, rate: float, ngen: int, stats: Any, halloffame: Any, verbose: Any
 ) -> Any:
-    """A loop of a user's own, which leaves the hall of fame alone and calls nothing of DEAP's."""
+    """A user's loop, which neither updates the hall of fame nor calls DEAP."""
     logbook = tools.Logbook()
     for generation in range(ngen + 1):
         if generation:
@@ -345,7 +345,7 @@ def test_stops_at_the_threshold() -> None:
 
 
 def test_the_literal_algorithm_stops_when_a_chromosome_reaches_s() -> None:
-    """By hand: one more head of 20 goes each generation, so 0.10, 0.15, 0.20."""
+    """By hand: one more head of 20 is removed in each generation, so 0.10, 0.15, 0.20."""
 
     def bounded(individual: Any) -> tuple[float]:
         return (WORST_FITNESS if individual.count(0) > 4 else float(individual.count(0)),)
@@ -362,7 +362,7 @@ def test_the_literal_algorithm_stops_when_a_chromosome_reaches_s() -> None:
         assert all(individual.sparsity <= s for individual in evolution.halloffame)
 
 
-def test_the_literal_algorithm_answers_from_the_last_population() -> None:
+def test_the_literal_algorithm_returns_the_best_of_the_last_population() -> None:
     evolution = run_driven("sos")
     assert evolution.halloffame[0] in evolution.population
     assert evolution.halloffame[0] == tools.selBest(evolution.population, 1)[0]

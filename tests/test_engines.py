@@ -1,4 +1,4 @@
-"""Workers: the same result as without, whatever becomes of them."""
+"""Searches with workers have the result of searches without, also if workers are lost."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ from tests.test_run import read
 
 ROOT = Path(__file__).parents[1]
 
-# A metric that differs between sub-models; and one whose worker dies where a file says so.
+# A metric that differs between sub-models; and one that kills its worker if a file exists.
 METRICS = """
 import os, pathlib, signal, sys, threading, time, torch
 
-# What is hashed must be so in every process.
+# The hash of these must be the same in every process.
 LOCK, KINDS = threading.Lock(), {"logits", "hidden", "states"}
 
 def spread(model, tokenizer, rows):
@@ -76,11 +76,11 @@ def ends(model, tokenizer, rows):
 def cxEnds(a, b):
     sys.exit(0)
 
-# The timings of a run take seconds, and are not looked at here.
+# The timings of a run take seconds and are not tested here.
 def run(arguments):
-    import sos_deap.finish
+    import sos_deap.finish, sos_deap.run
     sos_deap.finish.measured = lambda models, seqlen: []
-    os.environ["ORIGIN"] = str(os.getpid())  # who asks, which is to stay
+    os.environ["ORIGIN"] = str(os.getpid())  # the run itself, which is not killed
     return sos_deap.run.main(arguments)
 """
 
@@ -113,12 +113,12 @@ def own(task: str) -> list[str]:
 
 
 def outcome(folder: Path | str) -> Any:
-    """The result, but for what names the engine."""
+    """The result without the command, which names the engine."""
     return {**known(read(Path(folder))), "command": None}
 
 
 def under_scoop(*arguments: str) -> list[str]:
-    """The command that the launcher is in, in a process of its own."""
+    """The command of a process that runs the launcher."""
     code = (
         "import os, sys; from sos_deap.engines.launch import launch; "
         "sys.exit(launch('metrics_of_mine:run', sys.argv[1:], 2, os.environ.get('HOSTFILE')))"
@@ -127,14 +127,14 @@ def under_scoop(*arguments: str) -> list[str]:
 
 
 def ran(command: list[str], cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """A command that has ended, with what it said."""
+    """Run a command to its end; returns its status and output."""
     return subprocess.run(
         command, timeout=240, capture_output=True, text=True, cwd=cwd, check=False
     )
 
 
 class Now(Executor):
-    """An executor that does everything at once, in this process."""
+    """An executor that runs everything immediately, in this process."""
 
     def __init__(self) -> None:
         self.given: list[Any] = []
@@ -212,7 +212,7 @@ class Broken(Executor):
         return future
 
 
-def test_a_lost_worker_is_told(made: Callable[[], Evaluator]) -> None:
+def test_a_lost_worker_is_reported(made: Callable[[], Evaluator]) -> None:
     evaluator = made()
     open_engine(evaluator, Broken(), 2)
     with pytest.raises(WorkerLostError, match="a worker was lost, out of memory perhaps"):
@@ -221,13 +221,13 @@ def test_a_lost_worker_is_told(made: Callable[[], Evaluator]) -> None:
 
 
 class Silent(Executor):
-    """One that never answers."""
+    """An executor that never answers."""
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **_: Any) -> Future[Any]:
         return Future()
 
 
-def test_a_wait_for_workers_has_an_end(
+def test_a_wait_for_workers_ends(
     made: Callable[[], Evaluator], monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     monkeypatch.setattr("sos_deap.engines.pool._SILENCE", 0.5)
@@ -239,16 +239,16 @@ def test_a_wait_for_workers_has_an_end(
     with pytest.raises(Interrupted), graceful_interrupt():
         evaluator.many(several(4))
     interrupt.join()
-    told = capsys.readouterr().err
-    assert "no answer from 2 of 2 workers for " in told
-    assert "finishing the current computation" in told
+    printed = capsys.readouterr().err
+    assert "no answer from 2 of 2 workers for " in printed
+    assert "finishing the current computation" in printed
 
 
 def test_an_executor_that_is_shut_down(made: Callable[[], Evaluator]) -> None:
     evaluator, executor = made(), ThreadPoolExecutor(1)
     executor.shutdown()
     open_engine(evaluator, executor, 1)
-    with pytest.raises(WorkerLostError, match="take no more work: cannot schedule new futures"):
+    with pytest.raises(WorkerLostError, match="accept no more work: cannot schedule new futures"):
         evaluator.many(several(2))
     evaluator.close_engine()
     evaluator.close_engine()
@@ -267,7 +267,7 @@ def test_signals_to_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not child.is_alive()
 
 
-def test_a_worker_of_scoop_that_is_lost_before_it_has_called(
+def test_a_worker_of_scoop_that_is_lost_before_it_has_connected(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     before = signal.getsignal(signal.SIGQUIT)  # SCOOP takes it
@@ -288,7 +288,9 @@ def test_a_worker_of_scoop_that_is_lost_before_it_has_called(
     assert [process.wait() for process in started] == [-15, -9, -15]
 
 
-def test_what_does_not_travel(evaluator: Evaluator, made: Callable[[], Evaluator]) -> None:
+def test_evaluators_that_cannot_be_sent(
+    evaluator: Evaluator, made: Callable[[], Evaluator]
+) -> None:
     with pytest.raises(InputError, match="has a model or a task in memory"):
         open_engine(evaluator, "process", 2)
     with pytest.raises(InputError, match="has a model or a task in memory"):
@@ -318,7 +320,7 @@ class OddError(Exception):
     ("error", "kind"),
     [(OddError("a", "b"), RuntimeError), (KeyError("a"), KeyError), (InputError("a"), InputError)],
 )
-def test_an_error_in_a_worker_travels(
+def test_an_error_in_a_worker_is_raised_in_this_process(
     made: Callable[[], Evaluator],
     error: Exception,
     kind: type[Exception],
@@ -336,7 +338,7 @@ def test_an_error_in_a_worker_travels(
     assert type(pickle.loads(pickle.dumps(caught.value))) is kind
 
 
-def test_an_evaluator_travels_as_a_recipe(made: Callable[[], Evaluator]) -> None:
+def test_an_evaluator_is_sent_as_a_recipe(made: Callable[[], Evaluator]) -> None:
     evaluator = made()
     data = pickle.dumps(evaluator)
     assert len(data) < 2000  # and no weights
@@ -378,13 +380,13 @@ def test_workers_have_the_same_result(flags: list[str]) -> None:
         assert outcome(engine) == outcome("alone")
 
 
-def test_a_killed_process_ends_the_run_which_goes_on(flags: list[str], capsys: Any) -> None:
+def test_a_killed_process_ends_the_run_which_can_be_resumed(flags: list[str], capsys: Any) -> None:
     flags += own("deadly")
     assert main([*flags, "--output_dir=alone"]) == 0
     Path("die").touch()
     assert main([*flags, "--output_dir=run", "--engine=process", "--workers=2"]) == 1
-    [told] = capsys.readouterr().err.splitlines()
-    assert "a worker was lost" in told and "--resume run" in told
+    [printed] = capsys.readouterr().err.splitlines()
+    assert "a worker was lost" in printed and "--resume run" in printed
     assert not Path("die").exists()
     assert main(["--resume=run", "--engine=serial", "--workers=1"]) == 0
     assert outcome("run") == outcome("alone")
@@ -402,7 +404,7 @@ def test_a_killed_actor_of_ray_costs_nothing(flags: list[str]) -> None:
     assert outcome("run") == outcome("alone")
 
 
-def test_a_killed_worker_of_scoop_ends_the_run_which_goes_on(flags: list[str]) -> None:
+def test_a_killed_worker_of_scoop_ends_the_run_which_can_be_resumed(flags: list[str]) -> None:
     flags += own("deadly")
     assert main([*flags, "--output_dir=alone"]) == 0
     Path("die").touch()
@@ -432,13 +434,13 @@ def started(flags: list[str]) -> Iterator[subprocess.Popen[str]]:
 
 
 def test_scoop_ends_in_time_with_the_true_status(started: subprocess.Popen[str]) -> None:
-    # On one machine nobody else reaches its sockets: no port, and files in a folder of its own.
+    # On one machine no other user can connect: no port is open, and the folder is private.
     pids = [started.pid, *processes_of(Path.cwd())]
     assert len(pids) > 4 and listening(pids) == (set(), {"broker", "line", "worker"})
     started.send_signal(signal.SIGTERM)
-    _, told = started.communicate(timeout=60)
+    _, printed = started.communicate(timeout=60)
     assert started.returncode == 128 + signal.SIGTERM
-    assert "to resume: python -m sos_deap.run --resume run" in told
+    assert "to resume: python -m sos_deap.run --resume run" in printed
     assert not processes_of(Path.cwd())
     assert not Path("run/result.json").exists()
 
@@ -464,7 +466,9 @@ def test_a_killed_launcher_leaves_no_orphan(hostfile: None, started: subprocess.
 @pytest.mark.parametrize(
     "said", [b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"\xff\xfe origin x\nstatus 0\n"]
 )
-def test_a_stranger_on_the_line_is_let_go(said: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_connection_without_the_token_is_closed(
+    said: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Idle(subprocess.Popen[bytes]):
         def __init__(self, *_: Any, **__: Any) -> None:
             super().__init__(["sleep", "60"], start_new_session=True)
@@ -484,11 +488,13 @@ def test_a_stranger_on_the_line_is_let_go(said: bytes, monkeypatch: pytest.Monke
         run.end()
 
 
-def test_scoop_gives_back_the_status_of_bad_input(flags: list[str]) -> None:
+def test_scoop_returns_the_status_of_bad_input(flags: list[str]) -> None:
     ended = ran(under_scoop(*flags, *own("ends"), "--json_lines", "--output_dir=run"))
     assert ended.returncode == 2
-    [told] = [line for line in ended.stderr.splitlines() if line.startswith("error: ")]
-    assert told.startswith("error: the metric ends raised SystemExit: 0 (metrics_of_mine.py, line ")
+    [printed] = [line for line in ended.stderr.splitlines() if line.startswith("error: ")]
+    assert printed.startswith(
+        "error: the metric ends raised SystemExit: 0 (metrics_of_mine.py, line "
+    )
     assert json.loads(ended.stdout)["event"] == "run"  # and nothing else on any line
 
 
@@ -497,7 +503,7 @@ def test_what_a_metric_raises_in_a_process(flags: list[str], capsys: Any) -> Non
     assert "error: the metric ends raised SystemExit: 0" in capsys.readouterr().err
 
 
-def test_json_lines_are_alone(flags: list[str], capfd: Any) -> None:
+def test_json_lines_are_the_only_output(flags: list[str], capfd: Any) -> None:
     few = ["--generations=1", "--json_lines"]
     assert main([*flags, *own("noisy"), *few]) == 0
     events = [json.loads(line)["event"] for line in capfd.readouterr().out.splitlines()]
@@ -512,7 +518,7 @@ def test_json_lines_are_alone(flags: list[str], capfd: Any) -> None:
 def test_a_script_of_deap_under_plain_scoop(
     model_folder: Path, text_file: Path, tmp_path: Path
 ) -> None:
-    # Its map, one individual at a time; the evaluator goes as a recipe.
+    # SCOOP's map, one individual at a time; the evaluator is sent as a recipe.
     script = tmp_path / "mine.py"
     script.write_text(f"""
 import random, torch, sos_deap
@@ -529,8 +535,8 @@ def main(spread):
         toolbox.register("map", futures.map)
     else:
         sos_deap.open_engine(evaluate, spread)
-    people = toolbox.population(n=6)
-    algorithms.eaSimple(people, toolbox, 0.9, 1.0, 3, halloffame=best, verbose=False)
+    individuals = toolbox.population(n=6)
+    algorithms.eaSimple(individuals, toolbox, 0.9, 1.0, 3, halloffame=best, verbose=False)
     return list(best[0]), best[0].fitness.values
 
 if __name__ == "__main__":
@@ -566,7 +572,7 @@ def listening(pids: list[int]) -> tuple[set[str], set[str]]:
     """Addresses on which processes listen, and what their listening files are for."""
     sockets = set()
     for fd in (fd for pid in pids for fd in Path(f"/proc/{pid}/fd").iterdir()):
-        with suppress(OSError):  # closed meanwhile
+        with suppress(OSError):  # closed in the meantime
             sockets.add(str(fd.readlink()).removeprefix("socket:[").rstrip("]"))
     addresses = set()
     for table in ("tcp", "tcp6"):

@@ -74,10 +74,10 @@ def test_duplicates_and_known_chromosomes_cost_nothing(evaluator: Evaluator) -> 
     assert [genes for genes, _ in evaluator.history()] == [a, b, c]
     assert evaluator.cached(c) == again[1]
     assert evaluator.cached(chromosomes(4)[3]) is None
-    assert accounting.evaluations == 6  # asking what is known is not an evaluation
+    assert accounting.evaluations == 6  # a look-up in the cache is not an evaluation
 
 
-def test_a_store_is_shared_by_what_computes_the_same(evaluator: Evaluator, tmp_path: Path) -> None:
+def test_a_store_is_shared_by_evaluators_of_one_scope(evaluator: Evaluator, tmp_path: Path) -> None:
     several, path = chromosomes(5), tmp_path / "store.sqlite"
     evaluator.open_store(path)
     first = evaluator.metrics(several[:3])
@@ -112,10 +112,10 @@ def test_a_store_is_shared_by_what_computes_the_same(evaluator: Evaluator, tmp_p
 @pytest.mark.parametrize(
     ("batching", "expected"),
     [
-        # Rotations tried out and operations counted on one sequence; two sub-models of three,
+        # Rotations are tested and operations counted on one sequence; two sub-models of three,
         # then the last alone.
         ("masked", [1, 1, 1, 6, 6, 3]),
-        ("shared", [1, 1, 1, 2, 2, 15]),  # tried out with one sequence, then all at once
+        ("shared", [1, 1, 1, 2, 2, 15]),  # tested with one sequence, then all at once
         ("auto", [1, 1, 1, 2, 2, 15]),
     ],
 )
@@ -147,7 +147,7 @@ def test_how_they_are_computed_does_not_matter(
     found = [metric for genes in several for metric in shared_.metrics([genes])]
     assert found == pytest.approx(expected, rel=1e-5)
     again = Evaluator(evaluator.model, evaluator.task, batching="shared").metrics(several)
-    assert again == found  # to the last bit, whatever the company
+    assert again == found  # to the last bit, whatever else is in the batch
 
 
 def test_operations_and_layers_are_counted(evaluator: Evaluator) -> None:
@@ -158,7 +158,7 @@ def test_operations_and_layers_are_counted(evaluator: Evaluator) -> None:
     each = (dense.accounting.flops or 0) / 2
     assert shared_.accounting.flops == pytest.approx(each) and each > 0
     assert (dense.accounting.layers, shared_.accounting.layers_computed) == (6, 3)
-    shared_.metrics([[1] * 8 + [0] * 4])  # two layers are known, and the third has no heads
+    shared_.metrics([[1] * 8 + [0] * 4])  # two layers are cached, and the third has no heads
     assert (shared_.accounting.layers, shared_.accounting.layers_computed) == (6, 4)
     assert each < (shared_.accounting.flops or 0) < 2 * each
 
@@ -181,7 +181,7 @@ def test_over_the_bound_is_worst_and_costs_nothing(evaluator: Evaluator) -> None
 
 
 def test_a_metric_that_is_not_finite_is_the_worst_fitness(evaluator: Evaluator) -> None:
-    """Head 5 breaks the model: whoever keeps it computes NaN."""
+    """Head 5 breaks the model: sub-models that keep it compute NaN."""
     attention: Any = evaluator.model
     with torch.no_grad():
         attention.model.layers[1].self_attn.o_proj.weight[:, 8:16] = 1e30
@@ -218,14 +218,14 @@ def test_out_of_memory_halves_the_chunk(
 
     monkeypatch.setattr(evaluator.model, "forward", limited)
     assert roomy.metrics(several) == pytest.approx(expected, rel=1e-5)
-    # Where not even two sequences fit, sharing cannot be tried out, and masks do.
+    # If two sequences do not fit, sharing cannot be tested, and masks are used.
     assert roomy.accounting.out_of_memory == sum(n > 2 and n > limit for n in rows) > 0
     assert max(rows) == 15
     assert roomy.accounting.forward_evaluations == 5
     assert roomy.accounting.tokens == 5 * 3 * 16
 
 
-def test_out_of_memory_with_one_sequence_says_what_to_do(
+def test_out_of_memory_with_one_sequence_states_what_to_do(
     evaluator: Evaluator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*args: Any, **kwargs: Any) -> None:
@@ -297,7 +297,7 @@ def test_batched_map_evaluates_a_generation_at_once(evaluator: Evaluator) -> Non
     fresh.model.register_forward_pre_hook(lambda *_: calls.append(1))
     mapped = [values[0] for values in toolbox.map(toolbox.evaluate, iter(individuals))]
     assert mapped == pytest.approx(expected, rel=1e-5)
-    # On one sequence rotations are tried out, twice, and operations counted; then all.
+    # On one sequence rotations are tested, twice, and operations counted; then all.
     assert len(calls) == 4
     assert batched_map(fresh, individuals) == fresh.many(individuals)
     assert batched_map(len, individuals) == [GENES] * 3  # any other function
@@ -368,7 +368,9 @@ def test_scores_on_some_examples_are_those_of_a_task_of_them(evaluator: Evaluato
         part = Evaluator(evaluator.model, Perplexity(Sequences("part", ids[start:stop])), "metric")
         asked = Chromosome(genes, examples=(start, stop))
         assert evaluator(asked) == pytest.approx(part(genes), rel=1e-6)
-    assert evaluator.accounting.tokens == (2 + 2 + 2 + 6) * 16  # (2, 6) goes on where (2, 4) ended
+    assert (
+        evaluator.accounting.tokens == (2 + 2 + 2 + 6) * 16
+    )  # (2, 6) continues where (2, 4) ended
     assert evaluator.spent() == {"evaluations": 2, "tokens": 12 * 16}
     assert evaluator(Chromosome(genes, examples=(2, 4))) != evaluator(genes)
     assert evaluator.accounting.cache_hits == 2

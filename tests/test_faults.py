@@ -163,8 +163,8 @@ def test_non_finite_metrics_are_kept_and_never_win(
 def failed(status: int, capsys: Any, reason: str, folder: Path) -> None:
     """Check that a run ended with an error of writing."""
     assert status == 1
-    told = capsys.readouterr().err.splitlines()
-    [error] = [line for line in told if not line.startswith("store ")]
+    printed = capsys.readouterr().err.splitlines()
+    [error] = [line for line in printed if not line.startswith("store ")]
     assert error.startswith("error: ") and reason in error
     assert error.endswith(f"to resume: python -m sos_deap.run --resume {folder}")
 
@@ -217,7 +217,7 @@ def test_a_disk_that_is_full_at_once(small: list[str], tmp_path: Path, capsys: A
     with full_disk_for():
         assert main([*small, f"--output_dir={folder}"]) == 2
     assert "cannot write to output folder" in capsys.readouterr().err
-    assert main([*small, f"--output_dir={folder}"]) == 0  # nothing was begun
+    assert main([*small, f"--output_dir={folder}"]) == 0  # nothing was started
 
 
 def test_a_model_that_does_not_fit_on_the_disk(
@@ -272,7 +272,7 @@ def test_a_real_disk_that_fills(
     assert known(read(folder)) == known(read(whole))
 
 
-# Others at the same files
+# Other processes that use the same files
 
 LOCK = """
 import sqlite3, sys
@@ -377,7 +377,7 @@ def test_of_two_runs_that_begin_in_one_folder_the_second_is_refused(
     assert tree(folder) == held[-1]
 
 
-def test_a_run_that_ends_while_another_process_comes_to_resume_it_stays_as_it_is(
+def test_a_run_that_ends_while_another_process_resumes_it_is_unchanged(
     small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     folder = tmp_path / "run"
@@ -425,7 +425,9 @@ def test_files_of_a_process_that_was_killed_before_its_run_began(
     assert not list(folder.glob("*.part"))
     mine = tmp_path / "mine"
     mine.mkdir()
-    (mine / "journal.jsonl").write_text("dear diary")  # a user's own, not ours to overwrite
+    (mine / "journal.jsonl").write_text(
+        "dear diary"
+    )  # a user's file, which must not be overwritten
     capsys.readouterr()
     assert main([*small, f"--output_dir={mine}"]) == 2
     assert "is not an empty folder" in capsys.readouterr().err

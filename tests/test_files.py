@@ -23,18 +23,18 @@ from sos_deap.files.atomic import (
 )
 
 
-def test_a_folder_appears_when_it_is_whole(tmp_path: Path) -> None:
+def test_a_folder_appears_when_it_is_complete(tmp_path: Path) -> None:
     place = tmp_path / "deep" / "out"
-    with whole_folder(place) as beside:
-        (beside / "a").write_text("a")
+    with whole_folder(place) as part:
+        (part / "a").write_text("a")
         assert not place.exists()
     assert (place / "a").read_text() == "a"
     assert [path.name for path in place.parent.iterdir()] == ["out"]
 
 
 def test_a_failure_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError), whole_folder(tmp_path / "out") as beside:  # noqa: PT012
-        (beside / "a").write_text("a")
+    with pytest.raises(RuntimeError), whole_folder(tmp_path / "out") as part:  # noqa: PT012
+        (part / "a").write_text("a")
         raise RuntimeError
     assert not list(tmp_path.iterdir())
 
@@ -53,31 +53,31 @@ WRITERS = {
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_files_of_others_stay_as_they_are(tmp_path: Path, name: str) -> None:
+def test_files_of_others_are_unchanged(tmp_path: Path, name: str) -> None:
     """A file named like a temporary one, and the targets of links."""
-    theirs, path = tmp_path / "thesis", tmp_path / "run" / name
-    theirs.write_text("mine")
+    foreign, path = tmp_path / "thesis", tmp_path / "run" / name
+    foreign.write_text("mine")
     path.parent.mkdir()
-    (path.parent / f"{name}.part").symlink_to(theirs)
-    path.symlink_to(theirs)
+    (path.parent / f"{name}.part").symlink_to(foreign)
+    path.symlink_to(foreign)
     WRITERS[name](path)
-    assert theirs.read_text() == "mine" and not path.is_symlink()
-    assert path.stat().st_mode == theirs.stat().st_mode  # that of any new file
+    assert foreign.read_text() == "mine" and not path.is_symlink()
+    assert path.stat().st_mode == foreign.stat().st_mode  # that of any new file
     assert sorted(p.name for p in path.parent.iterdir()) == [name, f"{name}.part"]
 
 
-def test_folders_of_others_stay_as_they_are(tmp_path: Path) -> None:
-    theirs, place = tmp_path / "out.part", tmp_path / "out"
-    theirs.mkdir()
-    (theirs / "thesis").write_text("mine")
+def test_folders_of_others_are_unchanged(tmp_path: Path) -> None:
+    foreign, place = tmp_path / "out.part", tmp_path / "out"
+    foreign.mkdir()
+    (foreign / "thesis").write_text("mine")
     with whole_folder(place):
         pass
-    assert (theirs / "thesis").read_text() == "mine"
-    (tmp_path / "link").symlink_to(theirs)
+    assert (foreign / "thesis").read_text() == "mine"
+    (tmp_path / "link").symlink_to(foreign)
     for make in (make_subfolder, make_empty_subfolder):
         with pytest.raises(InputError, match="link is a symbolic link"):
             make(tmp_path / "link")
-    assert (theirs / "thesis").read_text() == "mine"
+    assert (foreign / "thesis").read_text() == "mine"
     place.rmdir()
     place.symlink_to(tmp_path / "empty")
     (tmp_path / "empty").mkdir()
@@ -148,10 +148,10 @@ def test_a_folder_is_on_the_disk_before_its_name_is(
     assert events[renamed + 1 :] == [("sync", "deep")]
 
 
-def test_an_empty_folder_may_be_there_but_nothing_in_it(tmp_path: Path) -> None:
+def test_the_output_folder_may_exist_if_it_is_empty(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
-    with whole_folder(tmp_path / "out") as beside:
-        (beside / "a").write_text("a")
+    with whole_folder(tmp_path / "out") as part:
+        (part / "a").write_text("a")
     with pytest.raises(InputError, match="not an empty folder"), whole_folder(tmp_path / "out"):
         pass
     (tmp_path / "file").write_text("f")
@@ -171,7 +171,7 @@ def umask(request: pytest.FixtureRequest) -> Iterator[int]:
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_files_get_the_mode_of_new_files_or_keep_theirs(
+def test_files_get_the_mode_of_new_files_or_keep_their_own(
     tmp_path: Path, umask: int, name: str
 ) -> None:
     path = tmp_path / name

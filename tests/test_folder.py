@@ -1,4 +1,4 @@
-"""A pruned model's folder in a process without sos_deap, and what transformers makes of it."""
+"""A pruned model's folder in a process without sos_deap, and as transformers loads it."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ print(write("Return the list of", max_new_tokens=12, do_sample=False)[0]["genera
     assert python(code, folder).strip() == tokenizer.decode(expected, skip_special_tokens=True)
 
 
-def test_per_layer_config_tells_how_many_heads_are_left(tmp_path: Path) -> None:
+def test_per_layer_config_states_how_many_heads_are_left(tmp_path: Path) -> None:
     prune(build("llama", 2), [1, 0, 0, 0] + [0, 0, 0, 0] + [1, 1, 1, 0]).save_pretrained(tmp_path)
     layers: Any = AutoConfig.from_pretrained(tmp_path).per_layer_config
     assert (layers[0].num_attention_heads, layers[0].num_key_value_heads) == (1, 1)
@@ -187,7 +187,7 @@ def test_saving_leaves_the_config_of_the_model_in_memory_plain(tmp_path: Path) -
     assert pruned.config.num_attention_heads == HEADS
 
 
-def test_the_stock_class_refuses_even_where_only_a_whole_layer_went(tmp_path: Path) -> None:
+def test_the_stock_class_refuses_a_folder_without_one_whole_layer(tmp_path: Path) -> None:
     for family in ("llama", "gpt2", "opt"):
         model = build(family)
         prune(model, [1] * (2 * HEADS) + [0] * HEADS).save_pretrained(tmp_path / family)
@@ -195,7 +195,7 @@ def test_the_stock_class_refuses_even_where_only_a_whole_layer_went(tmp_path: Pa
             type(model).from_pretrained(tmp_path / family)
 
 
-def test_another_task_s_head_can_be_put_on(tmp_path: Path, monkeypatch: Any) -> None:
+def test_the_head_of_another_task_can_be_added(tmp_path: Path, monkeypatch: Any) -> None:
     model = build("bert")
     prune(model, ragged(model)).save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
@@ -206,7 +206,7 @@ def test_another_task_s_head_can_be_put_on(tmp_path: Path, monkeypatch: Any) -> 
         assert f"\n{name.split('.')[1]} = pruned_class(transformers." in code
 
 
-def test_an_encoder_decoder_offers_no_decoder_alone(tmp_path: Path) -> None:
+def test_an_encoder_decoder_has_no_class_of_the_decoder_alone(tmp_path: Path) -> None:
     model = build("bart")
     prune(model, ragged(model)).save_pretrained(tmp_path)
     autos = json.loads((tmp_path / "config.json").read_text())["auto_map"]
@@ -240,7 +240,7 @@ def test_pushing_from_save_pretrained_is_refused(tmp_path: Path) -> None:
         pruned.save_pretrained(tmp_path, push_to_hub=True)
 
 
-def test_the_code_beside_the_weights_names_the_architecture_s_row() -> None:
+def test_the_saved_code_contains_the_row_of_the_architecture() -> None:
     from sos_deap.models.saving import _code
 
     for family in sorted(FAMILIES):

@@ -402,7 +402,7 @@ def test_the_tokens_are_those_of_transformers(make: Any, name: str, tmp_path: Pa
     assert pre_name.contents() == name
 
 
-def test_metaspace_differs_only_where_the_docstring_says(tmp_path: Path) -> None:
+def test_metaspace_differs_only_where_the_docstring_states(tmp_path: Path) -> None:
     tokenizer = sentencepiece_like()
     tokenizer.backend_tokenizer.normalizer = None
     tokenizer.backend_tokenizer.pre_tokenizer = pre.Metaspace("▁", "first", split=False)

@@ -1,4 +1,4 @@
-"""The help of `run`, short and complete, and how fast it comes."""
+"""The help of `run`, short and complete, and the time that it takes."""
 
 from __future__ import annotations
 

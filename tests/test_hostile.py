@@ -1,4 +1,4 @@
-"""Files that say anything at all: answered with an error of one line, never more, nothing run."""
+"""Files with arbitrary content: each causes an error of one line, and nothing in them is run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from sos_deap import Evaluator, InputError, load
-from sos_deap.__main__ import main as front_door
+from sos_deap.__main__ import main as package_main
 from sos_deap.config import parse
 from sos_deap.evaluation.journal import Journal
 from sos_deap.evaluation.store import Store
@@ -126,7 +126,7 @@ def quotient(sums: list[float]) -> float:
 
 
 @pytest.mark.parametrize("name", NONSENSE)
-def test_a_line_that_makes_no_sense_is_dropped_with_all_that_follows(
+def test_an_inconsistent_line_is_dropped_with_all_that_follow(
     tmp_path: Path, name: str, caplog: Any
 ) -> None:
     path = tmp_path / "j"
@@ -140,11 +140,11 @@ def test_a_line_that_makes_no_sense_is_dropped_with_all_that_follows(
 
 @few
 @given(st.lists(VALUES | st.fixed_dictionaries({"examples": VALUES, "sums": VALUES}), max_size=4))
-def test_a_journal_of_anything_is_read_or_refused(tmp_path: Path, contents: list[Any]) -> None:
+def test_an_arbitrary_journal_is_read_or_refused(tmp_path: Path, contents: list[Any]) -> None:
     path = tmp_path / "j"
     path.write_bytes(line(HEAD) + line(GOOD) + b"".join(map(line, contents)))
     with closing(Journal(path, "x", quotient)) as journal:
-        assert len(journal) == 2  # hypothesis finds no line that makes sense
+        assert len(journal) == 2  # hypothesis finds no valid line
     path.write_bytes(b"".join(map(line, contents)))
     with suppress(InputError):  # of another model, task or other data
         Journal(path, "x", quotient).close()
@@ -165,7 +165,7 @@ def test_sums_of_another_kind_than_the_task_s_are_refused(
     evaluator.close_journal()
 
 
-def test_rows_of_a_store_that_are_no_metrics_are_not_there(tmp_path: Path) -> None:
+def test_rows_of_a_store_that_are_no_metrics_are_ignored(tmp_path: Path) -> None:
     store = Store(tmp_path / "s", "x")
     for number, metric in enumerate((b"", b"1234567", "text", 5, 1.5)):
         content = metric if isinstance(metric, bytes) else b""
@@ -198,7 +198,7 @@ def test_settings_run_nothing_and_are_one_error(tmp_path: Path, text: str, capsy
 
 @few
 @given(st.dictionaries(st.sampled_from(["model", "seed", "generations", "quiet"]) | KEYS, VALUES))
-def test_settings_of_anything_are_read_or_refused(tmp_path: Path, content: Any) -> None:
+def test_arbitrary_settings_are_read_or_refused(tmp_path: Path, content: Any) -> None:
     path = tmp_path / "settings.json"
     path.write_text(json.dumps(content))
     try:
@@ -214,7 +214,7 @@ def test_settings_of_anything_are_read_or_refused(tmp_path: Path, content: Any) 
 
 @few
 @given(st.text(max_size=30) | st.sampled_from(EVIL[:-1]))
-def test_parameters_of_anything_are_read_or_refused(text: str) -> None:
+def test_arbitrary_parameters_are_read_or_refused(text: str) -> None:
     for ask in (plain, lambda value: split(f"name,key={value}")):
         with suppress(ValueError):  # of which InputError is one
             ask(text)
@@ -225,7 +225,7 @@ def test_parameters_of_anything_are_read_or_refused(text: str) -> None:
 
 @few
 @given(VALUES | st.fixed_dictionaries({"chromosome": VALUES}, optional={"unit": VALUES}))
-def test_chromosomes_of_anything_are_read_or_refused(tmp_path: Path, content: Any) -> None:
+def test_arbitrary_chromosomes_are_read_or_refused(tmp_path: Path, content: Any) -> None:
     path = tmp_path / "c.json"
     path.write_text(json.dumps(content))
     try:
@@ -251,13 +251,13 @@ def test_chromosomes_of_anything_are_read_or_refused(tmp_path: Path, content: An
     ],
     ids=range(9),
 )
-def test_prune_answers_a_bad_chromosome_with_one_line(
+def test_prune_refuses_a_bad_chromosome_in_one_line(
     model_folder: Path, tmp_path: Path, text: str, capsys: Any
 ) -> None:
     path = tmp_path / "c.json"
     path.write_text(text)
     flags = [f"--chromosome={path}", f"--output_dir={tmp_path / 'out'}"]
-    assert front_door(["prune", str(model_folder), *flags]) == 2
+    assert package_main(["prune", str(model_folder), *flags]) == 2
     assert one_error(capsys).isprintable()
     assert not (tmp_path / "out").exists()
 
@@ -284,7 +284,7 @@ def test_prune_answers_a_bad_chromosome_with_one_line(
     ],
     ids=lambda changes: json.dumps(changes)[:50],
 )
-def test_a_model_s_config_of_anything_is_refused(
+def test_an_arbitrary_config_of_a_model_is_refused(
     model_folder: Path, tmp_path: Path, changes: dict[str, Any]
 ) -> None:
     folder = tmp_path / "model"
@@ -299,7 +299,7 @@ def test_a_model_s_config_of_anything_is_refused(
 
 @pytest.mark.parametrize("file", ["config.json", "model.safetensors"])
 @pytest.mark.parametrize("text", [DEEP, "", "[]", "null", "3", '{"model_type": null}'])
-def test_a_model_s_files_of_anything_are_refused(
+def test_arbitrary_files_of_a_model_are_refused(
     model_folder: Path, tmp_path: Path, file: str, text: str
 ) -> None:
     folder = tmp_path / "model"
@@ -344,7 +344,7 @@ def test_a_config_of_a_million_layers_is_refused_at_once(
 
 @few
 @given(VALUES, st.sampled_from(["", "dense", "best", "search", "data", "versions"]))
-def test_a_result_of_anything_is_reported_or_refused(tmp_path: Path, value: Any, part: str) -> None:
+def test_an_arbitrary_result_is_reported_or_refused(tmp_path: Path, value: Any, part: str) -> None:
     from sos_deap.report.comparison import comparison
 
     sizes = {"heads": 2, "heldout": {"kl": 1.0}}
@@ -432,7 +432,7 @@ def test_what_will_fail_after_the_search_fails_before_it(
     assert not run.exists()
 
 
-def test_a_rehearsal_draws_no_random_numbers_and_leaves_the_model_as_it_was(
+def test_a_rehearsal_draws_no_random_numbers_and_does_not_change_the_model(
     model_folder: Path, text_file: Path
 ) -> None:
     evaluator = Evaluator.from_pretrained(

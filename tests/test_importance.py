@@ -253,7 +253,7 @@ def test_priors_of_the_space_are_the_importances(evaluator: Evaluator) -> None:
     assert costs.pop("ablation") == 13 and costs.pop("taylor") == 3
     assert costs.pop("activation") == 1
     assert costs == {None: 0, "magnitude": 0, "flap": 1, "output": 1, "wanda": 1}
-    assert evaluator.accounting.tokens == before  # until it is asked for
+    assert evaluator.accounting.tokens == before  # until it is requested
     assert space.importance("wanda") == evaluator.importance("wanda")
 
 

@@ -73,7 +73,7 @@ def generators() -> tuple[Any, ...]:
     ],
     ids=["sos-repaired", "nsga2", "sweep"],
 )
-def test_the_page_follows_the_search_and_leaves_it_alone(
+def test_the_page_follows_the_search_and_does_not_change_it(
     flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: list[str]
 ) -> None:
     plain, folder = tmp_path / "plain", tmp_path / "run"
@@ -157,7 +157,7 @@ def test_pages_take_little_of_the_time(
 
 
 @pytest.mark.usefixtures("at_once")
-def test_the_page_of_a_search_that_was_interrupted_says_so(
+def test_the_page_states_that_a_search_was_interrupted(
     flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, write, sent = tmp_path / "run", LivePage._write, list[int]()
@@ -319,4 +319,4 @@ def test_a_missing_tensorboard_is_reported_before_anything_is_written(
     [error] = capsys.readouterr().err.splitlines()
     assert "needs the package tensorboard: pip install 'sos_deap[tensorboard]'" in error
     assert not folder.exists()
-    assert main([*flags, f"--output_dir={folder}"]) == 0  # without the flag it is not missed
+    assert main([*flags, f"--output_dir={folder}"]) == 0  # without the flag it is not needed

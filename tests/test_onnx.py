@@ -203,7 +203,7 @@ def test_a_model_that_cannot_be_traced(
     assert capfd.readouterr() == ("", "")
 
 
-def test_logs_are_held_back_only_meanwhile() -> None:
+def test_logs_are_suppressed_inside_the_context_only() -> None:
     logger = logging.getLogger("transformers.exporters")
     assert logger.isEnabledFor(logging.ERROR)
     with onnx._quiet():

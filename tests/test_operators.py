@@ -102,7 +102,7 @@ def test_impossible_rates_are_refused(indpb: float, bias: float) -> None:
 
 
 @given(GENES, st.integers(1, 5))
-def test_a_swap_gives_back_as_many_as_it_removes(genes: list[int], moves: int) -> None:
+def test_a_swap_restores_as_many_as_it_removes(genes: list[int], moves: int) -> None:
     individual = Chromosome(genes)
     (mutant,) = mutSwap(individual, moves)
     assert mutant is individual and sum(mutant) == sum(genes)
@@ -112,7 +112,7 @@ def test_a_swap_gives_back_as_many_as_it_removes(genes: list[int], moves: int) -
 
 
 @given(GENES, st.floats(0, 1))
-def test_repair_only_gives_heads_back_and_only_as_many_as_needed(
+def test_repair_only_restores_heads_and_only_as_many_as_needed(
     genes: list[int], maximum: float
 ) -> None:
     def remove_all(individual: list[int]) -> tuple[list[int]]:
@@ -140,7 +140,7 @@ def test_uniform_layers_keep_one_of_the_counts_next_to_the_mean(
     (count,) = kept
     between = range(*sorted((count, round(mean))))
     assert not any(c for c in counts if c in between and c not in (count, round(mean)))
-    for start in range(0, len(child), size):  # a layer only loses heads, or only gets some back
+    for start in range(0, len(child), size):  # a layer only loses heads, or only regains some
         pairs = list(zip(genes[start : start + size], child[start : start + size], strict=True))
         assert not ((0, 1) in pairs and (1, 0) in pairs)
 

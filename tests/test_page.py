@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from matplotlib.colors import to_rgba
 
-from sos_deap.__main__ import main as front_door
+from sos_deap.__main__ import main as package_main
 from sos_deap.report.figures import COLOURS
 from sos_deap.report.formats import measurement
 from sos_deap.report.genes_figure import genes_figure
@@ -229,9 +229,9 @@ def test_runs_are_compared_without_torch(finished: Path, tmp_path: Path) -> None
         "assert not {'torch', 'transformers', 'datasets'} & set(sys.modules)"
     )
     command = [sys.executable, "-c", code, "report", str(finished), str(other)]
-    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert (other / "report.html").is_file()
-    sentence, line = [line for line in told.splitlines() if line.startswith("other")]
+    sentence, line = [line for line in printed.splitlines() if line.startswith("other")]
     assert "sos-repaired" in line and "perplexity, held-out" in line and "+100 %" in line
     assert f"{12 - result['best']['heads']} of 12 heads" in line
     assert sentence.startswith("other: ") and sentence.endswith("the search has not seen")
@@ -256,7 +256,7 @@ def test_old_folders_are_shown(finished: Path, tmp_path: Path, capsys: Any) -> N
     search["genes_per_layer"] = [part["size"] for part in parts]
     (folder / "result.json").write_text(json.dumps(result))
     (folder / "measured.json").unlink()
-    assert front_door(["report", str(folder)]) == 0
+    assert package_main(["report", str(folder)]) == 0
     assert "old " in capsys.readouterr().out
     assert "density" in Words((folder / "report.html").read_text()).text
     for figure in ("genes.png", "genes.svg"):
@@ -280,7 +280,7 @@ def test_a_page_of_heads_and_channels(finished: Path, tmp_path: Path) -> None:
     best["chromosome"] = [1, 0, 1, 1, *[1] * 7, 0] * 3
     result["dense"]["channels"], best["channels"] = 144, 126
     (folder / "result.json").write_text(json.dumps(result))
-    assert front_door(["report", str(folder)]) == 0
+    assert package_main(["report", str(folder)]) == 0
     page = Words((folder / "report.html").read_text())
     place = page.text.index("feed-forward channels")
     assert page.text[place : place + 4] == ["feed-forward channels", "144", "126", "-12.5 %"]
@@ -304,28 +304,28 @@ def test_a_hostile_folder_changes_nothing_outside(
     finished: Path, tmp_path: Path, capsys: Any
 ) -> None:
     """Links to the user's files, names with escapes, and files that are folders."""
-    folder, theirs = tmp_path / "run", tmp_path / "theirs"
+    folder, foreign = tmp_path / "run", tmp_path / "foreign"
     shutil.copytree(finished, folder)
-    theirs.mkdir()
+    foreign.mkdir()
     names = ("report.html", "plots/genes.png", "plots/generations.svg")
     for name in names:
-        (theirs / Path(name).name).write_text("precious")
+        (foreign / Path(name).name).write_text("precious")
         (folder / name).unlink()
-        (folder / name).symlink_to(theirs / Path(name).name)
-    (folder / "report.html.part").symlink_to(theirs / "report.html")
+        (folder / name).symlink_to(foreign / Path(name).name)
+    (folder / "report.html.part").symlink_to(foreign / "report.html")
     result = read(folder)
     result["search"]["algorithm"] = "\x1b]0;title\x07\x1b[2Jmine"
     (folder / "result.json").write_text(json.dumps(result))
-    assert front_door(["report", str(folder)]) == 0
-    told = capsys.readouterr().out
-    assert "mine" in told and told.replace("\n", "").isprintable()
-    assert {path.read_text() for path in theirs.iterdir()} == {"precious"}
+    assert package_main(["report", str(folder)]) == 0
+    printed = capsys.readouterr().out
+    assert "mine" in printed and printed.replace("\n", "").isprintable()
+    assert {path.read_text() for path in foreign.iterdir()} == {"precious"}
     assert not any((folder / name).is_symlink() for name in names)
     shutil.rmtree(folder / "plots")
-    (folder / "plots").symlink_to(theirs)
-    assert front_door(["report", str(folder)]) == 2
+    (folder / "plots").symlink_to(foreign)
+    assert package_main(["report", str(folder)]) == 2
     assert "plots is a symbolic link" in capsys.readouterr().err
-    assert len(list(theirs.iterdir())) == 3
+    assert len(list(foreign.iterdir())) == 3
 
 
 def test_what_is_in_the_files_stays_text(finished: Path, tmp_path: Path, capsys: Any) -> None:
@@ -334,7 +334,7 @@ def test_what_is_in_the_files_stays_text(finished: Path, tmp_path: Path, capsys:
     config = json.loads((folder / "config.json").read_text())
     config["model"] = "<script>alert(1)</script>"
     (folder / "config.json").write_text(json.dumps(config))
-    assert front_door(["report", str(folder)]) == 0
+    assert package_main(["report", str(folder)]) == 0
     assert "script" not in Words((folder / "report.html").read_text()).open
     for name, content, message in (
         ("result.json", "{", "is damaged: "),
@@ -350,19 +350,19 @@ def test_what_is_in_the_files_stays_text(finished: Path, tmp_path: Path, capsys:
         before = path.read_text()
         path.unlink() if content is None else path.write_text(content)
         capsys.readouterr()
-        assert front_door(["report", str(folder)]) == 2
+        assert package_main(["report", str(folder)]) == 2
         [error] = capsys.readouterr().err.splitlines()
         assert message in error
         path.write_text(before)
-    assert front_door(["report", str(tmp_path)]) == 2
+    assert package_main(["report", str(tmp_path)]) == 2
     (folder / "samples.json").unlink()
     (folder / "samples.json").mkdir()
     result = read(folder)
     result["search"]["parts"][-1]["size"] = 10**12
     capsys.readouterr()
-    assert front_door(["report", str(folder)]) == 2
+    assert package_main(["report", str(folder)]) == 2
     assert "samples.json cannot be read: Is a directory" in capsys.readouterr().err
     (folder / "samples.json").rmdir()
     (folder / "result.json").write_text(json.dumps(result))
-    assert front_door(["report", str(folder)]) == 2
+    assert package_main(["report", str(folder)]) == 2
     assert "12 genes for parts of 1,000,000,000,008 genes" in capsys.readouterr().err

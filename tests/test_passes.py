@@ -1,4 +1,4 @@
-"""How many sub-models go into a masked batch, by a clock that only forward passes move."""
+"""The size of masked batches, with a clock that only forward passes advance."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def asked(seconds: Callable[[int], float], most: int, passes: int) -> list[int]:
     [
         (lambda size: 1.0 * size, 1),  # nothing is gained
         (lambda size: 1.5 * size - 0.5, 1),  # larger ones are slower
-        (lambda size: 10.0 + size, 11),  # the start is all that costs: as many as there is room for
+        (lambda size: 10.0 + size, 11),  # only the start takes time: as many as fit
         (lambda size: 10.0 + size + size**3, 2),  # up to a point
     ],
 )
@@ -51,12 +51,12 @@ def test_a_slow_first_pass_does_not_count() -> None:
     assert [sizes.next(most) for most in (1, 2, 3, 4, 7)] == [1, 1, 1, 1, 1]
 
 
-def test_what_is_left_over_says_nothing_of_sizes_between() -> None:
+def test_a_larger_size_does_not_count_as_a_timing_of_smaller_ones() -> None:
     sizes = BatchSizes()
     for size in (1, 1, 3, 2, 3, 2):
         sizes.record(size, 1.0)
     assert [sizes.next(most) for most in (1, 2, 3)] == [1, 2, 3]
-    assert sizes.next(4) == 4  # not known yet
+    assert sizes.next(4) == 4  # not timed yet
 
 
 def fake_clock(
@@ -88,7 +88,7 @@ def masked_passes(evaluator: Evaluator, batch_tokens: int | None = None) -> Forw
     )
 
 
-def test_the_timing_is_of_what_was_to_be_computed(
+def test_the_timed_passes_compute_the_requested_sub_models(
     evaluator: Evaluator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     several = several_of(52)
@@ -97,7 +97,7 @@ def test_the_timing_is_of_what_was_to_be_computed(
     timed = Evaluator(evaluator.model, evaluator.task, batching="masked")
     found = timed.metrics(several[:40]) + timed.metrics(several[40:])
     assert found == pytest.approx(expected, rel=1e-5)
-    # A row to try out rotations, twice, and to count operations; then no sub-model twice.
+    # A row to test rotations, twice, and to count operations; then no sub-model twice.
     assert rows == [1, 1, 1, *(ROWS * size for size in (1, 1, 2, 2, 4, 4, 8, 8, 10, 12))]
 
 
@@ -108,14 +108,14 @@ def test_a_token_budget_is_kept_to_without_timing(
     assert sizes_of(evaluator, 10, 4 * ROWS * 16) == [4, 4, 2]
 
 
-def test_where_batches_do_not_pay_it_is_one_at_a_time(
+def test_sub_models_run_one_at_a_time_if_batches_are_slower(
     evaluator: Evaluator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake_clock(evaluator, monkeypatch, lambda rows: rows**1.1)
     assert sizes_of(evaluator, 20) == [1, 1, 2, 2, 4, 4, *[1] * 6]
 
 
-def test_some_of_the_examples_say_nothing_of_all(
+def test_passes_on_some_of_the_examples_do_not_count_as_timings(
     evaluator: Evaluator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake_clock(evaluator, monkeypatch, lambda rows: rows)

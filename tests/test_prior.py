@@ -1,4 +1,4 @@
-"""Priors that lead a genetic algorithm: at the start, by mutation and by repair."""
+"""Priors of a genetic algorithm: in the initial population, in mutation and in repair."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_an_ablation_is_of_each_gene_alone(evaluator: Evaluator) -> None:
     assert evaluator.accounting.forward_evaluations == 13
 
 
-def test_a_run_by_an_ablation_goes_on(tmp_path: Path) -> None:
+def test_a_run_with_the_prior_ablation_is_resumed(tmp_path: Path) -> None:
     """What it computes is a part of the search, in its journal and on its page."""
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     flags = [*FLAGS, "--prior=ablation"]

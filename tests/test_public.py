@@ -18,7 +18,7 @@ PROMISED = {
 }
 
 
-def test_all_is_reality() -> None:
+def test_all_lists_every_public_name() -> None:
     assert set(sos_deap.__all__) >= PROMISED
     for name in sos_deap.__all__:
         thing = getattr(sos_deap, name)

@@ -45,7 +45,9 @@ def test_a_penalty_on_evaluate_decides_in_every_search(evaluator: Evaluator, nam
 
 
 @pytest.mark.parametrize("name", ["eaSimple", "swap", "sweep"])
-def test_another_function_as_evaluate_is_what_judges(evaluator: Evaluator, name: str) -> None:
+def test_another_function_registered_as_evaluate_determines_the_fitness(
+    evaluator: Evaluator, name: str
+) -> None:
     toolbox = filled(evaluator)
     toolbox.register("evaluate", lambda genes: (float(sum(genes[:4])),))
     random.seed(2)
@@ -72,7 +74,7 @@ def test_the_penalty_counts_where_the_winner_is_validated(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["swap", "one-shot", "random"])
 @pytest.mark.parametrize(("share", "removed"), [(0.1, 1), (0.34, 4), (0.5, 6)])
-def test_a_strategy_removes_as_much_as_evolve_is_told(
+def test_a_strategy_removes_as_much_as_max_sparsity_of_evolve_allows(
     evaluator: Evaluator, name: str, share: float, removed: int
 ) -> None:
     limits = Limits(evaluations=30)
@@ -80,7 +82,7 @@ def test_a_strategy_removes_as_much_as_evolve_is_told(
     hall = evolve(toolbox, name, population=4, max_sparsity=share, limits=limits).halloffame
     assert GENES - sum(hall[0]) == removed
     assert hall[0].fitness.values[0] > -1e6
-    assert toolbox.search.space.steps([1] * GENES) == 4  # the caller's is as it was
+    assert toolbox.search.space.steps([1] * GENES) == 4  # the caller's toolbox is unchanged
 
 
 def test_a_loop_keeps_to_less_than_the_toolbox_and_refuses_more(evaluator: Evaluator) -> None:

@@ -1,4 +1,4 @@
-"""Runs that are stopped, at any moment, and go on as if they had not been."""
+"""Runs that are stopped at any moment and resumed end as an uninterrupted run does."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ from sos_deap.run import main
 from tests.conftest import GENES
 from tests.test_run import read, rows
 
-#: What a run that went on has less of, as it did less work.
+#: Counts that are lower in a resumed run, as it did less work.
 WORK = ("layers_computed", "flops", "out_of_memory")
 END = ("result.json", "measured.json", "report.html", "complete.json")
 A, B = bytes([1, 0, 1]), bytes([1, 1, 0])
 
 
 class Killed(BaseException):
-    """As if the process had ended here: nothing of the program may catch it."""
+    """Stands for the end of the process: the program must not catch it."""
 
 
 def known(result: Any) -> Any:
@@ -93,7 +93,7 @@ def test_a_journal_gives_back_every_bit(tmp_path: Path) -> None:
         assert math.isnan(row[0])
 
 
-def test_what_is_damaged_is_cut_off_and_written_anew(tmp_path: Path, caplog: Any) -> None:
+def test_damaged_lines_are_cut_off_and_written_again(tmp_path: Path, caplog: Any) -> None:
     path = tmp_path / "j"
     journal = Journal(path, "x", clock=lambda: 0.0)
     sums = {bytes([i]): [float(i)] for i in range(2)} | {A: [0.5], B: [1.5]}
@@ -126,9 +126,7 @@ def test_what_is_damaged_is_cut_off_and_written_anew(tmp_path: Path, caplog: Any
         ({"examples": [0, 4], "sums": {"101": [1.0]}}, "has lost its first line: restore"),
     ],
 )
-def test_a_file_that_is_no_journal_is_left_alone(
-    tmp_path: Path, content: Any, message: str
-) -> None:
+def test_a_file_that_is_no_journal_is_unchanged(tmp_path: Path, content: Any, message: str) -> None:
     path, other = tmp_path / "j", tmp_path / "bashrc"
     if content is None:
         other.write_bytes(b"precious")
@@ -141,7 +139,7 @@ def test_a_file_that_is_no_journal_is_left_alone(
     assert path.read_bytes() == before
 
 
-def test_a_line_is_on_the_disk_soon_though_no_other_follows(
+def test_a_line_is_synced_soon_although_no_other_follows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sos_deap.evaluation.journal._SYNC_SECONDS", 0.05)
@@ -174,13 +172,13 @@ def test_seconds_are_those_of_all_processes(tmp_path: Path) -> None:
             yield [key], [sums[key]]
 
     keys = list(sums)
-    for begin, told in ((0.0, [10.0, 20.0]), (5000.0, [10.0, 20.0, 30.0, 40.0])):
+    for begin, expected in ((0.0, [10.0, 20.0]), (5000.0, [10.0, 20.0, 30.0, 40.0])):
         now[0], found = begin, []
         with closing(Journal(tmp_path / "j", "x", clock=lambda: now[0])) as journal:
-            for key in keys[: len(told)]:
+            for key in keys[: len(expected)]:
                 list(journal.through([key], (0, 1), slow))
                 found.append(journal.seconds)
-        assert found == told
+        assert found == expected
 
 
 def test_a_journal_is_of_one_scope_and_one_process(tmp_path: Path) -> None:
@@ -192,7 +190,7 @@ def test_a_journal_is_of_one_scope_and_one_process(tmp_path: Path) -> None:
         Journal(tmp_path / "j", "y")
     with pytest.raises(InputError, match=r"journal .* cannot be opened"):
         Journal(tmp_path / "nowhere" / "j", "x")
-    Journal(tmp_path / "j", "x").close()  # which left it as it was
+    Journal(tmp_path / "j", "x").close()  # which did not change it
 
 
 def test_an_evaluator_computes_nothing_twice(evaluator: Evaluator, tmp_path: Path) -> None:
@@ -214,7 +212,7 @@ def test_an_evaluator_computes_nothing_twice(evaluator: Evaluator, tmp_path: Pat
 
 
 def no_page(folder: Path) -> Path:
-    """In place of the page, which `test_page.py` looks at: the file that says a run is complete."""
+    """Write a short text instead of the page, which `test_page.py` tests."""
     write_text(folder / "report.html", "<html>a page</html>\n")
     return folder / "report.html"
 
@@ -226,7 +224,7 @@ def small(
     """Flags of a run of a second."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sos_deap.finish.measured", lambda models, seqlen: [])  # seconds of timing
-    monkeypatch.setattr("sos_deap.report.page.write_page", no_page)  # and as many of drawing
+    monkeypatch.setattr("sos_deap.report.page.write_page", no_page)  # and seconds of drawing
     flags = {
         "model": model_folder,
         "dataset": text_file,
@@ -257,7 +255,7 @@ SEARCHES = {
 
 
 @pytest.mark.parametrize("name", SEARCHES)
-def test_killed_at_any_write_a_run_goes_on_to_the_same_end(
+def test_a_run_that_is_killed_at_any_write_is_resumed_to_the_same_end(
     small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     whole = tmp_path / "whole"
@@ -367,7 +365,7 @@ def test_what_is_damaged_in_a_complete_run_is_made_again(small: list[str], tmp_p
     assert resumable_folder(folder) == folder
 
 
-def test_the_folder_is_removed_while_the_run_goes_on(
+def test_the_folder_is_removed_during_the_run(
     small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     folder, write, left = tmp_path / "run", Journal._write, [5]
@@ -401,7 +399,7 @@ def test_names_that_no_file_can_have_are_refused(
     assert not list(tmp_path.glob("*"))
 
 
-def test_whoever_cannot_have_a_run_s_folder_leaves_it_as_it_is(
+def test_a_process_that_cannot_lock_a_run_folder_does_not_change_it(
     small: list[str], tmp_path: Path, capsys: Any
 ) -> None:
     folder = tmp_path / "run"
@@ -437,7 +435,7 @@ def test_a_run_of_an_earlier_version_is_not_resumed(tmp_path: Path, capsys: Any)
     assert error.endswith("start a new run without --resume")
 
 
-def test_what_cannot_go_on(small: list[str], tmp_path: Path, capsys: Any) -> None:
+def test_runs_that_cannot_be_resumed(small: list[str], tmp_path: Path, capsys: Any) -> None:
     folder = tmp_path / "run"
     assert main([*small, f"--output_dir={folder}"]) == 0
     for flags, message in (
@@ -476,12 +474,12 @@ def test_a_real_process_stopped_by_a_signal(
         assert process.poll() is None and time.monotonic() < until
         time.sleep(0.02)
     process.send_signal(number)
-    _, told = process.communicate(timeout=60)
+    _, printed = process.communicate(timeout=60)
     if number == signal.SIGKILL:
         assert process.returncode == -number
     else:
         assert process.returncode == 128 + number
-        assert f"to resume: python -m sos_deap.run --resume {folder}" in told
+        assert f"to resume: python -m sos_deap.run --resume {folder}" in printed
     assert not (folder / "result.json").exists()
     assert main([f"--resume={folder}", "--generations=30"]) == 0
     assert main([*small, *more, "--generations=30", f"--output_dir={whole}"]) == 0

@@ -26,7 +26,7 @@ def run(model: Any) -> torch.Tensor:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("family", "kv_heads"), CHAINS)
-def test_models_compute_what_they_did_to_the_last_bit(
+def test_outputs_are_the_same_to_the_last_bit(
     family: str, kv_heads: int | None, dtype: torch.dtype
 ) -> None:
     model = build(family, kv_heads).to(dtype)
@@ -39,7 +39,7 @@ def test_models_compute_what_they_did_to_the_last_bit(
     assert [getattr(module, NAME) for module in found] == own
 
 
-def test_all_is_left_as_found_after_an_error() -> None:
+def test_everything_is_restored_after_an_error() -> None:
     modules = [modeling_llama, modeling_gptj]
     own = [getattr(module, NAME) for module in modules]
 
@@ -53,7 +53,7 @@ def test_all_is_left_as_found_after_an_error() -> None:
     assert [getattr(module, NAME) for module in modules] == own
 
 
-def test_a_model_that_it_does_not_serve_goes_its_own_way(
+def test_models_with_another_rotation_are_not_changed(
     evaluator: Evaluator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     genes = [1] * 11 + [0]

@@ -14,7 +14,7 @@ import torch
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from sos_deap import Evaluator, load, masked, prune
-from sos_deap.__main__ import main as front_door
+from sos_deap.__main__ import main as package_main
 from sos_deap.report.formats import measurement
 from sos_deap.run import main
 
@@ -170,7 +170,7 @@ def test_the_files_of_a_run_have_the_mode_of_new_files(
         assert path.stat().st_mode & 0o777 == new & ~umask, path
 
 
-def test_what_a_run_leaves_for_others(small: list[str], tmp_path: Path) -> None:
+def test_the_model_card_and_the_chromosome_of_a_run(small: list[str], tmp_path: Path) -> None:
     folder = tmp_path / "run"
     assert main([*small, "--seed=5", f"--output_dir={folder}"]) == 0
     best, dense = (read(folder)[part] for part in ("best", "dense"))
@@ -191,7 +191,7 @@ def test_what_a_run_leaves_for_others(small: list[str], tmp_path: Path) -> None:
     again = tmp_path / "again"
     chromosome = f"--chromosome={folder / 'chromosome.json'}"
     model = _flag(small, "model")
-    assert front_door(["prune", model, chromosome, f"--output_dir={again}"]) == 0
+    assert package_main(["prune", model, chromosome, f"--output_dir={again}"]) == 0
     weights = [place / "model.safetensors" for place in (folder / "pruned", again)]
     assert weights[0].read_bytes() == weights[1].read_bytes()
     (measured,) = json.loads((folder / "measured.json").read_text())
@@ -241,7 +241,7 @@ def test_genes_of_every_kind(
         assert best["sparsity"] == pytest.approx(share)
     again = tmp_path / "again"
     chromosome = f"--chromosome={folder / 'chromosome.json'}"
-    assert front_door(["prune", _flag(small, "model"), chromosome, f"--output_dir={again}"]) == 0
+    assert package_main(["prune", _flag(small, "model"), chromosome, f"--output_dir={again}"]) == 0
     weights = [place / "model.safetensors" for place in (folder / "pruned", again)]
     assert weights[0].read_bytes() == weights[1].read_bytes()
 
@@ -274,7 +274,9 @@ def test_a_trace_and_a_store_that_another_run_reads(small: list[str], tmp_path: 
     assert second["search"]["forward_evaluations"] == 0 == second["search"]["tokens"]
 
 
-def test_a_run_that_removes_nothing_says_so(small: list[str], tmp_path: Path, capsys: Any) -> None:
+def test_a_run_that_removes_nothing_states_it(
+    small: list[str], tmp_path: Path, capsys: Any
+) -> None:
     flags = ["--generations=0", "--initial_sparsity=0", f"--output_dir={tmp_path / 'run'}"]
     assert main([*small, *flags]) == 0
     assert "nothing was removed, since no smaller sub-model" in capsys.readouterr().out
@@ -443,7 +445,7 @@ def test_gpt2_from_the_command_line(small: list[str], tmp_path: Path) -> None:
         (KeyboardInterrupt(), 130, "inter"),
     ],
 )
-def test_a_run_that_is_cut_short_says_so(
+def test_a_run_that_fails_at_its_end_reports_it(
     small: list[str],
     tmp_path: Path,
     monkeypatch: Any,
@@ -462,12 +464,12 @@ def test_a_run_that_is_cut_short_says_so(
     assert rows(tmp_path / "run" / "evaluations.csv")  # what was computed is kept
 
 
-def test_the_front_door(capsys: Any) -> None:
-    assert front_door([]) == 0
+def test_the_command_line_of_the_package(capsys: Any) -> None:
+    assert package_main([]) == 0
     assert "run " in capsys.readouterr().out
-    assert front_door(["rnu"]) == 2
+    assert package_main(["rnu"]) == 2
     assert "did you mean 'run'" in capsys.readouterr().err
     with pytest.raises(SystemExit) as stop:
-        front_door(["run", "--help"])
+        package_main(["run", "--help"])
     assert stop.value.code == 0
     assert "--max_sparsity" in capsys.readouterr().out

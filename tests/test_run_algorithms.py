@@ -133,7 +133,7 @@ def test_json_lines_for_programs(small: list[str], tmp_path: Path, capsys: Any) 
     assert last == {"event": "result", **result, "measured": []}
 
 
-def test_quiet_says_nothing_but_errors(small: list[str], tmp_path: Path, capsys: Any) -> None:
+def test_quiet_prints_nothing_but_errors(small: list[str], tmp_path: Path, capsys: Any) -> None:
     assert main([*small, "--quiet"]) == 0
     assert capsys.readouterr() == ("", "")
     assert (tmp_path / "run" / "report.html").is_file()
@@ -157,7 +157,7 @@ def test_everything_of_the_user_s_own(small: list[str], tmp_path: Path) -> None:
     result = read(tmp_path / "run")
     assert result["search"]["algorithm"] == "mine_search:climb,rate=1"
     assert result["search"]["objective"] == "paper"
-    # Every child lost all its heads and got back as many as the bound takes: 4 of 12 are gone.
+    # Every child lost all its heads and got back as many as the bound allows: 4 of 12 are removed.
     evaluations = rows(tmp_path / "run" / "evaluations.csv")
     assert {row["chromosome"].count("0") for row in evaluations} == {1, 4}
     assert [int(row["nevals"]) for row in rows(tmp_path / "run" / "logbook.csv")] == [6] * 4

@@ -1,4 +1,4 @@
-"""Selections by the frequencies that their definitions say."""
+"""The frequencies of selections are those of their definitions."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_shares_by_hand(select: Any, fitness: Any, shares: Any) -> None:
 
 
 def test_deap_s_own_misbehave_for_costs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Why ours exist; should DEAP mend them, ours can go."""
+    """The reason for this package's versions; if DEAP fixes its own, they can be removed."""
     given = individuals_of(-10, -20, -40, -40)
     random.seed(0)
     chosen = [tools.selRoulette(given, CHOSEN) for _ in range(200)]

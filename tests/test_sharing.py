@@ -62,7 +62,7 @@ def test_sharing_gives_the_result_of_masking(family: str, kv_heads: int | None) 
     forwards = {name: module.forward for name, module in model.named_modules()}
     weights = {name: id(weight) for name, weight in model.named_parameters()}
     implementation = model.config._attn_implementation
-    for states in (States(0), States(1_000), States(10**9)):  # none, some and all are remembered
+    for states in (States(0), States(1_000), States(10**9)):  # none, some and all are cached
         for _ in range(2):
             assert_close(run(model, several, ids, states), expected)
     assert all(module.forward == forwards[name] for name, module in model.named_modules())
@@ -74,11 +74,11 @@ def test_a_sub_model_does_not_depend_on_the_others_bit_for_bit() -> None:
     model, ids = build("llama", 2), torch.randint(1, VOCABULARY, (2, 9))
     several = related(12)
     alone = torch.cat([run(model, [genes], ids, States(0)) for genes in several])
-    together, remembered = States(10**9), States(3_000)
+    together, cached = States(10**9), States(3_000)
     assert torch.equal(run(model, several, ids, together), alone)
     for genes, expected in zip(several, alone.split(2), strict=True):
         assert torch.equal(run(model, [genes], ids, together), expected)
-        assert torch.equal(run(model, [genes], ids, remembered), expected)
+        assert torch.equal(run(model, [genes], ids, cached), expected)
 
 
 def test_every_distinct_prefix_is_computed_once() -> None:

@@ -1,4 +1,4 @@
-"""Nothing that a user's file says is ever run: read from the package's own source."""
+"""Nothing in a user's file is run: checked in the source of the package."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def called(tree: ast.AST) -> list[tuple[str, ast.Call]]:
 
 
 def faults(source: str) -> list[str]:
-    """What in a source runs what it reads."""
+    """The parts of a source that run what they read."""
     found = []
     for name, call in called(ast.parse(source)):
         *owner, function = name.split(".")
@@ -79,6 +79,6 @@ def test_the_one_loader_of_yaml_is_a_safe_one() -> None:
         "read(name, weights_only=False)",
     ],
 )
-def test_what_would_run_it_is_seen(source: str) -> None:
+def test_code_that_would_run_it_is_found(source: str) -> None:
     assert faults(source)
     assert not faults("model.eval(); re.compile(x); json.load(file)")

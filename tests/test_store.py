@@ -44,7 +44,7 @@ def test_values_come_back_bit_for_bit(tmp_path: Path) -> None:
     assert [p.name for p in path.parent.iterdir()] == ["store.sqlite"]
 
 
-def test_scopes_are_apart(tmp_path: Path) -> None:
+def test_scopes_are_separate(tmp_path: Path) -> None:
     one, other = (Store(tmp_path / "s", scope) for scope in ("bfloat16", "float32"))
     one.put({A: 1.0})
     other.put({A: 2.0})
@@ -76,7 +76,7 @@ def test_several_processes_write_one(tmp_path: Path) -> None:
 
 
 def written(path: Path) -> list[bytes]:
-    """The chromosomes that a store has, as any reader of SQLite sees them."""
+    """The chromosomes that a store has, read with SQLite alone."""
     if not path.exists():
         return []
     with closing(sqlite3.connect(path)) as reader, suppress(sqlite3.Error):
@@ -120,7 +120,7 @@ BROKEN: dict[str, Callable[[bytes], bytes]] = {
     ("damage", "in_a_run"),
     [("cut", False), ("page", False), ("noise", True), ("zeros", True), ("text", True)],
 )
-def test_a_damaged_store_is_set_aside(
+def test_a_damaged_store_is_renamed(
     tmp_path: Path, damage: str, in_a_run: bool, caplog: Any
 ) -> None:
     path = tmp_path / "store.sqlite"
@@ -144,7 +144,7 @@ def test_a_damaged_store_is_set_aside(
 
 
 @pytest.mark.parametrize("damage", ["noise", "zeros", "text", "note", "other"])
-def test_a_file_that_never_was_a_store_is_left_alone(tmp_path: Path, damage: str) -> None:
+def test_a_file_that_never_was_a_store_is_unchanged(tmp_path: Path, damage: str) -> None:
     path = tmp_path / "thesis"
     with sqlite3.connect(path) as mine:
         mine.executescript("CREATE TABLE letters (a); INSERT INTO letters VALUES (zeroblob(9999))")
@@ -180,7 +180,7 @@ def test_a_value_that_was_changed_is_not_trusted(tmp_path: Path, caplog: Any) ->
     assert store.get(A) == 1.0
 
 
-def test_what_is_no_store_is_refused_and_left_alone(tmp_path: Path) -> None:
+def test_what_is_no_store_is_refused_and_unchanged(tmp_path: Path) -> None:
     path = tmp_path / "mine.sqlite"
     with sqlite3.connect(path) as mine:
         mine.execute("CREATE TABLE letters (a)")

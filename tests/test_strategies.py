@@ -48,7 +48,7 @@ def toolbox_for(evaluate: Any = cost, space: Space = SPACE) -> Any:
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
-def test_a_winner_removes_as_many_as_are_to_go(name: str) -> None:
+def test_a_winner_removes_as_many_as_the_space_states(name: str) -> None:
     evolution = evolve(toolbox_for(), name, population=6, generations=20)
     [best] = evolution.halloffame
     assert best.count(0) == 5
@@ -86,7 +86,7 @@ def test_stock_deap_runs_a_strategy_to_the_bit_as_the_driver(
     toolbox.register("update", made.update)
     hall = tools.HallOfFame(1000)
     asked = driven.logbook.select("nevals")
-    # The driver may add a generation, the finalists: those of a search that goes by parts.
+    # The driver may add a generation, the finalists, if a search scores on some examples only.
     generations = len(asked) - (name.startswith("sweep"))
     population, logbook = algorithms.eaGenerateUpdate(toolbox, generations, hall, verbose=False)
     assert random.getstate() == after
@@ -95,7 +95,7 @@ def test_stock_deap_runs_a_strategy_to_the_bit_as_the_driver(
     assert driven.population == (population if len(asked) == generations else made.finalists())
 
 
-def test_a_space_without_priors_says_so() -> None:
+def test_a_prior_that_the_space_lacks_is_an_error() -> None:
     with pytest.raises(InputError, match="wanda is unknown, the space has no priors: give"):
         evolve(toolbox_for(space=heads((4, 4), 2 / 8)), "coarse-to-fine")
 

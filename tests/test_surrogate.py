@@ -88,7 +88,7 @@ def test_it_predicts_where_genes_do_not_depend_on_each_other() -> None:
     assert surrogate.trusted
 
 
-def test_a_prior_tells_what_few_evaluations_do_not() -> None:
+def test_a_prior_improves_predictions_from_few_evaluations() -> None:
     def fitness(genes: list[int]) -> float:
         return 0.01 * sum(w for w, gene in zip(WEIGHTS, genes, strict=True) if gene)
 
@@ -117,7 +117,7 @@ def test_screening_finds_more_with_as_many_evaluations() -> None:
 
     plain, screened = mean("swap"), mean("swap,screen=6")
     assert screened > plain
-    assert mean("swap,prior=weights") > plain  # which begins where the weights say
+    assert mean("swap,prior=weights") > plain  # which starts from the weights
 
 
 def test_a_user_s_mistakes() -> None:

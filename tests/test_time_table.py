@@ -108,7 +108,7 @@ def test_grouped_heads_by_hand() -> None:
 
 
 def test_times_of_layers_by_hand() -> None:
-    """Two layers are 80 % of the dense model's time, and the reduced ones take half of theirs.
+    """Two layers are 80 % of the dense model's time, and reduced layers take half as long.
 
     In the second round the machine is half as fast, and the whole of a model is never compared.
     """

@@ -177,7 +177,7 @@ def test_sleb_removes_all_genes_of_a_layer() -> None:
 
 
 def test_greedy_compares_losses_per_cost() -> None:
-    """A gene of twice the cost and 1.5 times the loss goes first."""
+    """A gene of twice the cost and 1.5 times the loss is removed first."""
     space = space_of({"heads": (2, 1), "ffn": (1, 2)}, 2, 0.5)
     best, asked = searched(space, "greedy", [1, 1, 1.5, 1, 1, 9], evaluations=50)
     assert [one.count(0) for one in asked[:7]] == [0] + [1] * 6

@@ -1,4 +1,4 @@
-"""The winner is chosen on examples that the search has not seen."""
+"""The winner is chosen on examples that the search has not used."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ WORTH = [DRAW.random() for _ in range(20)]
 
 
 def elsewhere(individual: Any) -> tuple[float]:
-    """A fitness that has nothing to do with the search's."""
+    """A fitness that is unrelated to the search's."""
     return (sum(w for w, gene in zip(WORTH, individual, strict=True) if gene),)
 
 
@@ -99,14 +99,16 @@ def test_the_examples_are_others_and_are_counted() -> None:
         plain.validate(individuals)
 
 
-def test_the_text_a_model_writes_is_another(tmp_path: Path) -> None:
+def test_validation_text_that_a_model_writes_is_another(tmp_path: Path) -> None:
     own = Evaluator.from_pretrained(**{**DATA, "dataset": "builtin:self"}, validation_samples=2)
     assert own.validation is not None and own.heldout is not None
     tasks = (own.task, own.validation.task, own.heldout)
     assert len({task.describe()["token_hash"] for task in tasks}) == 3
 
 
-def test_a_run_chooses_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_chooses_its_winner_and_reports_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     more = ["--validation_samples=4", "--finalists=3", "--generations=3"]
     assert main([*FLAGS, *more, f"--output_dir={tmp_path / 'run'}"]) == 0
     assert "the winner is the best of 3 on the validation examples" in capsys.readouterr().out
@@ -125,7 +127,7 @@ def test_a_run_chooses_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture
 def test_a_signal_while_the_winner_is_chosen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It ends the run as at any other moment, and the run goes on to the same end."""
+    """It ends the run as at any other moment, and the resumed run has the same result."""
     more = [*FLAGS, "--validation_samples=4", "--finalists=3", "--generations=2"]
     assert main([*more, f"--output_dir={tmp_path / 'whole'}"]) == 0
     validating = Evaluator.validating

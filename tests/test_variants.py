@@ -98,7 +98,7 @@ def test_end_to_end(compared: Path) -> None:
     assert not list(compared.rglob("*.part"))
 
 
-def test_traces_say_what_was_spent(compared: Path) -> None:
+def test_traces_record_what_was_spent(compared: Path) -> None:
     each = 2 * 16  # tokens of an evaluation
     for row in rows(compared / "traces.csv"):
         # What the dense model reads, to be compared with, is spent too.
@@ -107,7 +107,7 @@ def test_traces_say_what_was_spent(compared: Path) -> None:
         assert float(row["share"]) == pytest.approx(int(row["tokens"]) / each / BUDGET)
 
 
-def test_the_page_stands_alone(compared: Path) -> None:
+def test_the_page_is_self_contained(compared: Path) -> None:
     page = (compared / "index.html").read_text(encoding="utf-8")
     assert page.count("<svg") == 4
     for outside in ("src=", "@import", "<script", "<link"):
@@ -143,7 +143,7 @@ def test_files_for_iohanalyzer(compared: Path) -> None:
         assert run["best"]["y"] == pytest.approx(min(mine))
 
 
-def test_ioh_is_asked_for_before_anything_is_done(
+def test_a_missing_ioh_is_reported_before_anything_is_done(
     tmp_path: Path,
     flags: Flags,
     monkeypatch: pytest.MonkeyPatch,
@@ -159,7 +159,7 @@ def test_ioh_is_asked_for_before_anything_is_done(
 
 
 @pytest.mark.usefixtures("no_figures")
-def test_what_was_killed_is_gone_on_with(
+def test_a_killed_comparison_is_resumed(
     compared: Path, tmp_path: Path, flags: Flags, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One run is done, the second is killed; the rest is done by two processes later."""
@@ -183,7 +183,7 @@ def test_what_was_killed_is_gone_on_with(
 
 
 def test_a_warm_store_gives_the_run_of_a_cold_one(tmp_path: Path, flags: Flags) -> None:
-    """Whoever ran first has paid; the accounts are as if nobody had."""
+    """An evaluation in the store counts as if it were computed."""
     same: list[dict[str, Any]] = []
     for _ in range(2):
         found = one(flags, tmp_path, "sos-repaired")
@@ -203,7 +203,7 @@ def test_the_same_seed_gives_the_same_initial_population(tmp_path: Path, flags: 
     loops = [one(flags, tmp_path, name)["initial"] for name in ("sos", "sos-repaired", "nsga2")]
     assert loops[0] == loops[1] == loops[2]
     exchange = one(flags, tmp_path, "swap")["initial"]
-    # It brings the same individuals to its sparsity, so what they remove it removes.
+    # `swap` changes the same individuals to its sparsity, so it removes what they remove.
     for text in loops[0]:
         assert any(
             all(new == "0" for old, new in zip(text, other, strict=True) if old == "0")
@@ -408,7 +408,7 @@ def test_bad_variants_are_one_line(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_file_says_what_flags_say(tmp_path: Path) -> None:
+def test_a_file_and_flags_give_the_same_settings(tmp_path: Path) -> None:
     path = tmp_path / "compare.yaml"
     path.write_text(
         "model: [a, b]\nvariants: [sos, swap]\nbudget: 20\nioh: true\nseqlen: 8\nworkers: 2\n"
@@ -423,7 +423,7 @@ def test_a_file_says_what_flags_say(tmp_path: Path) -> None:
         parse(["--config", str(path), "--output_dir", "o"])
 
 
-def test_a_folder_of_something_else_is_left_alone(
+def test_a_folder_of_something_else_is_unchanged(
     tmp_path: Path, flags: Flags, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "mine.txt").write_text("mine")
@@ -446,7 +446,7 @@ def test_heads_are_taken_that_the_search_removes_most() -> None:
     )
 
 
-def test_a_process_that_dies_is_told(
+def test_a_process_that_dies_is_reported(
     tmp_path: Path, flags: Flags, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     planned = jobs_of(flags, tmp_path, "sos,swap", seeds=1)

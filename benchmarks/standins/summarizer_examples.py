@@ -14,7 +14,7 @@ from benchmarks.standins.summarizer_data import Texts, sentences
 
 PAD, BOS, EOS = "<pad>", "<s>", "</s>"
 SEPARATOR = "\nTL;DR:"
-SOURCE = 192  # tokens of an article that the model sees
+SOURCE = 192  # tokens of an article that the model reads
 SUMMARY = 80  # maximum tokens of a summary; its last sentence may be cut
 SHORTEST = 60  # a summary ends with the first sentence that reaches this many tokens
 IGNORED = -100  # cross_entropy's label for "no loss here"

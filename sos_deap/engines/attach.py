@@ -19,7 +19,7 @@ def open_engine(
     """Let workers compute the sub-models of an evaluator, each with its own model.
 
     A search has the same result as without workers if torch has the same number of threads, since
-    everything that decides stays in this process. Workers pay off where an evaluation takes longer
+    this process makes all decisions. Workers pay off where an evaluation takes longer
     than a message between processes. :meth:`sos_deap.Evaluator.close_engine` releases them; an
     engine that is open is closed first.
 

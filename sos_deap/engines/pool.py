@@ -81,7 +81,9 @@ class WorkerPool:
         try:
             return self._engine.submit(sums, self._recipe, self._engine.workers, chunk, span)
         except RuntimeError as error:  # broken, or shut down by its owner
-            raise WorkerLostError(f"the workers take no more work: {first_line(error)}") from error
+            raise WorkerLostError(
+                f"the workers accept no more work: {first_line(error)}"
+            ) from error
 
     def _wait(self, futures: Sequence[Any]) -> None:
         """Wait for the first of some futures; print a message if none is answered for long.

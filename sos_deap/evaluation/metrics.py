@@ -281,8 +281,8 @@ class MetricEvaluator:
             return False
         if self._scores.journal is not None or self._engine is not None:
             raise InputError(
-                "the model was changed while a journal or an engine is open, which are for the "
-                "model as it was: close them first"
+                "the model was changed while a journal or an engine is open, which belong to the "
+                "unchanged model: close them first"
             )
         self._state = now
         self.clear()

@@ -54,7 +54,7 @@ class Compensation:
     def __init__(
         self, model: Any, genes: GeneMap, text: DescribedText, damping: float | None = None
     ) -> None:
-        if damping == 0:  # the system of some sub-model would be singular, in the midst of a search
+        if damping == 0:  # the system of some sub-model would be singular, during a search
             raise InputError("the damping of a refit during the search is 0: give a number above 0")
         if why := why_unsliceable(genes.family, model.config, genes.removes_heads):
             raise InputError(

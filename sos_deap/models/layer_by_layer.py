@@ -14,7 +14,7 @@ from sos_deap.models.text import Text
 
 
 class _Stop(Exception):  # noqa: N818 - it ends a forward pass and is no error
-    """Ends a forward pass after the part that was asked for."""
+    """Ends a forward pass after the part that was requested."""
 
 
 class LayerByLayer:

@@ -1,4 +1,4 @@
-"""Calibration text, as the functions that read activations or fit weights see it."""
+"""Calibration text, as functions that read activations or fit weights use it."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ def time_table_of(
     table = read_time_table(Path(time_table))
     tokens = table.conditions.tokens if time_tokens is None else time_tokens
     asked = replace(table.conditions, of=time_of or table.conditions.of, tokens=tokens)
-    table.check(genes, asked, str(time_table))  # before it matters what the model can do
+    table.check(genes, asked, str(time_table))  # before errors about what the model can do
     table.check(
         genes, time_conditions(model, time_of or table.conditions.of, tokens), str(time_table)
     )

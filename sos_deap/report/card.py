@@ -1,4 +1,4 @@
-"""The model card of a pruned model: its origin, what was removed, and what that cost."""
+"""The model card of a pruned model: its origin, what was removed, and the loss of quality."""
 
 from __future__ import annotations
 

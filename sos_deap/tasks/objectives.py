@@ -19,7 +19,7 @@ Objective = Callable[[float, float], tuple[float, ...]]
 def paper(score: float, sparsity: float) -> tuple[float]:
     """Return ``-perplexity * (1 - s)`` (Equation 1), or ``score / (1 - s)`` for positive scores.
 
-    For metrics such as accuracy, the paper says that "the equation is not negated". Taken literally
+    For metrics such as accuracy, the paper states that "the equation is not negated". To the letter
     (see :func:`paper_literal`) that penalises sparsity, so positive scores are divided by the
     density ``1 - s``.
     """
