@@ -53,9 +53,9 @@ def test_wilcoxon_by_all_signs() -> None:
 
 def test_wilcoxon_where_pairs_are_equal() -> None:
     assert st.wilcoxon([1, 2, 3], [1, 2, 3]) == (0.0, 0.0, 1.0)
-    # Six differences of the same sign and size: 2 of 64 exactly; with ties by the normal law.
+    # Six differences of the same sign and size: 2 of the 64 ways to choose their signs.
     _, _, p = st.wilcoxon([1, 2, 3, 4, 5, 6, 9], [2, 3, 4, 5, 6, 7, 9])
-    assert p == pytest.approx(0.0143, abs=1e-3)
+    assert p == pytest.approx(2 / 2**6) == st.least_p(6, 1)
 
 
 def test_a12_by_hand() -> None:
