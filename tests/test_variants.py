@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.variants import iohfiles, job, plan, work
+from benchmarks.variants import iohfiles, job, page, plan, results, tables, work
 from benchmarks.variants.__main__ import main
 from benchmarks.variants.heldout import completed
 from benchmarks.variants.settings import parse
@@ -23,6 +23,11 @@ BUDGET = 16
 REMOVED = 4  # a third of 12 heads
 
 Flags = Callable[..., list[str]]
+
+TOO_FEW = (
+    "With 2 seeds and 1 comparison the smallest possible p-value is 0.5: "
+    "no difference can be significant; give --seeds 6 or more"
+)
 
 #: What of a job's file the tables are made of.
 USED = ("checkpoints", "measured", "metric", "trace", "variant", "seed", "seconds", "genes")
@@ -108,11 +113,11 @@ def test_traces_record_what_was_spent(compared: Path) -> None:
 
 
 def test_the_page_is_self_contained(compared: Path) -> None:
-    page = (compared / "index.html").read_text(encoding="utf-8")
-    assert page.count("<svg") == 4
+    text = (compared / "index.html").read_text(encoding="utf-8")
+    assert text.count("<svg") == 4
     for outside in ("src=", "@import", "<script", "<link"):
-        assert outside not in page
-    assert "too few pairs" in page
+        assert outside not in text
+    assert "too few pairs" in text and f"<p>{TOO_FEW}.</p>" in text
     plots = {path.suffix for path in (compared / "plots").iterdir()}
     assert plots == {".png", ".svg"}
 
@@ -308,6 +313,7 @@ def test_damaged_files_of_jobs_are_computed_again(
     monkeypatch.setattr(job, "run_job", run_job)
     monkeypatch.setattr(job, "try_out", lambda kind, metric: None)
     assert main(flags(folder)) == 0 and not again
+    capsys.readouterr()
     name, whole = next(iter(sound.items()))
     text = json.dumps(whole)
     others: tuple[Any, ...] = (None, "x", [[]])
@@ -320,11 +326,62 @@ def test_damaged_files_of_jobs_are_computed_again(
         again.clear()
         assert main(flags(folder)) == 0
         assert again == [name], content[:200]
-        error = capsys.readouterr().err
-        assert error.count("\n") == 1 and f"{name}.json is damaged: renamed to" in error
+        few, error = capsys.readouterr().err.splitlines()
+        assert few == TOO_FEW and f"{name}.json is damaged: renamed to" in error
     (folder / "settings.json").write_text("[]")
     assert main(flags(folder)) == 2
     assert "settings.json cannot be read" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("more", "warning"),
+    [
+        ({}, TOO_FEW),
+        ({"seeds": 6}, ""),
+        ({"seeds": 6, "budget": 16, "variants": "sos,sos-repaired,swap"}, "--seeds 7 or more"),
+        ({"seeds": 6, "variants": "sos,nsga2,swap", "control": "sos"}, "p-value is 0.0625"),
+        ({"seeds": 1, "variants": "swap"}, ""),
+    ],
+)
+def test_too_few_seeds_are_told_before_the_first_run(
+    more: dict[str, Any],
+    warning: str,
+    tmp_path: Path,
+    flags: Flags,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def stop(one: plan.Job) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(job, "run_job", stop)
+    monkeypatch.setattr(job, "try_out", lambda kind, metric: None)
+    assert main(flags(tmp_path / "out", **more)) == 130
+    *lines, last = capsys.readouterr().err.splitlines()
+    assert last == "interrupted" and len(lines) == bool(warning)
+    assert warning in "".join(lines)
+
+
+def test_budgets_are_compared_together(tmp_path: Path, flags: Flags) -> None:
+    settings = parse([*flags(tmp_path, "sos,swap,nsga2"), "--budget", "20", "30"])
+    found = [(p.model, p.dataset, p.sparsity) for p in plan.problems(settings)]
+    assert tables.comparisons(settings) == len(found) * 3 == 9  # one model, data set and sparsity
+
+
+def test_a_variant_whose_genes_the_completion_chose_is_named(tmp_path: Path, flags: Flags) -> None:
+    def runs(*raw: str) -> dict[int, Any]:
+        return {i: {"checkpoints": [{"raw": r, "equal": "000011"}]} for i, r in enumerate(raw)}
+
+    problem = plan.problems(parse(flags(tmp_path)))[0]
+    by_variant = {
+        "completed": runs("011111", "011111", "000011"),
+        "found": runs("011111", "000111", "000011"),
+        "half": runs("001111"),
+        "failed": {},
+    }
+    group = results.Group(problem, by_variant, "perplexity", False)
+    (line,) = page.completion(group)
+    assert line.startswith("completed: the search chose 1 of 4 removed genes")
 
 
 @pytest.mark.parametrize(

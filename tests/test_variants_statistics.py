@@ -6,6 +6,7 @@ from itertools import product
 import pytest
 from scipy import stats
 
+from benchmarks.variants import page
 from benchmarks.variants import statistics as st
 
 #: Table 6 of Demsar (2006), "Statistical Comparisons of Classifiers over Multiple Data Sets": AUC
@@ -100,6 +101,8 @@ def test_fewest_pairs_that_can_show_a_difference(family: int, pairs: int) -> Non
         assert (st.holm([smallest] * family)[0] < st.ALPHA) == reached
     assert st.least_pairs(family) == pairs
     assert st.least_p(pairs, family) == pytest.approx(family * 2 / 2**pairs)
+    assert f"give --seeds {pairs} or more" in page.reach(pairs - 1, family)
+    assert "give" not in page.reach(pairs, family)
 
 
 def test_only_seeds_that_both_have_are_pairs() -> None:

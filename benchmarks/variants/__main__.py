@@ -14,6 +14,7 @@ import sys
 
 from benchmarks.variants import iohfiles, page, plan, results, tables
 from benchmarks.variants.settings import Settings, parse
+from benchmarks.variants.statistics import least_pairs
 from benchmarks.variants.work import result_path, work
 from sos_deap.cli import quiet, run_with_exit_status
 from sos_deap.errors import InputError
@@ -36,6 +37,9 @@ def compare(settings: Settings) -> list[str]:
     left = [job for job in planned if not result_path(settings.output_dir, job).exists()]
     for kind in plan.kinds(left + damaged):
         try_out(kind, settings.heldout_metric)
+    seeds, comparisons = len(settings.seeds), tables.comparisons(settings)
+    if comparisons and seeds < least_pairs(comparisons):
+        print(page.reach(seeds, comparisons), file=sys.stderr)
     plan.remember(settings, before)
     for path in (result_path(settings.output_dir, job) for job in damaged):
         aside = path.with_name(f"{path.name}.damaged")
@@ -91,7 +95,7 @@ def report(settings: Settings, planned: list[plan.Job], failed: list[str]) -> No
         group = result.group
         print(f"\n{group.problem.title}\n{group.metric}, dense {page.number(group.dense)} held-out")
         print(page.table(group, result.ranks))
-        print(page.reach(result))
+        print(*page.notes(result), sep="\n")
     print(f"\npage: {path}")
 
 

@@ -89,8 +89,9 @@ def _group(
         and len(result.ranks.average) > 1
         and save(folder, f"{slug}_ranks", lambda: plots.average_ranks(result.ranks, of, "seeds")),
         "friedman": _friedman(result.ranks),
+        "nemenyi": result.ranks.nemenyi is not None,
         "tests": [_comparison(one, group) for one in result.comparisons],
-        "reach": reach(result),
+        "notes": notes(result),
         "fronts": _fronts(group),
         "front_reference": _front_reference(group),
     }
@@ -175,18 +176,50 @@ def _friedman(ranks: st.Ranks) -> str:
     return f"Friedman's test: chi-square = {ranks.statistic:.2f}, p = {p_value(ranks.p)}."
 
 
-def reach(result: Tested) -> str:
-    """Return a sentence about the smallest p-value possible with this number of pairs."""
+def reach(seeds: int, comparisons: int) -> str:
+    """Return a sentence about the smallest p-value that Holm's correction allows.
+
+    :param seeds: number of seeds that both variants of a comparison have.
+    :param comparisons: number of comparisons that are corrected together, at least 1.
+    """
+    least, needed = st.least_p(seeds, comparisons), st.least_pairs(comparisons)
+    text = (
+        f"With {_count(seeds, 'seed')} and {_count(comparisons, 'comparison')} "
+        f"the smallest possible p-value is {least:.3g}"
+    )
+    if seeds >= needed:
+        return text
+    return f"{text}: no difference can be significant; give --seeds {needed} or more"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' if number != 1 else ''}"
+
+
+def completion(group: Group) -> list[str]:
+    """Return a warning for each variant of whose removed genes the search chose less than half.
+
+    The others were chosen by :func:`benchmarks.variants.heldout.completed`.
+    """
+    found = []
+    for variant, runs in group.results.items():
+        last = [result["checkpoints"][-1] for result in runs.values()]
+        chosen = [row["raw"].count("0") for row in last]
+        removed = [row["equal"].count("0") for row in last]
+        if last and numpy.median(2 * numpy.array(chosen) - removed) < 0:
+            found.append(
+                f"{variant}: the search chose {numpy.median(chosen):g} of "
+                f"{numpy.median(removed):g} removed genes (medians), the completion to equal "
+                "sparsity the others: the result is mostly that of the completion"
+            )
+    return found
+
+
+def notes(result: Tested) -> list[str]:
+    """Return the lines to print under the table of a problem."""
     family = max((one.family for one in result.comparisons), default=0)
     pairs = max((one.pairs for one in result.comparisons), default=0)
-    if not family:
-        return ""
-    least, needed = st.least_p(pairs, family), st.least_pairs(family)
-    text = (
-        f"With {pairs} pairs the smallest p-value that the correction over {family} "
-        f"{'comparison' if family == 1 else 'comparisons'} leaves is {p_value(least)}"
-    )
-    return f"{text}." if pairs >= needed else f"{text}: no verdict below {needed} pairs."
+    return [*([reach(pairs, family)] if family else []), *completion(result.group)]
 
 
 def _comparison(one: st.Comparison, group: Group) -> dict[str, Any]:

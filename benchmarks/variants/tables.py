@@ -109,6 +109,11 @@ class Tested:
     ranks: st.Ranks
 
 
+def comparisons(settings: Settings) -> int:
+    """Return the number of comparisons that Holm's correction takes together."""
+    return len(st.pairs_of(list(settings.variants), settings.control)) * len(settings.budgets)
+
+
 def tested(settings: Settings, found: list[Group]) -> list[Tested]:
     """Run all tests, on the winners' held-out metric at equal sparsity."""
     families: dict[Any, list[tuple[Group, st.Comparison]]] = {}
