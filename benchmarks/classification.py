@@ -8,8 +8,8 @@ The sub-models are random, with 31 % of the heads removed, in float32, on every 
 
 from __future__ import annotations
 
-import argparse
 import random
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import torch
 
 from sos_deap import Evaluator, masked, prune
 from sos_deap.cards import versions
+from sos_deap.cli import Parser, run_with_exit_status
 from sos_deap.files.atomic import write_json
 from sos_deap.search.chromosome import random_genes
 
@@ -48,7 +49,7 @@ def one_at_a_time(evaluator: Evaluator, chromosomes: list[list[int]]) -> torch.T
 
 def main() -> None:
     """Compare both, print a summary and write the JSON file."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(description=__doc__)
     parser.add_argument("--model", required=True, help="folder of a sequence classifier")
     parser.add_argument("--dataset", required=True, help="data set, as for sos_deap.run")
     parser.add_argument("--heldout_split", help="default: test, else validation")
@@ -88,4 +89,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_with_exit_status(main))

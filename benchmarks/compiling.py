@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import random
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -27,6 +28,7 @@ from benchmarks.evaluator import cpu_name
 from benchmarks.main_job import spread
 from sos_deap import Evaluator
 from sos_deap.cards import versions
+from sos_deap.cli import Parser, run_with_exit_status
 from sos_deap.files.atomic import write_json
 from sos_deap.models.narrow import replaced
 from sos_deap.models.sharing import blocks_of
@@ -90,9 +92,7 @@ def measured(evaluator: Evaluator, share: float, rounds: int) -> dict[str, Any]:
 
 def main() -> None:
     """Measure, write the JSON file and print its content."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=15, help="evaluations after the warm-up (15)")
     rounds = parser.parse_args().rounds
     torch._dynamo.config.recompile_limit = 64  # one per number of heads; the default is 8
@@ -112,4 +112,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_with_exit_status(main))

@@ -25,9 +25,10 @@ import torch
 
 from sos_deap import Evaluator, open_engine
 from sos_deap.cards import versions
-from sos_deap.cli import quiet
+from sos_deap.cli import Parser, quiet, run_with_exit_status
 from sos_deap.engines import ENGINES
 from sos_deap.engines.launch import launch
+from sos_deap.errors import WorkerLostError
 from sos_deap.files.atomic import write_json
 
 RESULTS = Path(__file__).parent / "results"
@@ -98,8 +99,13 @@ def measured(name: str, workers: int, samples: int, rounds: int) -> dict[str, An
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measure each engine in a separate process; with --into, measure one in this process."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    """Run the command line; return the exit status."""
+    return run_with_exit_status(lambda: compare(parsed(arguments)))
+
+
+def parsed(arguments: list[str] | None) -> argparse.Namespace:
+    """Parse the flags."""
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "engines", nargs="*", default=list(ENGINES), help="engines to measure (all)"
     )
@@ -107,11 +113,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--samples", type=int, default=48, help="sequences per evaluation (48)")
     parser.add_argument("--rounds", type=int, default=7, help="alternating rounds (7)")
     parser.add_argument("--into", type=Path, help=argparse.SUPPRESS)
-    flags = parser.parse_args(arguments)
+    flags: argparse.Namespace = parser.parse_args(arguments)
+    return flags
+
+
+def compare(flags: argparse.Namespace) -> None:
+    """Measure each engine in a separate process; with --into, measure one in this process."""
     numbers = (flags.workers, flags.samples, flags.rounds)
     if flags.into is not None:
         write_json(flags.into, measured(flags.engines[0], *numbers))
-        return 0
+        return
     result: dict[str, Any] = {}
     for name in flags.engines:
         with tempfile.TemporaryDirectory() as folder:
@@ -125,12 +136,11 @@ def main(arguments: list[str] | None = None) -> int:
                 command = [sys.executable, "-m", "benchmarks.engines", *given]
                 status = subprocess.run(command, check=False).returncode
             if status:
-                return status
+                raise WorkerLostError(f"the process of {name} ended with status {status}")
             result[name] = json.loads(path.read_text())
         print(name, json.dumps(result[name], indent=1), flush=True)
     machine = {"cores": os.cpu_count(), "samples": flags.samples, "rounds": flags.rounds}
     write_json(RESULTS / "engines.json", {**result, **machine, "versions": versions()})
-    return 0
 
 
 if __name__ == "__main__":

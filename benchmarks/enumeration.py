@@ -14,6 +14,7 @@ import argparse
 import math
 import random
 import statistics
+import sys
 from collections.abc import Sequence
 from functools import partial
 from itertools import combinations, islice
@@ -24,6 +25,7 @@ from deap import base, tools
 
 from sos_deap import Chromosome, Evaluator, evolve
 from sos_deap.cards import versions
+from sos_deap.cli import Parser, run_with_exit_status
 from sos_deap.files.atomic import write_json
 from sos_deap.models.importance import IMPORTANCES
 from sos_deap.search.context import SearchContext
@@ -100,9 +102,7 @@ def summary(ranks: list[int]) -> dict[str, float]:
 
 def parsed() -> argparse.Namespace:
     """Return the flags."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="folder of a small causal model")
     parser.add_argument("--dataset", required=True, help="data set, as for sos_deap.run")
     parser.add_argument("--calibration_split", help="default: train, else validation")
@@ -112,7 +112,8 @@ def parsed() -> argparse.Namespace:
         "--share", type=float, default=0.05, help="budget as a proportion of all chromosomes (0.05)"
     )
     parser.add_argument("--seeds", type=int, default=40, help="runs of each search (40)")
-    return parser.parse_args()
+    flags: argparse.Namespace = parser.parse_args()
+    return flags
 
 
 def main() -> None:
@@ -166,4 +167,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_with_exit_status(main))

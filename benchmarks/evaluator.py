@@ -18,6 +18,7 @@ import argparse
 import os
 import random
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -39,6 +40,7 @@ from benchmarks.main_job import spread
 from benchmarks.workloads import first_asked, generations_of, tiny, wide
 from sos_deap import Evaluator, head_map
 from sos_deap.cards import versions
+from sos_deap.cli import Parser, run_with_exit_status
 from sos_deap.files.atomic import write_json
 from sos_deap.models.measure import peak_bytes
 from sos_deap.search.chromosome import random_genes
@@ -224,9 +226,7 @@ def cpu_name() -> str:
 
 def main() -> None:
     """Measure, write the JSON file and print a summary."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     names = ["run", "distinct", "elementwise", "memory", "ranking"]
     parser.add_argument("what", choices=names, help="the measurement")
     parser.add_argument("--seeds", type=int, default=3, help="run: seeds of the search (3)")
@@ -253,4 +253,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_with_exit_status(main))

@@ -12,6 +12,7 @@ fitness that needs no model. It has not been run yet.
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ from benchmarks.loops import plain_loop
 from benchmarks.workloads import lookup_generations
 from sos_deap import Evaluator, head_map
 from sos_deap.cards import versions
+from sos_deap.cli import Parser, run_with_exit_status
 from sos_deap.files.atomic import write_json
 from sos_deap.models.loading import load_pretrained
 from sos_deap.tasks.data.sequences import Sequences
@@ -120,9 +122,7 @@ def small(model: Any, rows: int, tokens: int) -> dict[str, float]:
 
 def main() -> None:
     """Measure, print the result and write the JSON file."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--evaluations", type=int, default=40, help="evaluations on the large model (40)"
     )
@@ -144,4 +144,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_with_exit_status(main))

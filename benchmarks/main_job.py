@@ -9,7 +9,6 @@ checks that all runs have the same result.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import re
@@ -21,6 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from sos_deap.cli import Parser, run_with_exit_status
 from sos_deap.files.atomic import write_json
 
 RESULTS = Path(__file__).parent / "results"
@@ -46,7 +46,7 @@ def spread(values: list[float]) -> dict[str, float]:
 
 def main() -> None:
     """Run the command, print a summary and write the JSON file."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(description=__doc__)
     parser.add_argument("name", help="part of the name of the JSON file")
     parser.add_argument("--repeats", type=int, default=1, help="number of runs (1)")
     arguments, flags = parser.parse_known_args()
@@ -70,4 +70,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_with_exit_status(main))

@@ -14,15 +14,16 @@ on held-out text; with ``--refit`` also after the refit, and on the probe data.
 
 from __future__ import annotations
 
-import argparse
 import gc
 import statistics
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from sos_deap import prune
+from sos_deap.cli import Parser, run_with_exit_status
 from sos_deap.config import parse
 from sos_deap.evaluation.evaluator import Evaluator
 from sos_deap.files.atomic import write_json
@@ -93,7 +94,7 @@ def refitted(plan: Plan, evaluator: Evaluator, chromosome: list[int]) -> dict[st
 
 def main() -> None:
     """Run the searches, print a line for each, and write the results."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(description=__doc__)
     parser.add_argument("--genes", nargs="+", default=["heads", "heads+channels"])
     parser.add_argument("--shares", nargs="+", type=float, default=[0.2, 0.3])
     parser.add_argument("--rank", help="an importance to rank by, in place of a search")
@@ -130,4 +131,4 @@ def change(row: dict[str, Any]) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_with_exit_status(main))

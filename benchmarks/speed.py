@@ -10,10 +10,10 @@ not depend on them, and 31 % of the heads are removed at random.
 
 from __future__ import annotations
 
-import argparse
 import platform
 import random
 import statistics
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
 
 from sos_deap import head_map, prune
 from sos_deap.cards import versions
+from sos_deap.cli import Parser, run_with_exit_status
 from sos_deap.files.atomic import write_json
 from sos_deap.models.measure import measure
 from sos_deap.report.timings import measured_table
@@ -50,7 +51,7 @@ def _shares(rows: tuple[dict[str, Any], ...]) -> dict[str, Any]:
 
 def main() -> None:
     """Measure, print tables and write the JSON file."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("shape", choices=SHAPES, help="shape of the model")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (cpu)")
     parser.add_argument("--dtype", default="float32", help="dtype of torch (float32)")
@@ -96,4 +97,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_with_exit_status(main))

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from benchmarks.evaluator import cpu_name
 from benchmarks.main_job import spread
 from sos_deap import prune
 from sos_deap.cards import versions
+from sos_deap.cli import Parser, run_with_exit_status
 from sos_deap.files.atomic import write_json
 from sos_deap.models.costs import Sparsity, sparsity_measure
 from sos_deap.models.find_genes import gene_map
@@ -65,9 +67,7 @@ def measured(model: Any, kinds: str, seeds: int, seconds: float) -> dict[str, An
 
 def main() -> None:
     """Measure, write the JSON file and print a summary."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5, help="sub-models for each kind (5)")
     parser.add_argument(
         "--seconds", type=float, default=15, help="time of the measurement of a sub-model (15)"
@@ -84,4 +84,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_with_exit_status(main))

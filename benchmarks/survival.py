@@ -15,7 +15,6 @@ of evaluations that were read from the journal instead of being computed again.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import random
@@ -27,6 +26,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from sos_deap.cli import Parser, run_with_exit_status
 from sos_deap.files.atomic import write_json
 
 RESULT = Path(__file__).parent / "results" / "survival.json"
@@ -148,7 +148,7 @@ def one_run(folder: Path, shares: list[float], duration: float) -> dict[str, Any
 
 def main() -> None:
     """Kill and resume runs, print each and a summary, and write the JSON file."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(description=__doc__)
     parser.add_argument("--kills", type=int, default=20, help="number of kills, at least (20)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the moments (0)")
     arguments = parser.parse_args()
@@ -186,4 +186,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_with_exit_status(main))

@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import csv
 import statistics
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -24,6 +25,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from sos_deap import load, prune
+from sos_deap.cli import Parser, run_with_exit_status
 from sos_deap.config import parse
 from sos_deap.files.atomic import write_csv
 from sos_deap.models.measure import measure
@@ -239,9 +241,7 @@ def panel(x: str, y: str) -> tuple[Figure, Any]:
 
 def main() -> None:
     """Execute one step: search, time, or draw."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "step",
         nargs="?",
@@ -270,4 +270,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_with_exit_status(main))

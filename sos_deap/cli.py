@@ -10,9 +10,17 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
+from itertools import takewhile
 from typing import Any, NoReturn, TextIO
 
-from sos_deap.errors import InputError, WorkerLostError, check_utf8, first_line, one_line
+from sos_deap.errors import (
+    InputError,
+    WorkerLostError,
+    check_utf8,
+    first_line,
+    one_line,
+    unknown,
+)
 
 
 class _HelpShown(SystemExit):
@@ -26,6 +34,15 @@ class Parser(argparse.ArgumentParser):
         """Parse as argparse does; raises :class:`InputError` for arguments that are not UTF-8."""
         check_utf8(sys.argv[1:] if args is None else args)
         return super().parse_known_args(args, namespace)
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse as argparse does; raises :class:`InputError` for a flag that is not known."""
+        given = sys.argv[1:] if args is None else args
+        for argument in takewhile("--".__ne__, given):
+            flag = argument.partition("=")[0]
+            if flag.startswith("--") and flag not in self._option_string_actions:
+                raise unknown("flag", flag, self._option_string_actions, "--help lists all")
+        return super().parse_args(given, namespace)
 
     def error(self, message: str) -> NoReturn:
         """Raise :class:`InputError` with the message of argparse."""

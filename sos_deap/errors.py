@@ -40,15 +40,19 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(" :")
 
 
-def unknown(kind: str, given: str, known: Iterable[str]) -> InputError:
+def unknown(kind: str, given: str, known: Iterable[str], where: str | None = None) -> InputError:
     """Return the error for an unknown name, with the nearest known name as a suggestion.
 
     :param kind: kind of the name, such as ``"algorithm"``.
     :param given: the name as the user wrote it.
     :param known: the known names.
+    :param where: where many known names are listed, such as ``"--help lists all"``; default: the
+        message lists them.
     :returns: the error, which the caller raises.
     """
     names = sorted(known)
-    near = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    return InputError(f"unknown {kind} {given!r}: {hint}known are {', '.join(names)}")
+    bare = {name.lstrip("-"): name for name in names}  # the dashes of flags are alike
+    near = difflib.get_close_matches(given.lstrip("-"), bare, n=1, cutoff=0.5)
+    hint = f"did you mean {bare[near[0]]!r}? " if near else ""
+    listed = f"known are {', '.join(names)}" if where is None else where
+    return InputError(f"unknown {kind} {given!r}: {hint}{listed}")

@@ -68,7 +68,8 @@ class FlagParser(Parser):
                 raise InputError(f"--{name} {FORMER[name]}")
         found, rest = self.parse_known_args(given)
         if rest:
-            raise unknown("flag", rest[0].partition("=")[0], [f"--{name}" for name in self.names])
+            flag, known = rest[0].partition("=")[0], [f"--{name}" for name in self.names]
+            raise unknown("flag", flag, known, "--help lists all")
         values: Mapping[str, Any] = vars(found)
         return [kind(**{f.name: values[f.name] for f in fields(kind)}) for kind in self._kinds]
 

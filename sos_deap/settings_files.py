@@ -98,7 +98,8 @@ def _checked(content: dict[str, Any], path: Path, names: Collection[str]) -> dic
     """Return settings from a file, checked; their names may be those of former flags."""
     for key, value in content.items():
         if key not in names and key not in FORMER:
-            raise unknown(f"setting in {path}", str(key), names)
+            where = "python -m sos_deap.run --help lists all"
+            raise unknown(f"setting in {path}", str(key), names, where)
         if isinstance(value, dict | list | set | tuple | bytes) or "\0" in str(value):
             raise InputError(f"{key} in {path} is not a single value: write a number or a text")
     return content

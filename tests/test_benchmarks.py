@@ -1,9 +1,36 @@
 from __future__ import annotations
 
+import importlib
+import re
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 
 from benchmarks.ngram import KneserNey
+from sos_deap.cli import run_with_exit_status
+
+ROOT = Path(__file__).parent.parent
+SCRIPTS = [
+    ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    for folder in ("benchmarks", "benchmarks/standins", "runs")
+    for path in sorted((ROOT / folder).glob("*.py"))
+    if re.search(r"\.parse_args\(", path.read_text())
+]
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_an_unknown_flag_of_a_script_is_one_line(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    main = importlib.import_module(name).main
+    monkeypatch.setattr("sys.argv", [name, "--no_such_flag=1"])
+    given = [["--no_such_flag=1"]] if name == "runs.heal" else []
+    ended: list[int | None] = []
+    status = run_with_exit_status(lambda: ended.append(main(*given)))
+    assert 2 in (status, *ended)
+    assert capsys.readouterr().err == "error: unknown flag '--no_such_flag': --help lists all\n"
 
 
 def test_the_3_gram_model_is_a_distribution() -> None:

@@ -169,7 +169,8 @@ def test_a_chromosome_of_another_model_is_refused(
         (["--chromosome", "none.json"], "chromosome file none.json does not exist"),
         ([], "one of the arguments --chromosome --heads is required"),
         (["--heads", "0:1", "--chromosome", "none.json"], "not allowed with argument"),
-        (["--heads", "0:1", "--seed", "1"], "unrecognized arguments: --seed 1"),
+        (["--heads", "0:1", "--seed", "1"], "error: unknown flag '--seed': --help lists all\n"),
+        (["--head=0:1"], "unknown flag '--head': did you mean '--heads'? --help lists all\n"),
     ],
 )
 def test_what_prune_refuses(

@@ -346,7 +346,9 @@ def test_the_threshold_stops(small: list[str], tmp_path: Path) -> None:
         (["--elite=3"], "error: --elite is now --finalists\n"),
         (["--fidelity=racing"], "error: --fidelity was removed together with racing"),
         (["--quiet=maybe"], "--quiet: invalid bool value: 'maybe'"),
-        (["--generation=5"], "unknown flag '--generation': did you mean '--generations'"),
+        (["--generation=5"], "unknown flag '--generation': did you mean '--generations'? --help"),
+        (["--max_sparcity", "0.2"], "did you mean '--max_sparsity'? --help lists all\n"),
+        (["--zzz"], "error: unknown flag '--zzz': --help lists all\n"),
         (["--generations=ten"], "--generations: invalid int value: 'ten'"),
     ],
 )
@@ -375,7 +377,7 @@ def test_bad_input_is_one_line_and_status_2(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("generation: 3", "did you mean 'generations'"),
+        ("generation: 3", "did you mean 'generations'? python -m sos_deap.run --help lists all\n"),
         ("density: heads", "settings.yaml: --density is now --sparsity_of"),
         ("- 1", "holds no settings"),
         ("a: [", "cannot be read"),

@@ -388,7 +388,7 @@ def test_a_variant_whose_genes_the_completion_chose_is_named(tmp_path: Path, fla
     ("given", "answer"),
     [
         ({"variants": "sos,swpa"}, "unknown variant 'swpa': did you mean 'swap'?"),
-        ({"seedz": 3}, "unknown flag '--seedz': did you mean '--seeds'?"),
+        ({"seedz": 3}, "unknown flag '--seedz': did you mean '--seeds'? --help lists"),
         ({"seed": 3}, "the command line sets seed"),
         ({"output_dir": None}, "--output_dir is missing"),
         ({"sparsity": 31}, "sparsity is 31.0"),

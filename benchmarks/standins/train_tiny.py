@@ -29,6 +29,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks.standins import training
+from sos_deap.cli import Parser, run_with_exit_status
 from sos_deap.tasks.data import pydoc
 
 PACKAGES = ("numpy", "torch", "transformers", "datasets")
@@ -189,9 +190,7 @@ def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Pa
 
 def main() -> None:
     """Parse the flags and train."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=2500, help="training steps (2500)")
     parser.add_argument("--rows", type=int, default=32, help="sequences per batch (32)")
     parser.add_argument("--seqlen", type=int, default=128, help="tokens per sequence (128)")
@@ -204,4 +203,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_with_exit_status(main))

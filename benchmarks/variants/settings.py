@@ -21,6 +21,8 @@ VARIANTS_FILE = Path(__file__).with_name("variants.yaml")
 #: Default number of held-out examples: 16 k tokens with 128 tokens per sequence.
 HELDOUT_SAMPLES = 128
 
+_LISTED = "--help lists the flags of a comparison, and python -m sos_deap.run --help those of a run"
+
 #: Upper bounds: larger values exhaust memory before anything is compared.
 _MOST = {"seeds": 10_000, "workers": 1_000, "budget": 10**12, "budget_tokens": 10**15}
 
@@ -91,7 +93,7 @@ def _pairs(rest: list[str]) -> dict[str, str]:
         flag, equals, value = token.partition("=")
         name = flag.removeprefix("--")
         if not token.startswith("--") or name not in RUN:
-            raise unknown("flag", flag, [f"--{name}" for name in flag_names()])
+            raise unknown("flag", flag, [f"--{name}" for name in flag_names()], _LISTED)
         refuse_own(name, "the command line")
         if not equals and (value := next(tokens, "")) == "":
             raise InputError(f"--{name} has no value: give one after it")
@@ -104,7 +106,7 @@ def _config(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     tokens, common = [], {}
     for name, value in _mapping(path, "configuration file").items():
         if name not in flag_names() - {"config"}:
-            raise unknown(f"setting in {path}", name, flag_names() - {"config"})
+            raise unknown(f"setting in {path}", name, flag_names() - {"config"}, _LISTED)
         if name not in FLAGS:
             common[name] = _text(value)
         elif isinstance(value, bool):
@@ -149,7 +151,7 @@ def _variants_in(path: Path) -> dict[str, dict[str, str]]:
                     f"give --{flag} on the command line"
                 )
             if flag not in RUN:
-                raise unknown(f"flag of variant {name} in {path}", flag, RUN - OWN)
+                raise unknown(f"flag of variant {name} in {path}", flag, RUN - OWN, _LISTED)
         variants[name] = {k: _text(v) for k, v in flags.items() if v is not None}
     return variants
 
