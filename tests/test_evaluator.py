@@ -19,6 +19,7 @@ from sos_deap.search.chromosome import WORST_FITNESS
 from sos_deap.tasks.data.sequences import Sequences
 from sos_deap.tasks.divergence import KL
 from sos_deap.tasks.language import Perplexity
+from sos_deap.tasks.objectives import OBJECTIVES, Objective, paper
 from tests.conftest import GENES, small_llama
 
 
@@ -178,6 +179,56 @@ def test_over_the_bound_is_worst_and_costs_nothing(evaluator: Evaluator) -> None
     accounting = evaluator.accounting
     assert (accounting.evaluations, accounting.infeasible) == (3, 2)
     assert accounting.forward_evaluations == 1
+
+
+def test_another_objective_shares_what_was_computed(evaluator: Evaluator) -> None:
+    """Its values are those of an evaluator of its own; what was computed is not run again."""
+    several = [*chromosomes(12), [1] * GENES, [0] * GENES]
+    below = [genes for genes in several if evaluator.sparsity(genes) <= evaluator.max_sparsity]
+    assert 2 < len(below) < len(several)
+    evaluator.many(several)
+    passes: list[Any] = []
+    hook = evaluator.model.register_forward_pre_hook(lambda *given: passes.append(given))
+
+    def steep(score: float, sparsity: float) -> tuple[float, float, float]:
+        return score * (1 - sparsity) ** 2, score, sparsity
+
+    given: list[str | Objective] = [*OBJECTIVES, steep]
+    for objective in given:
+        other = evaluator.with_objective(objective)
+        fresh = Evaluator(small_llama(), evaluator.task, objective, batch_tokens=6 * 16)
+        expected = fresh.many(several)
+        assert [value for one in other.many(several) for value in one] == pytest.approx(
+            [value for one in expected for value in one], rel=1e-5
+        )
+        assert (other.objectives, other.max_sparsity) == (fresh.objectives, fresh.max_sparsity)
+    assert other.model is evaluator.model and not passes
+    assert evaluator.objective is paper  # it keeps its own
+    wide = evaluator.with_objective(max_sparsity=1)
+    fresh = Evaluator(small_llama(), evaluator.task, max_sparsity=1, batch_tokens=6 * 16)
+    counted = evaluator.accounting.forward_evaluations
+    assert [f for (f,) in wide.many(several)] == pytest.approx(
+        [f for (f,) in fresh.many(several)], rel=1e-5
+    )
+    hook.remove()
+    assert passes and counted == len(below)
+    assert evaluator.accounting.forward_evaluations == len(several)  # those above the old bound
+    for wrong, message in (
+        ({"objective": "papr"}, "unknown objective 'papr'"),
+        ({"max_sparsity": 1.5}, "max_sparsity is 1.5"),
+    ):
+        with pytest.raises(InputError, match=message):
+            evaluator.with_objective(**wrong)
+
+
+def test_another_objective_sees_a_model_that_was_trained(evaluator: Evaluator) -> None:
+    other, genes = evaluator.with_objective("metric"), [1] * GENES
+    before = other(genes)
+    with torch.no_grad():
+        evaluator.model.lm_head.weight.mul_(0.5)
+    expected = -by_hand(evaluator.model, token_ids(evaluator))
+    assert other(genes)[0] == pytest.approx(expected, rel=1e-5) == evaluator(genes)[0]
+    assert other(genes) != before
 
 
 def test_a_metric_that_is_not_finite_is_the_worst_fitness(evaluator: Evaluator) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from sos_deap.errors import InputError
-from sos_deap.evaluation.fitness import FitnessEvaluator
+from sos_deap.evaluation.fitness import FitnessEvaluator, checked_bound
 from sos_deap.evaluation.forward_options import ForwardOptions
 from sos_deap.evaluation.metrics import MetricEvaluator
 from sos_deap.models.loading import load_pretrained
@@ -151,6 +151,29 @@ class Evaluator(FitnessEvaluator):
             }
         return evaluator
 
+    def with_objective(
+        self, objective: str | Objective | None = None, *, max_sparsity: float | None = None
+    ) -> Evaluator:
+        """Return an evaluator with another objective or maximum sparsity.
+
+        It shares all else with this one: model, tasks, cached metrics, workers and accounting. A
+        chromosome that either of them has evaluated is not computed again.
+
+        :param objective: as for the constructor. Default: that of this evaluator.
+        :param max_sparsity: S, from 0 to 1. Default: that of this evaluator.
+        :raises InputError: for an unknown objective, and a sparsity outside [0, 1].
+        """
+        if isinstance(objective, str):
+            objective = checked_objective(objective)
+        bound = self.max_sparsity if max_sparsity is None else checked_bound(max_sparsity)
+        other = Evaluator.__new__(Evaluator)
+        for kind in (MetricEvaluator, FitnessEvaluator, Evaluator):
+            for name in set(kind.__slots__) - {"__weakref__"}:
+                setattr(other, name, getattr(self, name))
+        other.objective, other.max_sparsity = objective or self.objective, bound
+        other._validates = False
+        return other
+
     def _drop_if_changed(self) -> bool:
         changed = super()._drop_if_changed()
         if changed:
@@ -222,14 +245,7 @@ def from_recipe(recipe: str) -> Evaluator:
 
 
 def _unpickled(recipe: str, objective: Objective, max_sparsity: float) -> Evaluator:
-    """An evaluator with an objective and a bound of its own, which shares all else."""
-    shared = from_recipe(recipe)
-    other = Evaluator.__new__(Evaluator)
-    for kind in (MetricEvaluator, FitnessEvaluator, Evaluator):
-        for name in set(kind.__slots__) - {"__weakref__"}:
-            setattr(other, name, getattr(shared, name))
-    other.objective, other.max_sparsity = objective, max_sparsity
-    return other
+    return from_recipe(recipe).with_objective(objective, max_sparsity=max_sparsity)
 
 
 def _unused_by_workers(refit: str) -> list[str]:

@@ -35,6 +35,13 @@ from sos_deap.tasks.task import Task
 _T = TypeVar("_T")
 
 
+def checked_bound(max_sparsity: float) -> float:
+    """Return a maximum sparsity; raises :class:`InputError` for one outside [0, 1]."""
+    if not 0 <= max_sparsity <= 1:
+        raise InputError(f"max_sparsity is {max_sparsity}: a sparsity lies in [0, 1]")
+    return max_sparsity
+
+
 class FitnessEvaluator(MetricEvaluator):
     """Evaluates the fitness of chromosomes: an objective of the metric and the sparsity.
 
@@ -110,8 +117,7 @@ class FitnessEvaluator(MetricEvaluator):
         self._recipe: dict[str, Any] | None = None
 
     def _sparsity_measure(self) -> Sparsity:
-        if not 0 <= self.max_sparsity <= 1:
-            raise InputError(f"max_sparsity is {self.max_sparsity}: a sparsity lies in [0, 1]")
+        checked_bound(self.max_sparsity)
         # A task that calls a function of the user's has sequences of unknown length.
         tokens = self.task.seqlen if self.task.seqlen > 1 else TOKENS
         return sparsity_measure(
