@@ -16,6 +16,8 @@ import pytest
 
 import sos_deap
 from benchmarks.variants import settings as variants
+from benchmarks.variants import tables
+from benchmarks.variants.statistics import least_pairs
 from sos_deap import commands
 from sos_deap.__main__ import main
 from sos_deap.config import parse
@@ -124,8 +126,10 @@ def test_every_other_command_is_shown() -> None:
 
 @pytest.mark.parametrize(("arguments", "bad"), shown("benchmarks.variants"))
 def test_comparisons_are_read(arguments: list[str], bad: bool) -> None:
-    assert variants.parse(arguments).variants
+    settings = variants.parse(arguments)
     assert not bad
+    # The number of seeds permits a significant difference.
+    assert len(settings.seeds) >= least_pairs(tables.comparisons(settings))
 
 
 def run_program(page: Path, monkeypatch: pytest.MonkeyPatch, short: bool) -> dict[str, Any]:
