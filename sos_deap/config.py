@@ -46,7 +46,7 @@ class RunConfig(RefitSettings, LossSettings, BudgetSettings):
         "nsga2, nsga3, spea2 (metric and sparsity); "
         "swap, coarse-to-fine, sweep, local, pbil, umda, evopress, bonsai, greedy, one-shot, sleb, "
         "two-stage, knapsack, random (at constant sparsity, the maximum); "
-        "or module:function of your own with DEAP's signature. "
+        "or module:function of your own, with DEAP's signature or a generator. "
         "Parameters follow after commas: NAME,key=value,key=value.",
         common=True,
     )

@@ -30,6 +30,7 @@ from sos_deap.search.algorithms import ALGORITHMS
 from sos_deap.search.choice import CROSSOVERS, MUTATIONS, SELECTIONS
 from sos_deap.tasks.objectives import OBJECTIVES
 from sos_deap.tasks.registry import TASKS, task_kind
+from tests import test_drive
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -166,6 +167,16 @@ def test_programs_print_what_the_page_shows(
     printed = capsys.readouterr().out
     if name in ("load", "architecture"):  # the output of the others depends on the processor
         assert printed and f"```text\n{printed}```" in page.read_text()
+
+
+@pytest.mark.usefixtures("desk")
+def test_the_algorithm_that_is_a_generator_runs() -> None:
+    """As the same one does that is tested by hand."""
+    shown, tested = (
+        test_drive.run_driven(f"{module}:annealing,cooling=0.9").population
+        for module in ("my_search", "tests.test_drive")
+    )
+    assert shown == tested
 
 
 def names_in(page: str, head: str, column: int = 0) -> set[str]:

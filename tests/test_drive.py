@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import random
 from itertools import combinations
@@ -290,6 +291,111 @@ def test_a_loop_of_the_user_s() -> None:
     assert run_driven("tests.test_drive:greedy,rate=0.5").population == evolution.population
 
 
+def annealing(population: Any, toolbox: Any, temperature: float = 1.0, cooling: float = 0.8) -> Any:
+    """Simulated annealing of each individual."""
+    yield population
+    while True:
+        children = [toolbox.mutate(toolbox.clone(one))[0] for one in population]
+        for child in children:
+            del child.fitness.values
+        yield children
+        for i, (old, new) in enumerate(zip(population, children, strict=True)):
+            loss = old.fitness.values[0] - new.fitness.values[0]
+            if random.random() < math.exp(min(0, -loss / temperature)):
+                population[i] = new
+        temperature *= cooling
+
+
+def annealed(cooling: float, evaluations: int) -> list[list[Any]]:
+    """All generations of simulated annealing, by hand."""
+    random.seed(4)
+    toolbox = toolbox_for()
+    current = toolbox.population(n=SIZE)
+    for one in current:
+        one.fitness.values = cost(one)
+    generations, temperature = [list(current)], 1.0
+    while sum(map(len, generations)) < evaluations:
+        found = []
+        for one in current:
+            (child,) = mutSparsityFlipBit(toolbox.clone(one), indpb=0.05)
+            child.fitness.values = cost(child)
+            found.append(child)
+        generations.append(found)
+        for i, child in enumerate(found):
+            loss = cost(current[i])[0] - cost(child)[0]
+            if random.random() < (1 if loss <= 0 else math.exp(-loss / temperature)):
+                current[i] = child
+        temperature *= cooling
+    return generations
+
+
+def test_a_generator_keeps_its_state_between_generations() -> None:
+    expected = annealed(cooling=0.5, evaluations=SIZE * (GENERATIONS + 1))
+    assert expected != annealed(cooling=1.0, evaluations=SIZE * (GENERATIONS + 1))
+    for algorithm in (annealing, "tests.test_drive:annealing"):
+        reported: list[Any] = []
+
+        def note(i: int, hall: Any, reported: list[Any] = reported) -> None:
+            reported.append((i, *hall[0]))
+
+        evolution = run_driven(algorithm, cooling=0.5, on_generation=note)
+        assert evolution.population == expected[-1] and evolution.stopped_by == "generations"
+        assert evolution.logbook.select("gen") == list(range(GENERATIONS + 1))
+        assert evolution.logbook.select("nevals") == [SIZE] * (GENERATIONS + 1)
+        best = [max(cost(one)[0] for one in found) for found in expected]
+        assert evolution.logbook.chapters["fitness"].select("max") == best
+        hall = tools.HallOfFame(3)
+        for i, found in enumerate(expected):
+            hall.update(found)
+            assert reported[i] == (i, *hall[0])
+        assert list(evolution.halloffame) == list(hall)
+
+
+def test_limits_end_a_generator() -> None:
+    limited = run_driven(annealing, limits=Limits(evaluations=3 * SIZE + 1))
+    assert limited.stopped_by == "evaluations"
+    assert limited.population == annealed(cooling=0.8, evaluations=3 * SIZE + 1)[-1]
+    free = run_driven(annealing).logbook.chapters["fitness"].select("max")
+    stopped = run_driven(annealing, limits=Limits(threshold=max(free[:6])))
+    reached = free.index(max(free[:6]))
+    assert (stopped.stopped_by, len(stopped.logbook)) == ("threshold", reached + 1)
+    assert run_driven(annealing, limits=Limits(seconds=0)).stopped_by == "seconds"
+    assert all(one.sparsity <= 0.1 for one in run_driven(annealing, max_sparsity=0.1).halloffame)
+
+
+def test_a_generator_may_evaluate_and_end_itself() -> None:
+    def twice(population: Any, toolbox: Any) -> Any:
+        for _ in range(2):
+            invalid = [one for one in population if not one.fitness.valid]
+            for one, values in zip(invalid, toolbox.map(toolbox.evaluate, invalid), strict=True):
+                one.fitness.values = values
+            yield population
+            population = [*population, Chromosome([1] * GENES)]
+
+    evolution = run_driven(twice)
+    assert evolution.stopped_by == "finished" and len(evolution.population) == SIZE + 1
+    assert evolution.logbook.select("nevals") == [SIZE, 1]
+    assert [one.fitness.values for one in evolution.population] == [
+        cost(one) for one in evolution.population
+    ]
+
+
+def alone(population: Any) -> Any:
+    yield population
+
+
+def silent(population: Any, toolbox: Any) -> Any:
+    yield from ()
+
+
+def paired(population: Any, toolbox: Any) -> Any:
+    yield population, tools.Logbook()
+
+
+def empty(population: Any, toolbox: Any) -> Any:
+    yield []
+
+
 def no_rows(population: Any, toolbox: Any, **driven: Any) -> Any:
     return population, tools.Logbook()
 
@@ -308,7 +414,15 @@ def short(population: Any, toolbox: Any, ngen: Any) -> Any:
         (greedy, "the algorithm greedy lacks rate: write greedy,rate=..."),
         (no_rows, "the algorithm no_rows must return its population, evaluated, and a logbook"),
         (nothing, "the algorithm nothing must return its population"),
-        (short, r"short cannot be called like DEAP's, with \(population, .*: got an unexpected"),
+        (
+            short,
+            r"short cannot be called like DEAP's, with \(population, .*: got an unexpected",
+        ),
+        (alone, r"alone cannot be called with \(population, toolbox, \.\.\.\): too many"),
+        (silent, "the algorithm silent ended before it yielded a generation"),
+        (paired, "the algorithm paired must yield the individuals of each generation as a list"),
+        (empty, "the algorithm empty must yield the individuals of each generation as a list"),
+        ("tests.test_drive:annealing,cold=1", "unknown parameter of the algorithm .* 'cold': did"),
         ("json:dumps", "json:dumps cannot be called like DEAP's"),
         ("tests.test_drive:gredy", "unknown function in tests.test_drive 'gredy': did you mean"),
         ("no.such:thing", "cannot import no.such of no.such:thing"),

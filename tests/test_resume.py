@@ -247,6 +247,7 @@ SEARCHES = {
     "sweep": ["--algorithm=sweep,prior=wanda", "--task=kl", "--max_evaluations=40"],
     "evopress": ["--algorithm=evopress,generations=4", "--task=kl", "--max_evaluations=40"],
     "umda": ["--algorithm=umda"],
+    "generator": ["--algorithm=tests.test_drive:annealing,cooling=0.9"],
     "channels": [
         *("--algorithm=sweep,near=0.5", "--genes=heads+channels", "--channel_blocks=4"),
         *("--task=kl", "--max_evaluations=40"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial, wraps
-from inspect import signature
+from inspect import isgeneratorfunction, signature
 from typing import Any
 
 from deap import algorithms, tools
@@ -87,7 +87,7 @@ def sos(
 class Algorithm:
     """A row of :data:`ALGORITHMS`: either a loop (``run``) or a ``strategy``.
 
-    :param run: a loop with the stock DEAP signature.
+    :param run: a loop with the stock DEAP signature, or a generator function.
     :param strategy: function that makes a strategy from a space, an initial population and a
         budget in evaluations.
     :param literal: whether to follow the paper exactly: its printed crossover, no repair of
@@ -98,15 +98,18 @@ class Algorithm:
         parents they would select the whole population.
     :param select: the algorithm's own selection, by several fitness values; it replaces the
         toolbox's.
+    :param generator: whether ``run`` is a generator function, which yields the individuals of each
+        generation.
     :param name: the name that the user gave; set by :func:`algorithm_of`.
     :param given: the parameters that the user gave; set by :func:`algorithm_of`.
     """
 
-    run: Callable[..., tuple[list[Any], Any]] | None = None
+    run: Callable[..., Any] | None = None
     strategy: Callable[..., Strategy] | None = None
     literal: bool = False
     survivors: bool = False
     select: Callable[[list[Any], int], list[Any]] | None = None
+    generator: bool = False
     name: str = ""
     given: Mapping[str, Any] = field(default_factory=dict)
 
@@ -174,8 +177,9 @@ def algorithm_of(given: str | Callable[..., Any] | Algorithm, **parameters: Any)
 
     :param given: ``NAME,key=value,...``, where NAME is a key of :data:`ALGORITHMS` or
         ``module:function``; or a function with the stock DEAP signature,
-        ``(population, toolbox, ..., ngen, stats, halloffame, verbose)``; or a subclass of
-        :class:`sos_deap.search.strategies.strategy.Strategy`.
+        ``(population, toolbox, ..., ngen, stats, halloffame, verbose)``; or a generator function,
+        ``(population, toolbox, ...)``, which yields the individuals of each generation; or a
+        subclass of :class:`sos_deap.search.strategies.strategy.Strategy`.
     :param parameters: more parameters of the algorithm, which override those in ``given``.
     :raises InputError: for an unknown name, a parameter that the algorithm does not have, a missing
         one, and a function of another signature.
@@ -194,7 +198,8 @@ def algorithm_of(given: str | Callable[..., Any] | Algorithm, **parameters: Any)
         check_parameters(f"the algorithm {name}", row.strategy, own, places=3)
     elif row.run is not None:
         usual = ("cxpb", "mutpb", "mu", "lambda_")  # see Algorithm.keywords
-        check_parameters(f"the algorithm {name}", row.run, own, 2, _DRIVEN, usual)
+        driven = () if row.generator else _DRIVEN
+        check_parameters(f"the algorithm {name}", row.run, own, 2, driven, usual)
     if name in ALGORITHMS:  # the limits of a user's function are unknown
         check_sizes(f"the algorithm {name}", own)
     return replace(row, name=name, given=own)
@@ -205,13 +210,18 @@ def _of_user(name: str, given: Callable[..., Any]) -> Algorithm:
     if isinstance(given, type) and issubclass(given, Strategy):
         return Algorithm(strategy=given)
     loop: Callable[..., Any] = given
+    generator = isgeneratorfunction(loop)
+    driven = () if generator else _DRIVEN
     try:
-        signature(loop).bind_partial([], None, **dict.fromkeys(_DRIVEN))
+        signature(loop).bind_partial([], None, **dict.fromkeys(driven))
     except (TypeError, ValueError) as error:
+        like = "" if generator else "like DEAP's, "
         raise InputError(
-            f"the algorithm {name} cannot be called like DEAP's, with (population, toolbox, ..., "
-            f"ngen, stats, halloffame, verbose): {first_line(error)}"
+            f"the algorithm {name} cannot be called {like}with "
+            f"({', '.join(('population', 'toolbox', '...', *driven))}): {first_line(error)}"
         ) from error
+    if generator:
+        return Algorithm(loop, survivors=True, generator=True)
 
     @wraps(loop)
     def checked(population: list[Any], toolbox: Any, **keywords: Any) -> tuple[list[Any], Any]:

@@ -1,7 +1,7 @@
 """Run any algorithm one generation at a time, with limits and a callback.
 
 DEAP's algorithms have neither. Repeated calls with ``ngen=1`` give the bit-identical run, so none
-of their code is copied here.
+of their code is copied here. An algorithm that is a generator is resumed for each generation.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Evolution(NamedTuple):
         strategy only those from which no further gene can be removed within it.
     :param stopped_by: why the search stopped: the name of a limit (a field of
         :class:`sos_deap.search.limits.Limits`), ``"max_sparsity"``, or ``"finished"`` if a strategy
-        had no proposals left.
+        had no proposals left or a generator ended.
     """
 
     population: list[Any]
@@ -75,8 +75,12 @@ def evolve(
         aliases do not (:class:`sos_deap.search.context.SearchContext`).
     :param algorithm: a name in :data:`sos_deap.search.algorithms.ALGORITHMS`, optionally followed
         by ``,key=value`` parameters, or a function with the stock DEAP signature, such as
-        ``algorithms.eaSimple`` (see :func:`sos_deap.search.algorithms.algorithm_of`). A function is
-        called once per generation, so its local variables do not persist between generations.
+        ``algorithms.eaSimple`` (see :func:`sos_deap.search.algorithms.algorithm_of`), which is
+        called once per generation, so that its local variables do not persist; or a generator
+        function ``(population, toolbox, ...)``, whose local variables do. A generator yields the
+        individuals of each generation, first the initial ones. Those without a valid fitness are
+        evaluated before it is resumed; the statistics and the hall of fame are of these
+        individuals. It evaluates others itself by ``toolbox.map(toolbox.evaluate, ...)``.
     :param population: the initial individuals, or their number, at least 2.
     :param generations: maximum number of generations G, at least 0.
     :param crossover_rate: C of Algorithm 2, a probability.

@@ -1,4 +1,4 @@
-"""The two loops that run a search: one for DEAP's algorithms, one for strategies."""
+"""The loops that run a search: of DEAP's algorithms, of generators, and of strategies."""
 
 from __future__ import annotations
 
@@ -61,38 +61,78 @@ class Runner:
     def loop(
         self, row: Algorithm, individuals: list[Any], keywords: dict[str, Any], limits: Limits
     ) -> tuple[list[Any], str]:
-        """Run a loop with DEAP's signature, a generation at a time.
+        """Run a loop with DEAP's signature or a generator, a generation at a time.
 
         :param row: the algorithm.
         :param individuals: the initial population.
         :param keywords: more keyword arguments of the loop.
         :param limits: when to stop.
         :returns: the last population, and why the search stopped.
-        :raises InputError: if no population was evaluated in the time allowed.
+        :raises InputError: if no population was evaluated in the time allowed, and if a generator
+            yields something other than individuals, or nothing.
         """
-        assert row.run is not None
+        generations = (self._resumed if row.generator else self._called)(row, individuals, keywords)
         reason = None
         while reason is None:
-            # A segment begins with a row for the population it is given, which is new only once.
-            ngen = min(len(self._logbook), 1)
             try:
                 with self._until(limits.seconds):
-                    individuals, segment = row.run(
-                        individuals,
-                        self._toolbox,
-                        ngen=ngen,
-                        stats=self._stats,
-                        halloffame=self._hall,
-                        verbose=False,
-                        **keywords,
-                    )
+                    following = next(generations, None)
             except _OutOfTime:
                 evaluated = [individual for individual in individuals if individual.fitness.valid]
                 return evaluated, self._out_of_time(limits)
-            self._append(segment, ngen)
+            if following is None:
+                return individuals, "finished"
+            individuals = following
             self._remove_infeasible()
             reason = limits.reached(self._after(self._hall)) or self._literal_end(row, individuals)
         return individuals, reason
+
+    def _called(
+        self, row: Algorithm, individuals: list[Any], keywords: dict[str, Any]
+    ) -> Iterator[list[Any]]:
+        """Yield the population after each generation of a loop, which is called for each anew."""
+        assert row.run is not None
+        ngen = 0  # a segment begins with a row for the population it is given, which is new once
+        while True:
+            individuals, segment = row.run(
+                individuals,
+                self._toolbox,
+                ngen=ngen,
+                stats=self._stats,
+                halloffame=self._hall,
+                verbose=False,
+                **keywords,
+            )
+            self._append(segment, ngen)
+            yield individuals
+            ngen = 1
+
+    def _resumed(
+        self, row: Algorithm, individuals: list[Any], keywords: dict[str, Any]
+    ) -> Iterator[list[Any]]:
+        """Yield the individuals of each generation of a generator, evaluated and recorded."""
+        assert row.run is not None
+        toolbox, evaluated = copy.copy(self._toolbox), 0
+
+        def counting_map(function: Callable[..., Any], *arguments: Any) -> list[Any]:
+            nonlocal evaluated
+            found = list(self._toolbox.map(function, *arguments))
+            evaluated += len(found)
+            return found
+
+        toolbox.map = counting_map
+        for generation in row.run(individuals, toolbox, **keywords):
+            individuals = _individuals(row, generation)
+            invalid = [one for one in individuals if not one.fitness.valid]
+            for one, values in zip(invalid, toolbox.map(toolbox.evaluate, invalid), strict=True):
+                one.fitness.values = values
+            self._hall.update([one for one in individuals if not is_worst(one)])
+            record = self._stats.compile(individuals) if self._stats else {}
+            self._logbook.record(gen=len(self._logbook), nevals=evaluated, **record)
+            yield individuals
+            evaluated = 0
+        if not len(self._logbook):
+            raise InputError(f"the algorithm {row.name} ended before it yielded a generation")
 
     def strategy(self, strategy: Strategy, limits: Limits) -> tuple[list[Any], str]:
         """Run a strategy under DEAP's ask-and-tell loop, then score its finalists on all examples.
@@ -206,6 +246,16 @@ class Runner:
             for name, chapter in segment.chapters.items()
         }
         self._logbook.record(**{**segment[row], **chapters, "gen": len(self._logbook)})
+
+
+def _individuals(row: Algorithm, generation: Any) -> list[Any]:
+    """Return what a generator yielded as a list; raise :class:`InputError` for another thing."""
+    found = list(generation) if isinstance(generation, list | tuple) else []
+    if not found or not all(hasattr(one, "fitness") for one in found):
+        raise InputError(
+            f"the algorithm {row.name} must yield the individuals of each generation as a list"
+        )
+    return found
 
 
 def _unscored(strategy: Strategy) -> list[Any]:
