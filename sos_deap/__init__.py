@@ -55,6 +55,7 @@ _MODULES = {
     "evolve": "search.drive",
     "gene_map": "models.find_genes",
     "head_map": "models.find_genes",
+    "history": "report.history",
     "limit_sparsity": "search.repairs",
     "load": "models.loading",
     "masked": "models.masking",

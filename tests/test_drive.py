@@ -18,6 +18,7 @@ from sos_deap import (
     cxFitnessWeighted,
     cxFitnessWeightedPaper,
     evolve,
+    history,
     limit_sparsity,
     selRoulette,
     statistics,
@@ -510,6 +511,29 @@ def test_a_logbook_of_the_user_s_grows_with_the_search() -> None:
         found = logbook.chapters["diversity"][-1]["hamming"]
         assert found == pytest.approx(sum(pairs) / len(pairs))
         assert rows == [(i, i + 1, most) for i, most in enumerate(best)] and len(rows) > 2
+
+
+@pytest.mark.parametrize("algorithm", ["eaSimple", "umda", annealing])
+def test_a_search_as_a_frame(algorithm: Any) -> None:
+    evolution = run_driven(algorithm)
+    frame, log = evolution.frame(), evolution.logbook
+    assert frame["gen"].tolist() == log.select("gen")
+    assert frame["nevals"].tolist() == log.select("nevals")
+    for name, chapter in log.chapters.items():
+        for key in ("hamming",) if name == "diversity" else ("avg", "min", "max"):
+            assert frame.pop(f"{name}_{key}").tolist() == chapter.select(key)
+    assert set(frame) == {"gen", "nevals"}
+    assert history(evolution).equals(evolution.frame())
+    with pytest.raises(InputError, match="a search in Python has no table front: give a run fold"):
+        history(evolution, "front")
+
+
+def test_a_search_with_plain_statistics_as_a_frame() -> None:
+    stats = tools.Statistics(lambda one: one.fitness.values[0])
+    stats.register("best", max)
+    evolution = evolve(toolbox_for(), population=4, generations=2, stats=stats)
+    assert list(evolution.frame()) == ["gen", "nevals", "best"]
+    assert evolution.frame()["best"].tolist() == evolution.logbook.select("best")
 
 
 def test_individuals_of_the_user_s_own() -> None:

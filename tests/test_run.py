@@ -13,7 +13,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
-from sos_deap import Evaluator, load, masked, prune
+from sos_deap import Evaluator, InputError, history, load, masked, prune
 from sos_deap.__main__ import main as package_main
 from sos_deap.report.formats import measurement
 from sos_deap.run import main
@@ -109,6 +109,16 @@ def test_a_run_leaves_everything_and_a_model_that_loads(
     assert float(logbook[-1]["best_metric"]) == pytest.approx(
         best["calibration"]["perplexity"], rel=1e-5
     )
+    for table, file in (("generations", logbook), ("evaluations", evaluations)):
+        frame = history(folder, table)
+        assert list(frame) == list(file[0]) and len(frame) == len(file)
+        for name in frame:
+            written = [row[name] for row in file]
+            same = written if name == "chromosome" else list(map(float, written))
+            assert frame[name].tolist() == same
+    front = history(str(folder), "front")
+    assert "".join(map(str, best["chromosome"])) in set(front["chromosome"])
+    assert front["sparsity"].is_monotonic_increasing
 
     assert data["calibration"]["token_hash"] != data["held-out"]["token_hash"]
     assert data["calibration"]["tokens"] == 2 * 64
@@ -372,6 +382,21 @@ def test_bad_input_is_one_line_and_status_2(
     assert captured.err.count("\n") == 1
     assert message in captured.err
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_tables_that_are_not_there(tmp_path: Path) -> None:
+    (tmp_path / "evaluations.csv").write_text("")
+    (tmp_path / "pareto.csv").mkdir()
+    for given, message in (
+        ((tmp_path,), "is not the folder of a complete run: logbook.csv is missing"),
+        ((tmp_path, "evaluations"), "is damaged"),
+        ((tmp_path, "front"), "pareto.csv cannot be read"),
+        ((tmp_path, "fronts"), "unknown table 'fronts': did you mean 'front'"),
+        ((tmp_path / "none",), "logbook.csv is missing"),
+        ((3,), "the run is a int: give a run folder"),
+    ):
+        with pytest.raises(InputError, match=message):
+            history(*given)
 
 
 @pytest.mark.parametrize(

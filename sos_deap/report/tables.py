@@ -13,6 +13,7 @@ from sos_deap.files.atomic import write_csv
 from sos_deap.report.formats import change, counted, format_value, measurement, search_end, signed
 from sos_deap.report.refit_lines import refit_lines
 from sos_deap.search.chromosome import WORST_FITNESS
+from sos_deap.search.statistics import flat_row
 from sos_deap.tasks.objectives import OBJECTIVES
 from sos_deap.tasks.task import SHARES
 
@@ -57,13 +58,7 @@ def generation(logbook: Any, number: int, row: dict[str, Any]) -> dict[str, Any]
     :param number: number of the generation; 0 is the initial population.
     :param row: the generation's row in :class:`sos_deap.report.console.Progress`.
     """
-    chapters = {
-        f"{name}_{key}": value
-        for name, chapter in logbook.chapters.items()
-        for key, value in chapter[number].items()
-        if key not in ("gen", "nevals")
-    }
-    return {**logbook[number], **chapters, **row}
+    return {**flat_row(logbook, number), **row}
 
 
 def number(given: str | float | None) -> float:

@@ -10,7 +10,7 @@ import copy
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from deap import tools
 
@@ -22,7 +22,11 @@ from sos_deap.search.context import context_of
 from sos_deap.search.limits import Limits
 from sos_deap.search.named import check_sizes
 from sos_deap.search.runner import Runner
+from sos_deap.search.statistics import flat_row
 from sos_deap.search.strategies.strategy import Strategy
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 
 class Evolution(NamedTuple):
@@ -41,6 +45,15 @@ class Evolution(NamedTuple):
     logbook: Any
     halloffame: Any
     stopped_by: str
+
+    def frame(self) -> DataFrame:
+        """Return the logbook as a pandas ``DataFrame``, one row per generation.
+
+        The value ``max`` of the chapter ``fitness`` is the column ``fitness_max``.
+        """
+        import pandas  # noqa: PLC0415, a search does not need it
+
+        return pandas.DataFrame([flat_row(self.logbook, i) for i in range(len(self.logbook))])
 
 
 def evolve(

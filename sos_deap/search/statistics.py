@@ -29,3 +29,19 @@ def statistics(measure: Callable[[Sequence[int]], float] = sparsity) -> Any:
     population = each["diversity"] = tools.Statistics()  # of the population, not of individuals
     population.register("hamming", diversity)
     return each
+
+
+def flat_row(logbook: Any, number: int) -> dict[str, Any]:
+    """Return a row of DEAP's logbook with those of its chapters.
+
+    :param logbook: DEAP's logbook; a value ``max`` of its chapter ``fitness`` becomes
+        ``fitness_max``.
+    :param number: number of the row.
+    """
+    chapters = {
+        f"{name}_{key}": value
+        for name, chapter in logbook.chapters.items()
+        for key, value in chapter[number].items()
+        if key not in ("gen", "nevals")
+    }
+    return {**logbook[number], **chapters}
