@@ -20,7 +20,15 @@ from sos_deap.report.console import Console
 from sos_deap.report.formats import arrow
 from sos_deap.report.headline import headline
 from sos_deap.report.live import add_genes
-from sos_deap.report.tables import bound_line, front, search_lines, table, winner, write_front
+from sos_deap.report.tables import (
+    bound_line,
+    front,
+    search_lines,
+    table,
+    winner,
+    write_front,
+    write_genes,
+)
 from sos_deap.report.timings import measured_table
 from sos_deap.search.drive import Evolution
 
@@ -78,6 +86,7 @@ class Finish:
         searched = {**result["search"], **figures, "seconds": seconds}
         console.say(search_lines(searched))
         chromosome, bound = self._chosen(evolution)
+        write_genes(folder / "genes.csv", evaluator, chromosome, evolution.losses)
         best, pruned, changed = self._save(chromosome)
         refitted = {} if self.refit is None else {"refit": self.refit.result}
         with console.step("timing both models"):

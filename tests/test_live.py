@@ -95,7 +95,9 @@ def test_the_page_follows_the_search_and_does_not_change_it(
     for number, (text, row) in enumerate(zip(pages, log, strict=True)):
         page = Words(text)
         assert f"The search is running: generation {number}{limit}." in page.text
-        assert page.open.count("svg") == 3
+        # A sweep scores parts of the text, so that there is nothing to compare before its end.
+        least = 0 if "sweep" in str(more) else 2
+        assert least + 1 <= page.open.count("svg") <= 3
         assert any(
             re.fullmatch(r"Written on .*; the page reloads itself\. .* --resume .*\.", line)
             for line in page.text
@@ -130,7 +132,7 @@ def test_a_search_that_has_found_nothing_has_a_page_too(
     LivePage(tmp_path, evaluator, progress, logbook, "<me>", known)(0, HallOfFame(1))
     page = Words((tmp_path / "report.html").read_text())
     assert "Best sub-model: no sub-model within the maximum sparsity yet." in page.text
-    assert page.open.count("svg") == 2 and "<me>" in page.text
+    assert page.open.count("svg") == 0 and "<me>" in page.text
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
 
 

@@ -116,7 +116,9 @@ def test_the_command_reproduces_the_result(
     printed = capsys.readouterr().out.splitlines()
     sentence = headline(read(finished))  # not timed again
     assert printed.index(sentence) == printed.index("finished: 3 generations") + 2
-    assert printed.index(sentence) < min(i for i, line in enumerate(printed) if "dense" in line)
+    assert printed.index(sentence) < min(
+        i for i, line in enumerate(printed) if line.startswith("  ")
+    )
 
 
 def test_the_figures_show_what_was_found() -> None:

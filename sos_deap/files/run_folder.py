@@ -56,6 +56,7 @@ _CHECKED = (
     "evaluations.csv",
     "logbook.csv",
     "pareto.csv",
+    "genes.csv",
     "pruned/config.json",
     "pruned/*.safetensors",
 )

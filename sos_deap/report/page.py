@@ -20,10 +20,13 @@ from sos_deap.report.figures import on_page, save
 from sos_deap.report.formats import format_value, search_end
 from sos_deap.report.genes_figure import genes_figure
 from sos_deap.report.headline import headline
+from sos_deap.report.losses_figure import losses_figure
 from sos_deap.report.parts import Part, parts_of, removal
-from sos_deap.report.plots import Row, by_generation, scatter
+from sos_deap.report.plots import Row, by_generation, comparable, scatter
 from sos_deap.report.tables import cells, inline
 from sos_deap.report.timings import measured_cells
+
+_FEWEST = 3  # sub-models to draw
 
 TEMPLATES = Path(__file__).parent
 
@@ -37,11 +40,13 @@ class RunTables:
     :param evaluations: rows of ``evaluations.csv``.
     :param logbook: rows of ``logbook.csv``.
     :param front: rows of ``pareto.csv``.
+    :param genes: rows of ``genes.csv``; empty if it is not written yet.
     """
 
     evaluations: Sequence[Row]
     logbook: Sequence[Row]
     front: Sequence[Row]
+    genes: Sequence[Row] = ()
 
 
 def write_page(folder: Path) -> Path:
@@ -55,13 +60,14 @@ def write_page(folder: Path) -> Path:
         result, measured = read_result(folder)
         config = _json(folder / "config.json")
         samples = _json(folder / "samples.json") if (folder / "samples.json").exists() else []
-        evaluations, logbook, front = (
-            _rows(folder / f"{name}.csv") for name in ("evaluations", "logbook", "pareto")
-        )
+        names = ["evaluations", "logbook", "pareto"]
+        # A run of an earlier version has no rows of genes.
+        names += ["genes"] if (folder / "genes.csv").exists() else []
+        tables = RunTables(*(_rows(folder / f"{name}.csv") for name in names))
         text = _rendered(
             config["model"],
             result,
-            RunTables(evaluations, logbook, front),
+            tables,
             partial(save, folder / "plots"),
             measured=measured,
             samples=samples,
@@ -80,7 +86,7 @@ def write_unfinished(
 ) -> None:
     """Write ``report.html`` of a search that has not ended, without files for its figures.
 
-    The file is not synced to the disk, since it is replaced often and its loss does no harm.
+    The file is not synced to the disk, since it is replaced often and losing it is harmless.
 
     :param folder: the run folder.
     :param model: name of the model.
@@ -114,7 +120,7 @@ def _rendered(
         trim_blocks=True,
     )
     return pages.get_template("page.html").render(
-        model=model,
+        model=Path(model).name,
         status=status,
         reload=reload,
         unfinished=UNFINISHED,
@@ -140,14 +146,18 @@ def _metric(result: Mapping[str, Any]) -> str:
 def _figures(
     result: Mapping[str, Any], parts: Sequence[Part], tables: RunTables, draw: Draw
 ) -> dict[str, str]:
-    """Return the figures by name, as SVG; that of the genes only if there are parts."""
+    """Return the figures by name, as SVG, as far as there is something to draw."""
     dense, metric = result["dense"]["calibration"], _metric(result)
-    figures = {
-        "sub_models": draw(
+    figures = {}
+    if len(tables.evaluations) >= _FEWEST:
+        figures["sub_models"] = draw(
             "sub_models", lambda: scatter(tables.evaluations, tables.front, metric, dense)
-        ),
-        "generations": draw("generations", lambda: by_generation(tables.logbook)),
-    }
+        )
+    if comparable(tables.logbook):
+        figures["generations"] = draw("generations", lambda: by_generation(tables.logbook))
+    losses = [float(row["loss"]) for row in tables.genes if row["loss"] != ""]
+    if parts and losses:
+        figures["losses"] = draw("losses", lambda: losses_figure(parts, losses))
     if parts:
         figures["genes"] = draw("genes", lambda: genes_figure(parts))
     return figures

@@ -109,7 +109,7 @@ def comparable(logbook: Sequence[Row]) -> bool:
 
     :param logbook: rows of ``logbook.csv``.
     """
-    whole = [math.isfinite(number(row.get("best_metric"))) for row in logbook]
+    whole = [math.isfinite(number(row["best_metric"])) for row in logbook]
     return 2 * sum(whole) > len(whole)
 
 
@@ -136,7 +136,7 @@ def _fitness(axis: Any, numbers: list[int], logbook: Sequence[Row]) -> None:
     _line(axis, numbers, logbook, "fitness_avg")
     # Not the worst fitness: it may be far off and compress the axis.
     _line(axis, numbers, logbook, "fitness_max", best=True)
-    axis.set_title("fitness")
+    axis.set_title("fitness: mean and best")
     axis.legend()
 
 
@@ -145,7 +145,7 @@ def _sparsity(axis: Any, numbers: list[int], logbook: Sequence[Row]) -> None:
     least, most = _column(logbook, "sparsity_min"), _column(logbook, "sparsity_max")
     shade: Any = {"color": COLOURS[0], "alpha": 0.2, "linewidth": 0, "label": "range"}
     axis.fill_between(numbers, least, most, **shade)
-    axis.set_title("sparsity")
+    axis.set_title("sparsity: mean and range")
     axis.legend()
 
 

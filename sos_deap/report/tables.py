@@ -89,6 +89,27 @@ def write_front(
     _write_chromosomes(path, evaluator, wider, tuple(columns[0]))
 
 
+def write_genes(
+    path: Path, evaluator: Evaluator, chromosome: Sequence[int], losses: Sequence[float] | None
+) -> None:
+    """Write a row for each gene as CSV: what it stands for, its cost, loss, and whether it is kept.
+
+    :param path: the file.
+    :param evaluator: the evaluator of the search.
+    :param chromosome: the winner.
+    :param losses: the loss in fitness from the removal of each gene; ``None`` if not measured.
+    """
+    parts = evaluator.gene_map.parts
+    places = [(part.layer, part.kind, i) for part in parts for i in range(part.size)]
+    costs = evaluator.sparsity.costs
+    known: Sequence[float | None] = [None] * len(places) if losses is None else losses
+    write_csv(
+        path,
+        ["layer", "kind", "gene", "kept", "cost", "loss"],
+        ([*place, *row] for place, *row in zip(places, chromosome, costs, known, strict=True)),
+    )
+
+
 def front(evaluator: Evaluator) -> list[tuple[list[int], float]]:
     """Return the chromosomes that no other dominates in metric and sparsity, by sparsity."""
     sign = 1 if evaluator.task.greater_is_better else -1

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -39,12 +39,15 @@ class Evolution(NamedTuple):
     :param stopped_by: why the search stopped: the name of a limit (a field of
         :class:`sos_deap.search.limits.Limits`), ``"max_sparsity"``, or ``"finished"`` if a strategy
         had no proposals left or a generator ended.
+    :param losses: of a strategy that measures it, the loss in fitness from the removal of each
+        gene.
     """
 
     population: list[Any]
     logbook: Any
     halloffame: Any
     stopped_by: str
+    losses: Sequence[float] | None = None
 
     def frame(self) -> DataFrame:
         """Return the logbook as a pandas ``DataFrame``, one row per generation.
@@ -127,8 +130,7 @@ def evolve(
         toolbox.register("select", row.select)
     if max_sparsity is not None:
         toolbox = _bounded(toolbox, row, max_sparsity)
-    context = context_of(toolbox)
-    validation = context.validation
+    validation = (context := context_of(toolbox)).validation
     if halloffame is None:
         finalists = 1 if validation is None else validation.finalists
         halloffame = tools.ParetoFront() if pareto else tools.HallOfFame(finalists)
@@ -143,13 +145,16 @@ def evolve(
         on_generation=on_generation,
     )
     limits = without_validation(all_limits(row, limits or Limits(), size, generations), toolbox)
-    if row.strategy is None:
+    strategy = None if row.strategy is None else strategy_of(row, toolbox, individuals, limits)
+    if strategy is None:
         last, reason = run.loop(row, individuals, row.keywords(size, crossover_rate), limits)
     else:
-        last, reason = run.strategy(strategy_of(row, toolbox, individuals, limits), limits)
+        last, reason = run.strategy(strategy, limits)
     if validation is not None and len(halloffame):
         validation.choose(halloffame, unbounded(toolbox.evaluate))
-    return Evolution(last, logbook, halloffame, reason)
+    return Evolution(
+        last, logbook, halloffame, reason, None if strategy is None else strategy.losses
+    )
 
 
 def _bounded(toolbox: Any, row: Algorithm, max_sparsity: float) -> Any:

@@ -82,7 +82,8 @@ class OneShot(Strategy):
         if self.incumbent is None:
             values = list(map(value, individuals))
             reference = 0.0 if self.space.equal else values.pop(0)
-            self.incumbent = self._chosen([reference - one for one in values])
+            self.losses = [reference - one for one in values]
+            self.incumbent = self._chosen(self.losses)
         else:
             self.incumbent, self.done = individuals[0], True
 

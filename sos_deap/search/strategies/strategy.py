@@ -35,6 +35,8 @@ class Strategy(ABC):
         self.left = budget
         #: The best individual so far, evaluated or not; ``None`` before the first update.
         self.incumbent: Any = None
+        #: The loss in fitness from the removal of each gene, as far as the search has measured it.
+        self.losses: Sequence[float] | None = None
         #: Whether the search is finished: it has no proposals left.
         self.done = False
 

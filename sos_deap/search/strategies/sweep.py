@@ -132,6 +132,7 @@ class Sweep(Strategy):
                 self._plan_random()
         else:
             self._losses.learn(self._current, individuals)
+            self.losses = self._smoothed()
             self._misjudged(individuals[0])
         if not self._exchanges:
             self._seen = next(self._windows)
