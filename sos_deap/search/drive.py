@@ -135,15 +135,8 @@ def evolve(
         finalists = 1 if validation is None else validation.finalists
         halloffame = tools.ParetoFront() if pareto else tools.HallOfFame(finalists)
     logbook = tools.Logbook() if logbook is None else logbook
-    run = Runner(
-        toolbox,
-        context,
-        halloffame,
-        logbook,
-        max_sparsity=max_sparsity,
-        stats=stats,
-        on_generation=on_generation,
-    )
+    watch: Any = {"stats": stats, "on_generation": on_generation}
+    run = Runner(toolbox, context, halloffame, logbook, max_sparsity=max_sparsity, **watch)
     limits = without_validation(all_limits(row, limits or Limits(), size, generations), toolbox)
     strategy = None if row.strategy is None else strategy_of(row, toolbox, individuals, limits)
     if strategy is None:
