@@ -5,6 +5,12 @@
         --output benchmarks/results/shares_tiny_refit.json
     python -m benchmarks.shares --model DIR --dataset FILE --rank taylor --shares 0.1 0.2 0.3 \
         --task perplexity --samples 16 --seqlen 512 --heldout_samples 8 --output FILE
+    python -m benchmarks.shares best --genes heads+channels --shares 0.27 --dtype float32 \
+        --model runs/models/sst2 --dataset DATA/sst2 --calibration_split train \
+        --heldout_split test --samples 1024 --refit_samples 2048 --output FILE
+    python -m benchmarks.shares best --genes heads+channels --shares 0.27 --dtype float32 \
+        --model runs/models/tweets --dataset runs/models/tweets/data --calibration_split train \
+        --heldout_split test --samples 128 --refit_samples 256 --output FILE
 
 A search for each kind of genes and share removes that share of the parameters of the layers,
 without embeddings and the language-modelling head; or, with ``--rank``, one ranking of the genes
@@ -31,6 +37,7 @@ from sos_deap.models.costs import layer_parameters
 from sos_deap.plan import Plan, evaluator_of, plan_of, search, toolbox_of
 from sos_deap.quality import quality
 from sos_deap.refitting import refit_of
+from sos_deap.tasks.task import SHARES, judged_by
 
 
 def heldout(evaluator: Evaluator, chromosome: list[int]) -> dict[str, float]:
@@ -118,16 +125,21 @@ def main() -> None:
 
 
 def _changes(refit: dict[str, Any], part: str, before: dict[str, float]) -> str:
-    """Return the increase of the perplexity before and after a refit, and their ratio."""
-    dense = refit["dense"][part]["perplexity"]
-    raw, after = (found["perplexity"] / dense - 1 for found in (before, refit["after"][part]))
-    return f"{raw:+.1%} before and {after:+.1%} after the refit, ratio {after / raw:.2f}"
+    """Return the change of the metric before and after a refit, and their ratio."""
+    dense = refit["dense"][part]
+    raw, after = (_change(dense, found) for found in (before, refit["after"][part]))
+    ratio = f", ratio {after / raw:.2f}" if raw else ""
+    return f"{raw:+.1%} before and {after:+.1%} after the refit{ratio}"
 
 
 def change(row: dict[str, Any]) -> float:
-    """Return the increase of the held-out perplexity, relative to the dense model."""
-    increase: float = row["heldout"]["perplexity"] / row["dense"]["perplexity"] - 1
-    return increase
+    """Return the change of the held-out metric: relative, or of a share the difference."""
+    return _change(row["dense"], row["heldout"])
+
+
+def _change(dense: dict[str, float], pruned: dict[str, float]) -> float:
+    name = judged_by(dense)
+    return pruned[name] - dense[name] if name in SHARES else pruned[name] / dense[name] - 1
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sos_deap.cli import Parser, quiet, run_with_exit_status
-from sos_deap.errors import InputError, say, unknown
+from sos_deap.errors import InputError, print_lines, unknown
 
 
 def report(arguments: list[str]) -> int:
@@ -122,9 +122,9 @@ def _report(folders: list[Path]) -> None:
         if not os.path.isdir(folder):
             raise InputError(f"{str(folder)[:200]} is not a folder: give the folders of runs")
     pages = [write_page(folder) for folder in folders]
-    say(f"{comparison(folders)}\n")
+    print_lines(f"{comparison(folders)}\n")
     for page in pages:
-        say(f"report: {page}")
+        print_lines(f"report: {page}")
 
 
 def _prune(flags: Namespace, given: str) -> None:
@@ -154,8 +154,8 @@ def _prune(flags: Namespace, given: str) -> None:
         facts = {"command": f"python -m sos_deap prune {given}"}
         write_card(temporary, flags.model, model, genes, mapping, flags.layout, facts)
     before, after = size(model, model.dtype, mapping), size(pruned, model.dtype, mapping, genes)
-    say(columns(cells({"dense": before, "best": after})))
-    say(f"pruned model: {folder}  (its README.md shows how to load it)")
+    print_lines(columns(cells({"dense": before, "best": after})))
+    print_lines(f"pruned model: {folder}  (its README.md shows how to load it)")
 
 
 def _saved(flags: Namespace) -> dict[str, Any]:
@@ -218,7 +218,7 @@ def _check_fingerprint(flags: Namespace, saved: dict[str, Any], model: Any) -> N
 
     expected = saved.get("fingerprint")
     if expected is not None and re.fullmatch("[0-9a-f]{16}", expected):
-        say(f"{flags.chromosome} is of an earlier version: its fingerprint is not compared")
+        print_lines(f"{flags.chromosome} is of an earlier version: its fingerprint is not compared")
     elif expected is not None and expected != (found := fingerprint(model)):
         raise InputError(
             f"{flags.chromosome} is for another model, {saved.get('model')} ({expected}), and "
@@ -253,7 +253,7 @@ def _measure(flags: Namespace) -> None:
         rounds=flags.rounds,
         seconds=flags.seconds,
     )
-    say(measured_table(rows))
+    print_lines(measured_table(rows))
     if flags.output is not None:
         write_json(flags.output, rows)
 
@@ -277,7 +277,9 @@ def _export(flags: Namespace) -> None:
         difference = write_onnx(model, flags.output, flags.model, written)
         files = [path for path in flags.output.rglob("*") if path.is_file()]
         if not any(flags.output.glob("*tokenizer*")) and not any(flags.output.glob("*processor*")):
-            say(f"({flags.model} has no tokenizer to copy: use the one that it was trained with)")
+            print_lines(
+                f"({flags.model} has no tokenizer to copy: use the one that it was trained with)"
+            )
         checked = f", outputs differ from torch's by {difference:.1e} of the largest"
     else:
         from sos_deap.export.gguf import write_gguf
@@ -287,7 +289,7 @@ def _export(flags: Namespace) -> None:
         layers = ", ".join(map(str, zeros))
         checked = f", empty feed-forwards as 32 channels of zeros (layer {layers})" if zeros else ""
     size = sum(path.stat().st_size for path in files)
-    say(f"{flags.output}: {size:,} bytes, weights in {written}{checked}")
+    print_lines(f"{flags.output}: {size:,} bytes, weights in {written}{checked}")
     if written != stored:
         weights = sum(parameter.nbytes for parameter in model.parameters())
-        say(f"({flags.model} has {weights:,} bytes of weights in {stored})")
+        print_lines(f"({flags.model} has {weights:,} bytes of weights in {stored})")

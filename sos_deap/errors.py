@@ -19,7 +19,7 @@ def one_line(text: str) -> str:
     return "".join(character if character.isprintable() else " " for character in text)
 
 
-def say(text: str) -> None:
+def print_lines(text: str) -> None:
     """Print lines; characters that move a terminal's cursor become spaces."""
     print("\n".join(map(one_line, text.split("\n"))), flush=True)
 

@@ -84,7 +84,7 @@ class Finish:
         folder, evaluator, console = self.folder, self.evaluator, self.console
         figures = search_figures(evaluator, evolution, result)
         searched = {**result["search"], **figures, "seconds": seconds}
-        console.say(search_lines(searched))
+        console.print(search_lines(searched))
         chromosome, bound = self._chosen(evolution)
         write_genes(folder / "genes.csv", evaluator, chromosome, evolution.losses)
         best, pruned, changed = self._save(chromosome)
@@ -102,17 +102,17 @@ class Finish:
             models = {"dense": evaluator.model, "pruned": pruned}
             timings = measured(models, evaluator.task.seqlen)
             write_json(folder / "measured.json", timings)
-        console.say(f"\n{headline(result, timings, arrow(sys.stdout))}\n")
-        console.say(f"{table(result)}\n\n{measured_table(timings)}\n")
+        console.print(f"\n{headline(result, timings, arrow(sys.stdout))}\n")
+        console.print(f"{table(result)}\n\n{measured_table(timings)}\n")
         with console.step("writing samples and the report"):
             card = folder / "pruned", evaluator, self.layout, self.name
             write_run_card(*card, result, timings)
             write_samples(folder / "samples.json", evaluator, models)
             console.event("result", **result, measured=timings)
             page = self._page(searched["generations"])
-        console.say(f"report:       {page}")
-        console.say(f"result:       {folder / 'result.json'}")
-        console.say(f"pruned model: {folder / 'pruned'}  (its README.md shows how to load it)")
+        console.print(f"report:       {page}")
+        console.print(f"result:       {folder / 'result.json'}")
+        console.print(f"pruned model: {folder / 'pruned'}  (its README.md shows how to load it)")
 
     def _chosen(self, evolution: Evolution) -> tuple[list[int], dict[str, Any]]:
         """Return the chromosome to prune to, and the part ``bound`` of ``result.json``, if any."""
@@ -124,7 +124,7 @@ class Finish:
         with self.console.step("choosing by the loss on validation examples"):
             chromosome = bound.choose([genes for genes, _ in front(evaluator)])
         write_front(self.folder / "pareto.csv", evaluator, bound.columns)
-        self.console.say(bound_line(bound.result))
+        self.console.print(bound_line(bound.result))
         return chromosome, {"bound": bound.result}
 
     def _save(self, chromosome: list[int]) -> tuple[dict[str, Any], Any, dict[str, Any]]:

@@ -12,7 +12,7 @@ from sos_deap.cli import Parser
 from sos_deap.errors import InputError, unknown
 from sos_deap.tasks.settings import GROUPS
 
-#: Flags of earlier versions, and what became of each.
+#: Flags of earlier versions, and their replacements.
 FORMER = {
     "density": "is now --sparsity_of",
     "elite": "is now --finalists",
@@ -88,7 +88,7 @@ class _ShortHelp(argparse.Action):
 
 
 def _add_flags(parser: Parser, kinds: Iterable[type[Any]], common: bool) -> None:
-    """Add the fields as flags to the parser, in groups; only the common ones if so wished."""
+    """Add the fields as flags to the parser, in groups, or only the common ones."""
     groups = {name: parser.add_argument_group(heading) for name, heading in GROUPS.items()}
     for field in (field for kind in kinds for field in fields(kind)):
         about = field.metadata

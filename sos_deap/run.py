@@ -116,7 +116,7 @@ class _Run:
         folder, written = self.folder, self.plan.written()
         resumed = self.plan.config.resume is not None
         make_folder(folder)
-        # The journal stays locked to the end: a process without the lock must not write here.
+        # The journal stays locked until the run ends: a process without the lock must not write here.
         journal = self.evaluator.open_journal(
             folder / JOURNAL,
             lambda: resumable_folder(folder) if resumed else claim(folder, written),
@@ -148,8 +148,8 @@ class _Run:
         from sos_deap.report.parts import listed, parts_of
 
         parts = parts_of(result["search"], [1] * len(self.evaluator.gene_map))
-        self.console.say(f"{self.plan.config.model}: {listed(parts)}")
-        self.console.say(f"run folder: {self.folder}")
+        self.console.print(f"{self.plan.config.model}: {listed(parts)}")
+        self.console.print(f"run folder: {self.folder}")
         self.console.event("run", folder=str(self.folder), dense=result["dense"])
 
     def _initial_result(self) -> dict[str, Any]:
@@ -175,7 +175,7 @@ class _Run:
         evaluator.open_store(plan.config.store or folder / "store.sqlite")
         progress = self._progress(result, journal)
         page = LivePage(folder, evaluator, progress, logbook, plan.config.model, result)
-        watchers = [*self._watchers(progress, logbook), page]  # the page reads the others' rows
+        watchers = [*self._watchers(progress, logbook), page]  # the page reads rows of the others
 
         def on_generation(generation: int, halloffame: Any) -> None:
             for watch in watchers:

@@ -134,13 +134,28 @@ def test_a_long_step_is_shown_while_it_lasts(
     status = Status(clock=clock)
     with status.step("timing both models"):
         assert called.wait(10)
-    status.say("done")
+    status.print("done")
     printed = capsys.readouterr().out
     assert re.search(r"timing both models, (0:\d\d|1:\d\d)", printed)
     assert ("\r\x1b[K" in printed) == terminal
     assert printed.endswith("\r\x1b[Kdone\n" if terminal else "\ndone\n")
     if not terminal:  # a line after each 25 s of silence, not every second
         assert printed.count("timing") <= 1 + now[0] / 25
+
+
+def test_long_lines_are_broken_between_words_of_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "40")
+    path = "/a/path/of-more-than/forty-columns/is-not/broken"
+    Status().print(f"short\n{'word ' * 20}\n{path}")
+    lines = capsys.readouterr().out.removeprefix("\r\x1b[K").splitlines()
+    assert lines[0] == "short" and lines[-1] == path
+    assert all(len(line) < 40 for line in lines[:-1]) and len(lines) > 4
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: False)
+    Status().print("word " * 20)
+    assert len(capsys.readouterr().out) == 101
 
 
 def test_a_quiet_step_prints_nothing(capsys: Any) -> None:

@@ -70,7 +70,7 @@ def test_a_run_leaves_everything_and_a_model_that_loads(
     result, printed = read(folder), capsys.readouterr().out
     dense, best, search, data = (result[k] for k in ("dense", "best", "search", "data"))
 
-    # The pruned model: what the figures say, measured again from the files alone.
+    # The pruned model: what the figures state, measured again from the files alone.
     pruned: Any = load(folder / "pruned")
     parameters = sum(p.numel() for p in pruned.parameters())
     assert (best["parameters"], best["bytes"]) == (parameters, 4 * parameters)

@@ -119,9 +119,9 @@ class Progress:
         if not self.rows:
             return
         if self._console.terminal or (len(self.rows) - 1) % 10:
-            self._console.say(self.line())
+            self._console.print(self.line())
         row, spent = self.rows[-1], self._evaluator.spent()
-        self._console.say(
+        self._console.print(
             f"{amount(spent['evaluations'])} evaluations, "
             f"{counted(row['cache_hits'], 'cache hit')}, {counted(row['tokens'], 'token')}, "
             f"{measurement(self.rate)} tokens/s"
@@ -148,7 +148,7 @@ class Progress:
     def sentences(self, state: str = "is running") -> list[str]:
         """Return sentences on the search after the last generation.
 
-        :param state: what the search does, such as "was stopped".
+        :param state: what happened to the search, such as "was stopped".
         """
         most, left = self._limits.generations, self._left()
         return [

@@ -115,7 +115,7 @@ def _answers(result: Mapping[str, Any], metric: str) -> str:
 def _where(data: Mapping[str, Mapping[str, Any]]) -> str:
     """Return what the held-out metrics were computed on."""
     heldout = data["held-out"]
-    # A metric of the user's may be of anything, and without rows of data it has one part only.
+    # A user's metric may read any data, and without rows of data it has one part only.
     noun = "data" if "code_hash" in heldout else "text"
     if heldout == data["calibration"]:
         return f"on the {noun} of the search"

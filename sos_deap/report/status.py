@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import shutil
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
-from sos_deap.errors import one_line, say
+from sos_deap.errors import one_line, print_lines
 from sos_deap.report.formats import duration
 
 _REFRESH = 1.0  # seconds between two refreshes of the line of a terminal
@@ -32,12 +34,12 @@ class Status:
         self._lock = threading.RLock()  # a step is refreshed by a thread of its own
         self._printed = clock()
 
-    def say(self, text: str) -> None:
+    def print(self, text: str) -> None:
         """Print lines of text, which stay."""
         if self.words:
             with self._lock:
                 self._erase()
-                say(text)
+                print_lines(self._wrapped(text) if self.terminal else text)
                 self._printed = self._clock()
 
     def show(self, text: str) -> None:
@@ -47,7 +49,7 @@ class Status:
                 width = shutil.get_terminal_size().columns - 1  # longer is not overwritten
                 print(f"\r\x1b[K{one_line(text)[:width]}", end="", flush=True)
         else:
-            self.say(text)
+            self.print(text)
 
     @contextmanager
     def during(self, text: Callable[[], str]) -> Iterator[None]:
@@ -85,6 +87,18 @@ class Status:
         while not ended.wait(_REFRESH):
             if self.terminal or self._clock() - self._printed >= _SILENCE:
                 self.show(text())
+
+    @staticmethod
+    def _wrapped(text: str) -> str:
+        """Break lines longer than the terminal between words."""
+        width = shutil.get_terminal_size().columns - 1
+        style: Any = {"subsequent_indent": "  ", "break_on_hyphens": False}
+        return "\n".join(
+            textwrap.fill(line, width, break_long_words=False, **style)
+            if len(line) > width
+            else line
+            for line in text.split("\n")
+        )
 
     def _erase(self) -> None:
         """Clear the line of a terminal."""

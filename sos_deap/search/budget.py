@@ -87,7 +87,7 @@ class Costs:
 
         :param genes: 0/1 genes, which are not changed.
         :param bound: the maximum sparsity, from 0 to 1.
-        :param draw: draws the genes to remove; asked for a number of genes that is sure to fit, or
+        :param draw: draws the genes to remove; called with a number of genes that certainly fits, or
             for one that may be refused.
         :param among: indices of the genes to consider; default: all.
         """

@@ -1,6 +1,6 @@
 """Crossover, mutation and selection by name: this package's, DEAP's, or the user's function.
 
-DEAP's operators for genes other than 0 and 1 are refused by name, and operators are tried on a few
+DEAP's operators for genes other than 0 and 1 are refused by name, and operators are tested on a few
 individuals before a search begins.
 """
 
@@ -152,7 +152,7 @@ def choose(kind: str, given: str | Operator, defaults: Mapping[str, Any]) -> Cho
 
 
 def try_out(choice: Choice, individual: Callable[[], Any]) -> None:
-    """Try an operator on a few individuals, so that a wrong one fails before a search begins.
+    """Test an operator on a few individuals, so that a wrong one fails before a search begins.
 
     The state of Python's and NumPy's random generators is restored.
 

@@ -1,4 +1,4 @@
-"""The initial individuals of a search: random, feasible, and led by a prior if there is one."""
+"""The initial individuals of a search: random, feasible, and biased by a prior if there is one."""
 
 from __future__ import annotations
 

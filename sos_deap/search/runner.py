@@ -155,7 +155,7 @@ class Runner:
             leaders = self._hall if strategy.incumbent is None else [strategy.incumbent]
             spent = self._after(leaders)
             finalists = _unscored(strategy)
-            # The cost of the finalists counts as spent: they are evaluated whatever happens.
+            # The cost of the finalists counts as spent: they are always evaluated.
             reason = limits.reached(
                 spent._replace(
                     evaluations=spent.evaluations + len(finalists),

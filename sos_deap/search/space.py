@@ -197,7 +197,7 @@ class Space:
         return self.budget.settled(genes, before, self.max_sparsity, *draws)
 
     def exchanged(self, genes: Sequence[int], moves: int) -> list[int]:
-        """Return genes after exchanges of one removed and one kept gene, settled by cost.
+        """Return genes after exchanges of one removed and one kept gene, corrected for cost.
 
         :param genes: 0/1 genes, which are not changed.
         :param moves: number of exchanges; limited to those possible.

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 SHARES = frozenset(["accuracy", "micro_f1", "macro_f1", "subset_accuracy", "jaccard"])
 
 
-#: Divergences from the dense model, which say little by themselves.
+#: Divergences from the dense model, which mean little by themselves.
 DIVERGENCES = ("kl", "distillation")
 
 

@@ -14,7 +14,7 @@ from sos_deap.search.strategies.strategy import Strategy, check_at_least_one, va
 class EvoPress(Strategy):
     """A (1 + lambda) evolution strategy with multi-stage selection (Sieberling et al., 2024).
 
-    At constant sparsity, for genes of two levels: the exchanges are level switches, settled by cost
+    At constant sparsity, for genes of two levels: the exchanges are level switches, corrected for cost
     if the genes' costs differ. Each generation draws new examples. All children
     are scored on a few of them, and the best children on more; the last stage includes the parent,
     and its best individual is the next parent. Only fitness on the same examples is compared.
@@ -66,7 +66,7 @@ class EvoPress(Strategy):
         self._stage = 0
         self._window = (0, 1)
         self._racing: list[list[int]] = []
-        self._scored = 0.0  # share of all examples that the racing were scored on
+        self._scored = 0.0  # share of all examples that the remaining children were scored on
 
     def generate(self) -> list[Any]:
         """Return the children of a stage with its examples; in the last stage also the parent."""
