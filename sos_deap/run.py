@@ -116,7 +116,7 @@ class _Run:
         folder, written = self.folder, self.plan.written()
         resumed = self.plan.config.resume is not None
         make_folder(folder)
-        # The journal stays locked until the run ends: a process without the lock must not write here.
+        # The journal stays locked until the run ends: only the process with the lock writes here.
         journal = self.evaluator.open_journal(
             folder / JOURNAL,
             lambda: resumable_folder(folder) if resumed else claim(folder, written),

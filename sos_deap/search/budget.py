@@ -87,8 +87,8 @@ class Costs:
 
         :param genes: 0/1 genes, which are not changed.
         :param bound: the maximum sparsity, from 0 to 1.
-        :param draw: draws the genes to remove; called with a number of genes that certainly fits, or
-            for one that may be refused.
+        :param draw: draws the genes to remove; called with a number of genes that certainly fits,
+            or with one that may be refused.
         :param among: indices of the genes to consider; default: all.
         """
         child, refused, added = list(genes), set[int](), False

@@ -14,9 +14,9 @@ from sos_deap.search.strategies.strategy import Strategy, check_at_least_one, va
 class EvoPress(Strategy):
     """A (1 + lambda) evolution strategy with multi-stage selection (Sieberling et al., 2024).
 
-    At constant sparsity, for genes of two levels: the exchanges are level switches, corrected for cost
-    if the genes' costs differ. Each generation draws new examples. All children
-    are scored on a few of them, and the best children on more; the last stage includes the parent,
+    At constant sparsity, for genes of two levels: the exchanges are level switches, corrected for
+    cost if the genes' costs differ. Each generation draws new examples. All children are scored on
+    a few of them, and the best children on more; the last stage includes the parent,
     and its best individual is the next parent. Only fitness on the same examples is compared.
 
     :param children: number of children per generation, at least 1.
