@@ -21,7 +21,7 @@ from sos_deap.report.formats import arrow
 from sos_deap.report.headline import headline
 from sos_deap.report.live import add_genes
 from sos_deap.report.tables import (
-    bound_line,
+    bound_lines,
     front,
     search_lines,
     table,
@@ -86,6 +86,8 @@ class Finish:
         searched = {**result["search"], **figures, "seconds": seconds}
         console.print(search_lines(searched))
         chromosome, bound = self._chosen(evolution)
+        for line in bound_lines(bound):
+            console.print(line)
         write_genes(folder / "genes.csv", evaluator, chromosome, evolution.losses)
         best, pruned, changed = self._save(chromosome)
         refitted = {} if self.refit is None else {"refit": self.refit.result}
@@ -124,7 +126,6 @@ class Finish:
         with self.console.step("choosing by the loss on validation examples"):
             chromosome = bound.choose([genes for genes, _ in front(evaluator)])
         write_front(self.folder / "pareto.csv", evaluator, bound.columns)
-        self.console.print(bound_line(bound.result))
         return chromosome, {"bound": bound.result}
 
     def _save(self, chromosome: list[int]) -> tuple[dict[str, Any], Any, dict[str, Any]]:

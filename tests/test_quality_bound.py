@@ -16,7 +16,7 @@ from sos_deap.evaluation.uncertainty import loss
 from sos_deap.models.loading import load
 from sos_deap.quality_bound import QualityBound
 from sos_deap.refitting import Refit
-from sos_deap.report.tables import bound_line
+from sos_deap.report.tables import bound_lines
 from sos_deap.run import main
 from tests.test_uncertainty import mean_task
 
@@ -102,7 +102,7 @@ def test_a_run_with_a_bound(
     bound, best = result["bound"], result["best"]
     assert bound["max_loss"] == 3 and bound["loss"] <= 3
     assert result["data"]["validation"]["sequences"] == 4
-    assert bound_line(bound) in capsys.readouterr().out
+    assert bound_lines(result)[0] in capsys.readouterr().out
     rows = list(csv.DictReader((folder / "pareto.csv").read_text().splitlines()))
     genes = "".join(map(str, best["chromosome"]))
     [row] = [i for i, one in enumerate(rows) if one["chromosome"] == genes]

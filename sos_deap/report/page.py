@@ -23,7 +23,8 @@ from sos_deap.report.headline import headline
 from sos_deap.report.losses_figure import losses_figure
 from sos_deap.report.parts import Part, parts_of, removal
 from sos_deap.report.plots import Row, by_generation, comparable, scatter
-from sos_deap.report.tables import cells, inline
+from sos_deap.report.refit_lines import refit_lines
+from sos_deap.report.tables import bound_lines, cells, inline
 from sos_deap.report.timings import measured_cells
 
 _FEWEST = 3  # sub-models to draw
@@ -129,6 +130,7 @@ def _rendered(
         algorithm=search["algorithm"],
         metric=_metric(result),
         rows=cells(result) if best else (),
+        notes=[*refit_lines(result), *bound_lines(result)] if best else (),
         speeds=[measured_cells(row) for row in measured],
         samples=samples,
         figures=_figures(result, parts, tables, draw),

@@ -149,14 +149,20 @@ def front_line(hypervolume: dict[str, Any]) -> str:
     return f"hypervolume of the Pareto front: {value} (reference point: {reference})"
 
 
-def bound_line(bound: Mapping[str, Any]) -> str:
-    """Return the ``bound`` part of a ``result.json`` as a sentence."""
+def bound_lines(result: Mapping[str, Any]) -> list[str]:
+    """Return a sentence on the choice by the loss; none if the run has no bound on it.
+
+    :param result: the content of a ``result.json``.
+    """
+    if "bound" not in result:
+        return []
+    bound = result["bound"]
     unit = "points" if bound["metric"] in SHARES else "%"
-    return (
+    return [
         f"chosen: the smallest of {counted(bound['sub_models'], 'sub-model')} with a loss of at "
         f"most {bound['max_loss']:g} {unit} of {bound['metric']} on validation examples "
         f"({measurement(bound['loss'])} {unit})"
-    )
+    ]
 
 
 def search_lines(search: Mapping[str, Any]) -> str:
