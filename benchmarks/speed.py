@@ -1,11 +1,13 @@
 """Compare the time saved by pruning with its bound; write results/speed_SHAPE_DEVICE_DTYPE.json.
 
     python benchmarks/speed.py gpt2    # 12 layers x 768, float32
+    python benchmarks/speed.py llama-grouped --genes groups    # ..._groups.json
     python benchmarks/speed.py llama-2-7b --device cuda --dtype bfloat16
 
 It times prefill and decoding of a dense and a pruned model alternately. The bound is the saving
 predicted from operations (prefill) or bytes read (decoding). The weights are random, since times do
-not depend on them, and 31 % of the heads are removed at random.
+not depend on them, and 31 % of the heads, or of the key/value groups, are
+removed at random.
 """
 
 from __future__ import annotations
@@ -14,13 +16,14 @@ import platform
 import random
 import statistics
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
 
-from sos_deap import head_map, prune
+from sos_deap import gene_map, prune
 from sos_deap.cards import versions
 from sos_deap.cli import Parser, run_with_exit_status
 from sos_deap.files.atomic import write_json
@@ -30,6 +33,14 @@ from sos_deap.report.timings import measured_table
 SHAPES: dict[str, Any] = {
     "gpt2": GPT2Config,  # 12 layers, width 768, 12 heads, 124 million parameters
     "llama-2-7b": LlamaConfig,  # defaults: 32 layers, width 4096, 32 heads
+    "llama-grouped": partial(  # the size of gpt2, with 12 query heads on 4 key/value heads
+        LlamaConfig,
+        hidden_size=768,
+        intermediate_size=2048,
+        num_hidden_layers=12,
+        num_attention_heads=12,
+        num_key_value_heads=4,
+    ),
 }
 SPARSITY = 0.31
 RESULTS = Path(__file__).parent / "results"
@@ -53,6 +64,7 @@ def main() -> None:
     """Measure, print tables and write the JSON file."""
     parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("shape", choices=SHAPES, help="shape of the model")
+    parser.add_argument("--genes", default="heads", help="what is removed: heads, groups (heads)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (cpu)")
     parser.add_argument("--dtype", default="float32", help="dtype of torch (float32)")
     parser.add_argument("--batch_sizes", type=int, nargs="+", default=[1], help="sequences (1)")
@@ -66,10 +78,11 @@ def main() -> None:
     dtype = getattr(torch, flags.dtype)
     with torch.device(flags.device):
         dense = AutoModelForCausalLM.from_config(SHAPES[flags.shape](), dtype=dtype).eval()
-    genes = [1] * len(head_map(dense))
+    mapping = gene_map(dense, flags.genes)
+    genes = [1] * len(mapping)
     for gene in random.Random(0).sample(range(len(genes)), int(SPARSITY * len(genes))):
         genes[gene] = 0
-    models = {"dense": dense, "pruned": prune(dense, genes)}
+    models = {"dense": dense, "pruned": prune(dense, genes, mapping)}
     repeats = []
     for _ in range(flags.repeats):
         rows = measure(
@@ -87,12 +100,13 @@ def main() -> None:
         "shape": flags.shape,
         "dtype": flags.dtype,
         "device": gpu or f"{platform.machine()} CPU, {torch.get_num_threads()} threads",
-        "heads": [sum(genes), len(genes)],
+        flags.genes: [sum(genes), len(genes)],
         "share_of_bound": [_shares(rows) for rows in zip(*repeats, strict=True)],
         "repeats": repeats,
         "versions": versions(),
     }
-    name = f"speed_{flags.shape}_{flags.device.split(':')[0]}_{flags.dtype}.json"
+    kind = "" if flags.genes == "heads" else f"_{flags.genes}"
+    name = f"speed_{flags.shape}_{flags.device.split(':')[0]}_{flags.dtype}{kind}.json"
     write_json(RESULTS / name, result)
 
 

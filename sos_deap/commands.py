@@ -164,6 +164,8 @@ def _saved(flags: Namespace) -> dict[str, Any]:
 
     path: Path | None = flags.chromosome
     if path is not None and path.suffix == ".csv":
+        if flags.genes is not None:
+            raise InputError("--genes is for a plain JSON list: leave it out with a pareto.csv")
         return read_front(path, flags.row, flags.sparsity)
     for name in ("row", "sparsity"):
         if getattr(flags, name) is not None:

@@ -61,12 +61,14 @@ class QualityBound:
             else:
                 beyond = middle
         reached = losses[best] if best >= 0 else 0.0
-        self._measure(task, front, found)
+        self._measure(task, front, found, dense)
         self.result = {
             "metric": name,
             "max_loss": self.most,
             "loss": reached,
             "sub_models": len(front),
+            "row": best if best >= 0 else None,
+            "dense": dense,
         }
         return list(front[best]) if best >= 0 else [1] * len(self.evaluator.gene_map)
 
@@ -78,7 +80,11 @@ class QualityBound:
         return loss(task, name, dense, self.evaluator.metrics_of(pruned, task)[name])
 
     def _measure(
-        self, task: Task, front: Sequence[Sequence[int]], validated: Sequence[Mapping[str, float]]
+        self,
+        task: Task,
+        front: Sequence[Sequence[int]],
+        validated: Sequence[Mapping[str, float]],
+        dense: float,
     ) -> None:
         """Fill the columns: all sub-models on validation examples, some of them on held-out."""
         heldout = self.evaluator.heldout
@@ -92,6 +98,7 @@ class QualityBound:
             {
                 f"{name}_validation": metrics[name],
                 f"{name}_heldout": by_row[i][name] if i in by_row else None,
+                "loss_validation": loss(task, name, dense, metrics[name]),
             }
             for i, metrics in enumerate(validated)
         ]

@@ -92,7 +92,9 @@ def test_prune_with_a_row_of_a_pareto_front(
         (["--row", 3], "row is 3: "),
         (["--row", -1], "row is -1: "),
         (["--sparsity", 0.01], "as little, give at least 0.0833333"),
-        (["--sparsity", "nan"], "as little, give at least 0.0833333"),
+        (["--sparsity", "nan"], "sparsity is nan: give a share from 0 to 1"),
+        (["--sparsity", 5], "sparsity is 5.0: give a share from 0 to 1"),
+        (["--row", 1, "--genes", "heads"], "--genes is for a plain JSON list"),
         ([], "give --row or --sparsity, one of them"),
         (["--row", 1, "--sparsity", 0.9], "give --row or --sparsity, one of them"),
     ):
@@ -102,6 +104,16 @@ def test_prune_with_a_row_of_a_pareto_front(
         path.write_text(content)
         assert run("prune", model_folder, "--chromosome", path, "--row", 0, "--output_dir", folder)
         assert "give the pareto.csv of a run" in capsys.readouterr().err
+    (tmp_path / "evaluations.csv").write_text("chromosome,sparsity\n1,0\n")
+    for name, words in (
+        ("evaluations.csv", "is not a pareto.csv"),
+        ("alone/pareto.csv", "needs the chromosome.json of its run in the same folder"),
+    ):
+        (tmp_path / "alone").mkdir(exist_ok=True)
+        (tmp_path / "alone" / "pareto.csv").write_text("chromosome,sparsity\n1,0\n")
+        file = tmp_path / name
+        assert run("prune", model_folder, "--chromosome", file, "--row", 0, "--output_dir", folder)
+        assert words in capsys.readouterr().err
     assert run("prune", model_folder, "--heads", "0:1", "--row", 0, "--output_dir", folder) == 2
     assert "--row is for a pareto.csv" in capsys.readouterr().err
 

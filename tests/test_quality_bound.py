@@ -66,6 +66,7 @@ def test_the_sparsest_within_the_bound_is_chosen(
     assert evaluator.validation is not None and evaluator.heldout is not None
     dense = evaluator.metrics_of(evaluator.model, evaluator.validation.task)["perplexity"]
     for genes, row, value in zip(front_of(evaluator), bound.columns, losses, strict=True):
+        assert row["loss_validation"] == pytest.approx(value, abs=1e-3)
         assert row["perplexity_validation"] == pytest.approx(dense * (1 + value / 100), rel=1e-5)
         sliced = evaluator.metrics_of(prune(evaluator.model, genes), evaluator.heldout)
         assert row["perplexity_heldout"] == pytest.approx(sliced["perplexity"], rel=1e-5)

@@ -491,6 +491,8 @@ def test_the_headline_of_nothing_removed() -> None:
     result["best"] = {"parameters": 1000, "heldout": {"perplexity": 23.4081}, "chromosome": [1] * 9}
     nothing = "nothing was removed, since no smaller sub-model had a better fitness"
     assert headline(result, timed(1.01, 1.0)) == f"{nothing}, perplexity 23.4 {UNSEEN}"
+    bounded = headline({**result, "bound": {}})
+    assert bounded.startswith("nothing was removed, since every smaller sub-model exceeded the")
     result["search"] |= {"promised_speedup": 1.1, "measured_speedup": 1.0}
     assert ", speed-up promised 1.10, measured 1.00, perplexity" in headline(result)
 

@@ -57,7 +57,7 @@ RUN = {field.name for field in fields(RunConfig)} | _TASK
 OWN = {
     *("model", "dataset", "seed", "output_dir", "store", "profile", "tensorboard", "layout"),
     *("engine", "workers", "hostfile"),
-    *(f"max_{what}" for what in ("sparsity", "evaluations", "tokens")),
+    *(f"max_{what}" for what in ("sparsity", "evaluations", "tokens", "loss")),
 }
 
 #: Flags that all variants share, so that all solve the same problem on the same examples.

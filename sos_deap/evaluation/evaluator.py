@@ -165,6 +165,8 @@ class Evaluator(FitnessEvaluator):
         """
         if isinstance(objective, str):
             objective = checked_objective(objective)
+        elif objective is not None and not callable(objective):
+            raise InputError(f"the objective is {objective!r}: give a name or a function")
         bound = self.max_sparsity if max_sparsity is None else checked_bound(max_sparsity)
         other = Evaluator.__new__(Evaluator)
         for kind in (MetricEvaluator, FitnessEvaluator, Evaluator):

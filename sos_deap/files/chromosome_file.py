@@ -77,9 +77,15 @@ def read_front(path: Path, row: int | None, most: float | None) -> dict[str, Any
     :raises InputError: if a file is missing or damaged, neither or both of ``row`` and ``most`` are
         given, and if there is no such row.
     """
+    if path.name != "pareto.csv":  # other tables have dominated sub-models, too
+        raise InputError(f"{path} is not a pareto.csv: give the pareto.csv of a run")
     if (row is None) == (most is None):
         raise InputError(f"{path} has several chromosomes: give --row or --sparsity, one of them")
-    rows = _front(path)
+    if most is not None and not 0 <= most <= 1:
+        raise InputError(f"sparsity is {most}: give a share from 0 to 1")
+    rows, run = _front(path), path.with_name("chromosome.json")
+    if not run.exists():
+        raise InputError(f"{path} needs the chromosome.json of its run in the same folder")
     if row is not None and not 0 <= row < len(rows):
         raise InputError(f"row is {row}: {path} has the rows 0 to {len(rows) - 1}")
     if most is not None:
@@ -91,7 +97,7 @@ def read_front(path: Path, row: int | None, most: float | None) -> dict[str, Any
             )
         row = max(found, key=lambda i: rows[i][0])
     assert row is not None
-    return {**read_chromosome(path.with_name("chromosome.json")), "chromosome": rows[row][1]}
+    return {**read_chromosome(run), "chromosome": rows[row][1]}
 
 
 def _front(path: Path) -> list[tuple[float, list[int]]]:

@@ -24,7 +24,10 @@ def headline(
     """
     best, search = result["best"], result["search"]
     if all(best["chromosome"]):  # two timings of one model differ by chance
-        gained = ["nothing was removed, since no smaller sub-model had a better fitness"]
+        why = "no smaller sub-model had a better fitness"
+        if "bound" in result:
+            why = "every smaller sub-model exceeded the bound on the loss"
+        gained = [f"nothing was removed, since {why}"]
         gained += filter(None, [_promise(search)])
     else:
         gained = [_size(result), *filter(None, [_speed(search, measured)])]

@@ -18,6 +18,7 @@ TABLES = {
     "generations": "logbook.csv",
     "evaluations": "evaluations.csv",
     "front": "pareto.csv",
+    "genes": "genes.csv",
 }
 
 
@@ -32,6 +33,8 @@ def history(run: str | os.PathLike[str] | Evolution, table: str = "generations")
     - ``"evaluations"``: one row per computed chromosome (a text of 0s and 1s), in the order of
       computation, with its metric and sparsity.
     - ``"front"``: those of them that no other one dominates, by sparsity.
+    - ``"genes"``: one row per gene: its layer, kind and share of the budget, whether the winner
+      keeps it, and the loss in fitness from its removal if the search measured it.
 
     :param run: the folder of a run, or what :func:`sos_deap.evolve` returns.
     :param table: one of :data:`TABLES`; of an :class:`~sos_deap.search.drive.Evolution` only
