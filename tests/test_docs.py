@@ -97,6 +97,7 @@ def test_runs_have_flags_and_names_that_exist(
         with monkeypatch.context() as patch:  # the models on the pages do not exist
             patch.setattr("sos_deap.tasks.registry.kind_of", lambda name: "causal")
             patch.setattr("sos_deap.models.purposes.has_channels", lambda name: True)
+            patch.setattr("sos_deap.models.purposes.groups_heads", lambda name: False)
             check_names(arguments)
         return
     with pytest.raises(InputError) as raised:
@@ -169,7 +170,7 @@ def test_programs_print_what_the_page_shows(
         assert printed and f"```text\n{printed}```" in page.read_text()
 
 
-@pytest.mark.usefixtures("desk")
+@pytest.mark.usefixtures("workspace")
 def test_the_algorithm_that_is_a_generator_runs() -> None:
     """As the same one does that is tested by hand."""
     shown, tested = (

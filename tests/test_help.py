@@ -31,7 +31,7 @@ def test_the_short_help_lists_the_common_flags(capsys: Any) -> None:
     assert stop.value.code == 0
     *lines, last = capsys.readouterr().out.splitlines()
     flags = re.findall(r"(?m)^  (--\w+)", "\n".join(lines))
-    assert len(flags) == 17
+    assert len(flags) == 18
     assert {"--model", "--task", "--algorithm", "--samples", "--seed"} <= set(flags)
     assert last == "These are the common flags; --help prints all."
 

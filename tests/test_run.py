@@ -62,6 +62,7 @@ def test_a_run_leaves_everything_and_a_model_that_loads(
         "store.sqlite",
         "journal.jsonl",
         "pareto.csv",
+        "genes.csv",
         "samples.json",
         "report.html",
         "plots",

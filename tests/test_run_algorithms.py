@@ -87,6 +87,11 @@ def test_the_preset_best_and_flags_over_it(small: list[str], tmp_path: Path) -> 
     assert {name: config[name] for name in expected} == expected
     result = read(tmp_path / "run")
     dense, best = result["dense"], result["best"]
+    genes = rows(tmp_path / "run" / "genes.csv")
+    assert [int(row["kept"]) for row in genes] == best["chromosome"]
+    removed = sum(float(row["cost"]) for row in genes if row["kept"] == "0")
+    assert removed == pytest.approx(best["sparsity"], rel=0.2)  # groups' costs are not additive
+    assert all(math.isfinite(float(row["loss"])) for row in genes)
     assert result["search"]["genes"] == "groups+channels"
     assert best["parameters"] == round((1 - best["sparsity"]) * dense["parameters"])
     assert 0 < best["sparsity"] <= 0.34

@@ -166,19 +166,24 @@ def test_the_task_fits_the_model(
     assert resolved_task("auto", str(folder)) == task
     assert resolved_task("kl", str(folder)) == "kl"
     config, settings = parse(["best", f"--model={folder}"])
-    wanted = ("kl", None, 128) if model == "causal" else (task, None, None)
-    assert (config.task, settings.metric, settings.samples) == wanted
+    wanted: dict[str, Any] = {
+        "causal": ("kl", None, 128),
+        "classifier": ("accuracy", "kl", 256),
+        "labels": ("multilabel", "kl", 256),
+    }
+    found = config.task, settings.metric, settings.samples
+    assert found == wanted.get(model, (task, None, None))
     on_heads = config.algorithm == "sweep,prior=wanda"
-    assert on_heads == (config.genes == "heads") == (model != "causal")
+    assert on_heads == (config.genes == "heads") == (model not in wanted)
     config, settings = parse(["best", f"--model={folder}", "--task=accuracy", "--samples=5"])
-    assert (config.task, settings.metric, settings.samples) == ("accuracy", None, 5)
+    assert (config.task, settings.metric, settings.samples) == ("accuracy", "kl", 5)
 
 
 @pytest.mark.parametrize(
     ("model", "task", "metric", "more"),
     [
-        ("classifier", "accuracy", "accuracy", []),
-        ("labels", "multilabel", "micro_f1", ["--task=multilabel"]),
+        ("classifier", "accuracy", "kl", []),
+        ("labels", "multilabel", "kl", ["--task=multilabel"]),
         ("seq2seq", "summarization", "rougeL_f1", ["--max_new_tokens=2"]),
     ],
 )

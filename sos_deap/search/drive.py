@@ -29,8 +29,15 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 
-class Evolution(NamedTuple):
-    """What :func:`evolve` returns.
+class _Evolution(NamedTuple):
+    population: list[Any]
+    logbook: Any
+    halloffame: Any
+    stopped_by: str
+
+
+class Evolution(_Evolution):
+    """What :func:`evolve` returns: a tuple of the first four of these.
 
     :param population: the last population, evaluated.
     :param logbook: DEAP's logbook with one row per generation; row 0 is the initial population.
@@ -39,14 +46,9 @@ class Evolution(NamedTuple):
     :param stopped_by: why the search stopped: the name of a limit (a field of
         :class:`sos_deap.search.limits.Limits`), ``"max_sparsity"``, or ``"finished"`` if a strategy
         had no proposals left or a generator ended.
-    :param losses: of a strategy that measures it, the loss in fitness from the removal of each
-        gene.
     """
 
-    population: list[Any]
-    logbook: Any
-    halloffame: Any
-    stopped_by: str
+    #: The loss in fitness from the removal of each gene, of a strategy that has measured it.
     losses: Sequence[float] | None = None
 
     def frame(self) -> DataFrame:
@@ -145,9 +147,9 @@ def evolve(
         last, reason = run.strategy(strategy, limits)
     if validation is not None and len(halloffame):
         validation.choose(halloffame, unbounded(toolbox.evaluate))
-    return Evolution(
-        last, logbook, halloffame, reason, None if strategy is None else strategy.losses
-    )
+    found = Evolution(last, logbook, halloffame, reason)
+    found.losses = None if strategy is None else strategy.losses
+    return found
 
 
 def _bounded(toolbox: Any, row: Algorithm, max_sparsity: float) -> Any:

@@ -82,8 +82,9 @@ class OneShot(Strategy):
         if self.incumbent is None:
             values = list(map(value, individuals))
             reference = 0.0 if self.space.equal else values.pop(0)
-            self.losses = [reference - one for one in values]
-            self.incumbent = self._chosen(self.losses)
+            losses = [reference - one for one in values]
+            self.losses = None if self.space.equal else losses  # else all have the same offset
+            self.incumbent = self._chosen(losses)
         else:
             self.incumbent, self.done = individuals[0], True
 
