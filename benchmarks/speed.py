@@ -1,7 +1,7 @@
 """Compare the time saved by pruning with its bound; write results/speed_SHAPE_DEVICE_DTYPE.json.
 
     python benchmarks/speed.py gpt2    # 12 layers x 768, float32
-    python benchmarks/speed.py llama-grouped --genes groups    # ..._groups.json
+    python benchmarks/speed.py llama_grouped --genes groups    # ..._groups.json
     python benchmarks/speed.py llama-2-7b --device cuda --dtype bfloat16
 
 It times prefill and decoding of a dense and a pruned model alternately. The bound is the saving
@@ -33,7 +33,7 @@ from sos_deap.report.timings import measured_table
 SHAPES: dict[str, Any] = {
     "gpt2": GPT2Config,  # 12 layers, width 768, 12 heads, 124 million parameters
     "llama-2-7b": LlamaConfig,  # defaults: 32 layers, width 4096, 32 heads
-    "llama-grouped": partial(  # the size of gpt2, with 12 query heads on 4 key/value heads
+    "llama_grouped": partial(  # the size of gpt2, with 12 query heads on 4 key/value heads
         LlamaConfig,
         hidden_size=768,
         intermediate_size=2048,
