@@ -27,11 +27,11 @@ def measured_table(rows: Iterable[Mapping[str, Any]]) -> str:
 def _measured(row: Mapping[str, Any]) -> str:
     shown = measured_cells(row)
     names = shown["names"]
-    lines = [f"{shown['title']:34}" + "".join(f"{name:>14}" for name in names)]
+    lines = [f"{shown['title']:33}" + "".join(f"{name:>14}" for name in names)]
     if len(names) > 1:
         lines[0] += f"{'saved':>10}{'bound':>8}"
     for label, *values, saved, bound in shown["rows"]:
-        line = f"{label:34}" + "".join(f"{value:>14}" for value in values)
+        line = f"{label:33}" + "".join(f"{value:>14}" for value in values)
         lines.append((line + f"{saved:>10}{bound:>8}").rstrip())
     return "\n".join([*lines, *shown["notes"]])
 
