@@ -251,11 +251,10 @@ def toolbox_of(plan: Plan, evaluator: Evaluator) -> Any:
         prior=config.prior,
         repair=not row.literal,
         uniform=uniform_counts(evaluator.model, evaluator.gene_map) if uniform else None,
-        finalists=config.finalists,
+        # Where the loss decides, the validation examples choose at the end of the run.
+        finalists=None if config.max_loss is not None else config.finalists,
         **plan.operators,
     )
-    if config.max_loss is not None:  # the validation examples choose by the loss, at the end
-        toolbox.search = replace(toolbox.search, validation=None)
     limits = without_validation(plan.limits, toolbox)
     if row.strategy is not None:  # to check its parameters; `search` makes it after seeding
         strategy_of(row, toolbox, toolbox.population(n=2), limits)

@@ -12,6 +12,7 @@ from sos_deap.evaluation.uncertainty import added, loss
 from sos_deap.models.prune import prune
 from sos_deap.quality import sums_on
 from sos_deap.refitting import Refit
+from sos_deap.search.chromosome import within
 from sos_deap.tasks.task import Task, judged_by
 
 #: Most sub-models that are measured on held-out text.
@@ -43,6 +44,8 @@ class QualityBound:
     def choose(self, front: Sequence[Sequence[int]]) -> list[int]:
         """Return the sub-model to prune to; the dense model if no other is within the bound.
 
+        A sub-model above the maximum sparsity, which a search may have evaluated, is not chosen.
+
         :param front: the non-dominated sub-models of a search, by increasing sparsity.
         """
         assert self.evaluator.validation is not None
@@ -50,9 +53,11 @@ class QualityBound:
         found = self.evaluator.metrics_on(task, front)
         name = judged_by(found[0])
         dense = task.metrics(added(sums_on(self.evaluator, self.evaluator.model, task)))[name]
-        losses = [loss(task, name, dense, metrics[name]) for metrics in found]
+        bound, sparsity = self.evaluator.max_sparsity, self.evaluator.sparsity
+        feasible = sum(within(sparsity(genes), bound) for genes in front)
+        losses = [loss(task, name, dense, metrics[name]) for metrics in found[:feasible]]
         best = max((i for i, value in enumerate(losses) if value <= self.most), default=-1)
-        beyond = best + 1 if self.refit is None else len(front)
+        beyond = best + 1 if self.refit is None else feasible
         while beyond - best > 1:  # bisection, as a larger sub-model loses more
             middle = (best + beyond) // 2
             losses[middle] = self._refitted(task, name, dense, front[middle])
@@ -66,7 +71,7 @@ class QualityBound:
             "metric": name,
             "max_loss": self.most,
             "loss": reached,
-            "sub_models": len(front),
+            "sub_models": feasible,
             "row": best if best >= 0 else None,
             "dense": dense,
         }

@@ -50,7 +50,7 @@ def register(
     prior: str | None = None,
     repair: bool = True,
     uniform: Mapping[str, Sequence[int]] | None = None,
-    finalists: int = 10,
+    finalists: int | None = 10,
 ) -> None:
     """Register ``individual, population, evaluate, map, mate, mutate, select`` in a toolbox.
 
@@ -91,7 +91,7 @@ def register(
         ``"uniform"``, as :func:`sos_deap.models.uniform.uniform_counts` returns them; all layers of
         an individual keep the same number. Default: layers may differ.
     :param finalists: number of best individuals among which the validation examples choose the
-        winner, at least 1.
+        winner, at least 1; ``None`` for no choice.
     :raises InputError: if a value is out of range; if an operator is unknown or does not fit; if
         the objective has three or more values, or two and there are validation examples; and if
         ``max_sparsity`` permits none of the ``uniform`` numbers.
@@ -171,7 +171,7 @@ def _importance(evaluator: Evaluator, name: str) -> list[float]:
     return [value * (cost / most) for value, cost in zip(found, costs, strict=True)]
 
 
-def _search_context(evaluator: Evaluator, space: Space, finalists: int) -> SearchContext:
+def _search_context(evaluator: Evaluator, space: Space, finalists: int | None) -> SearchContext:
     """Return what searches need beyond DEAP's aliases."""
     return SearchContext(
         space=space,
@@ -203,9 +203,9 @@ def _weights(evaluator: Evaluator, space: Space, prior: str) -> RemovalWeights:
     return weights
 
 
-def _validation(evaluator: Evaluator, finalists: int) -> Validation | None:
+def _validation(evaluator: Evaluator, finalists: int | None) -> Validation | None:
     """Return the choice of the winner by the validation examples; ``None`` if there are none."""
-    if evaluator.validation is None:
+    if evaluator.validation is None or finalists is None:
         return None
     if evaluator.objectives > 1:
         raise InputError(

@@ -25,7 +25,14 @@ def loaded(folder: Path, text: Path, **settings: Any) -> Evaluator:
     return Evaluator.from_pretrained(
         str(folder),
         dataset=str(text),
-        **{"samples": 4, "validation_samples": 4, "heldout_samples": 4, "seqlen": 32} | settings,
+        **{
+            "samples": 4,
+            "validation_samples": 4,
+            "heldout_samples": 4,
+            "seqlen": 32,
+            "max_sparsity": 1.0,
+        }
+        | settings,
     )
 
 
@@ -92,12 +99,24 @@ def test_loss_is_in_points_of_shares_and_percent_of_the_rest() -> None:
     assert loss(mean_task("perplexity", False), "perplexity", 20.0, 21.0) == pytest.approx(5.0)
 
 
+def test_no_sub_model_above_the_maximum_sparsity_is_chosen(
+    model_folder: Path, text_file: Path
+) -> None:
+    evaluator = loaded(model_folder, text_file, max_sparsity=0.34, refit_samples=40)
+    for refit in (None, Refit(evaluator, "after", 0.1)):
+        bound = QualityBound(evaluator, 1e9, refit)
+        assert bound.choose(front_of(evaluator)) == front_of(evaluator)[3]  # 4 of 12 heads
+        assert bound.result["sub_models"] == 4 and len(bound.columns) == 7
+
+
+@pytest.mark.parametrize("algorithm", ["sos-repaired", "nsga2"])
 def test_a_run_with_a_bound(
-    model_folder: Path, text_file: Path, tmp_path: Path, capsys: Any
+    model_folder: Path, text_file: Path, tmp_path: Path, capsys: Any, algorithm: str
 ) -> None:
     folder = tmp_path / "run"
     flags = {"model": model_folder, "dataset": text_file, "samples": 4, "seqlen": 32, "max_loss": 3}
     flags |= {"generations": 4, "heldout_samples": 4, "device": "cpu", "output_dir": folder}
+    flags["algorithm"] = algorithm
     assert main([f"--{name}={value}" for name, value in flags.items()]) == 0
     result = json.loads((folder / "result.json").read_text())
     bound, best = result["bound"], result["best"]
@@ -107,8 +126,8 @@ def test_a_run_with_a_bound(
     rows = list(csv.DictReader((folder / "pareto.csv").read_text().splitlines()))
     genes = "".join(map(str, best["chromosome"]))
     [row] = [i for i, one in enumerate(rows) if one["chromosome"] == genes]
-    if shown := rows[row]["perplexity_heldout"]:
-        assert float(shown) == pytest.approx(best["heldout"]["perplexity"], rel=1e-5)
+    shown = float(rows[row]["perplexity_heldout"])
+    assert shown == pytest.approx(best["heldout"]["perplexity"], rel=1e-5)
     place = tmp_path / "again"
     given = ["--chromosome", folder / "pareto.csv", "--row", row, "--output_dir", place]
     assert command(["prune", str(model_folder), *map(str, given)]) == 0
