@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
@@ -17,6 +16,7 @@ from sos_deap.files.atomic import write_text
 from sos_deap.models.genes import GeneMap
 from sos_deap.models.saving import auto_class
 from sos_deap.report.card import model_card
+from sos_deap.report.formats import title_of
 from sos_deap.report.headline import headline
 from sos_deap.report.metadata import is_hub_name, metadata
 from sos_deap.report.parts import parts_of
@@ -57,8 +57,8 @@ def write_card(
     :param headline: what was gained and lost, as one sentence.
     """
     # A card may be published: no path of this machine in its title and metadata.
+    title = title_of(name)
     is_folder = Path(name).expanduser().is_dir()
-    title = Path(os.path.abspath(Path(name).expanduser())).name if is_folder else name
     base_model = name if is_hub_name(name) and not is_folder else None
     auto = auto_class(model)
     card = model_card(

@@ -13,7 +13,7 @@ from sos_deap.evaluation.evaluator import Evaluator
 from sos_deap.files.atomic import write_json
 from sos_deap.models.measure import measure
 from sos_deap.quality import Quality, changes_of
-from sos_deap.quality_bound import QualityBound
+from sos_deap.quality_bound import SHOWN, QualityBound
 from sos_deap.refitting import Refit
 from sos_deap.rehearsal import timed_lengths
 from sos_deap.report.console import Console
@@ -36,16 +36,24 @@ from sos_deap.search.drive import Evolution
 SECONDS_AFTER = 20.0
 
 
-def tokens_after(evaluator: Evaluator) -> int:
+def tokens_after(evaluator: Evaluator, bounded: bool) -> int:
     """Return the number of tokens that are read after a search, about.
 
-    :param evaluator: the evaluator of the search.
+    :param evaluator: the evaluator of the search, with validation examples if ``bounded``.
+    :param bounded: whether the loss on them chooses the winner.
     """
     parts = [evaluator.task, evaluator.heldout, evaluator.probe]
     total = sum(task.tokens for task in parts if task is not None)
     refit = evaluator.refit_task
     # A refit reads its text layer by layer with both models, and the others once more.
-    return total if refit is None else 2 * total + 4 * refit.tokens
+    found = total if refit is None else 2 * total + 4 * refit.tokens
+    if bounded:
+        assert evaluator.validation is not None
+        assert evaluator.heldout is not None
+        found += SHOWN * (evaluator.validation.task.tokens + evaluator.heldout.tokens)
+        # Bisection takes about log2(SHOWN) refits.
+        found += 0 if refit is None else 4 * (4 * refit.tokens + evaluator.validation.task.tokens)
+    return found
 
 
 @dataclass

@@ -20,7 +20,7 @@ _SWEEP: dict[str, Any] = {
     "max_evaluations": 24,
     "refit": "after",
 }
-# A divergence tells sub-models apart on far fewer examples than accuracy does.
+# The divergence changes with every sub-model, the accuracy only where an answer does.
 _CLASSIFIER: dict[str, Any] = {**_SWEEP, "metric": "kl", "samples": 256}
 
 #: The settings of each preset; those under the name of a task apply to that task only.

@@ -218,7 +218,7 @@ class _Run:
             self.console,
             lambda: journal.seconds,
             dense=result["dense"]["calibration"][self.evaluator.task.name],
-            after=tokens_after(self.evaluator),
+            after=tokens_after(self.evaluator, self.plan.config.max_loss is not None),
             seconds_after=SECONDS_AFTER,
         )
 

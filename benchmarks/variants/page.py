@@ -18,6 +18,7 @@ from benchmarks.variants.settings import Settings
 from benchmarks.variants.tables import Tested
 from sos_deap.files.atomic import write_text
 from sos_deap.report.figures import COLOURS, save
+from sos_deap.report.formats import counted
 from sos_deap.report.page import TEMPLATES
 
 
@@ -184,16 +185,12 @@ def reach(seeds: int, comparisons: int) -> str:
     """
     least, needed = st.least_p(seeds, comparisons), st.least_pairs(comparisons)
     text = (
-        f"With {_count(seeds, 'seed')} and {_count(comparisons, 'comparison')} "
+        f"With {counted(seeds, 'seed')} and {counted(comparisons, 'comparison')} "
         f"the smallest possible p-value is {least:.3g}"
     )
     if seeds >= needed:
         return text
     return f"{text}: no difference can be significant; give --seeds {needed} or more"
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'s' if number != 1 else ''}"
 
 
 def completion(group: Group) -> list[str]:

@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 
@@ -73,7 +72,8 @@ def changes(task: Task, before: Sums, after: Sums) -> dict[str, Change]:
     rows = [np.arange(len(before))]
     if len(before) >= _FEWEST:
         rows += [*np.random.default_rng(0).integers(len(before), size=(_DRAWS, len(before)))]
-    pairs = [(_metrics(task, before, row), _metrics(task, after, row)) for row in rows]
+    sums = [np.asarray(groups) for groups in (before, after)]
+    pairs = [tuple(task.metrics(one[row].sum(0).tolist()) for one in sums) for row in rows]
     found = {}
     for name in pairs[0][0]:
         values = [(one[name], other[name]) for one, other in pairs]
@@ -99,11 +99,6 @@ def loss(task: Task, name: str, before: float, after: float) -> float:
 def _higher_is_better(task: Task, name: str) -> bool:
     """Whether a higher value is better; of metrics other than the main one, of shares only."""
     return name in SHARES or (name == task.name and task.greater_is_better)
-
-
-def _metrics(task: Task, groups: Sums, rows: Any) -> dict[str, float]:
-    """Return a task's metrics over some of the groups."""
-    return task.metrics(added([groups[row] for row in rows]))
 
 
 def _change(values: Sequence[tuple[float, float]], shares: bool) -> Change:

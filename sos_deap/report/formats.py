@@ -7,7 +7,9 @@ whole, with separators of thousands.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, TextIO
 
 #: Sentences on how a search ended, by the value of ``stopped_by`` (see
@@ -112,6 +114,15 @@ def signed(value: float) -> str:
     """
     sign = "-" if value < 0 else "+" if value else ""
     return sign + percent(abs(value) / 100).removesuffix(" %")
+
+
+def title_of(name: str) -> str:
+    """Return a model's name for a title: of a folder its last component, not its path.
+
+    :param name: Hub name or folder of a model, or a built-in name.
+    """
+    folder = Path(name).expanduser()
+    return Path(os.path.abspath(folder)).name if folder.is_dir() else name
 
 
 def arrow(stream: TextIO) -> str:

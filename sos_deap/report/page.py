@@ -17,7 +17,7 @@ from sos_deap.files.atomic import write_text
 from sos_deap.files.run_folder import PAGE, UNFINISHED
 from sos_deap.report.comparison import corrupt_files_as_input_error, read_result
 from sos_deap.report.figures import on_page, save
-from sos_deap.report.formats import format_value, search_end
+from sos_deap.report.formats import format_value, search_end, title_of
 from sos_deap.report.genes_figure import genes_figure
 from sos_deap.report.headline import headline
 from sos_deap.report.losses_figure import losses_figure
@@ -121,7 +121,7 @@ def _rendered(
         trim_blocks=True,
     )
     return pages.get_template("page.html").render(
-        model=Path(model).name,
+        model=title_of(model),
         status=status,
         reload=reload,
         unfinished=UNFINISHED,

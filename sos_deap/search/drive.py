@@ -24,6 +24,7 @@ from sos_deap.search.named import check_sizes
 from sos_deap.search.runner import Runner
 from sos_deap.search.statistics import flat_row
 from sos_deap.search.strategies.strategy import Strategy
+from sos_deap.search.validation import Validation
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -132,13 +133,19 @@ def evolve(
         toolbox.register("select", row.select)
     if max_sparsity is not None:
         toolbox = _bounded(toolbox, row, max_sparsity)
-    validation = (context := context_of(toolbox)).validation
-    if halloffame is None:
-        finalists = 1 if validation is None else validation.finalists
-        halloffame = tools.ParetoFront() if pareto else tools.HallOfFame(finalists)
+    context = context_of(toolbox)
+    validation = context.validation
+    halloffame = _new_halloffame(pareto, validation) if halloffame is None else halloffame
     logbook = tools.Logbook() if logbook is None else logbook
-    watch: Any = {"stats": stats, "on_generation": on_generation}
-    run = Runner(toolbox, context, halloffame, logbook, max_sparsity=max_sparsity, **watch)
+    run = Runner(
+        toolbox,
+        context,
+        halloffame,
+        logbook,
+        max_sparsity=max_sparsity,
+        stats=stats,
+        on_generation=on_generation,
+    )
     limits = without_validation(all_limits(row, limits or Limits(), size, generations), toolbox)
     strategy = None if row.strategy is None else strategy_of(row, toolbox, individuals, limits)
     if strategy is None:
@@ -150,6 +157,13 @@ def evolve(
     found = Evolution(last, logbook, halloffame, reason)
     found.losses = None if strategy is None else strategy.losses
     return found
+
+
+def _new_halloffame(pareto: bool, validation: Validation | None) -> Any:
+    """Return an empty hall of fame of the size that the choice of the winner needs."""
+    if pareto:
+        return tools.ParetoFront()
+    return tools.HallOfFame(1 if validation is None else validation.finalists)
 
 
 def _bounded(toolbox: Any, row: Algorithm, max_sparsity: float) -> Any:

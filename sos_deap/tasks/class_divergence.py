@@ -17,9 +17,9 @@ class ClassDivergence:
     """KL divergence of a sub-model's predicted distribution from the dense model's, in nats.
 
     It is the mean over examples of the divergence over the classes, or of the sum of those over the
-    labels of a multi-label classifier. Unlike accuracy it changes with every sub-model, also where
-    no answer does, so that far fewer examples distinguish two of them (Hinton, Vinyals and Dean,
-    2015, train students by it). No label is used but in the other metrics.
+    labels of a multi-label classifier: the loss by which students learn from a teacher (Hinton,
+    Vinyals and Dean, 2015). Unlike accuracy it changes with every sub-model, also where no answer
+    does. No label is used but in the other metrics.
 
     :param task: the task on the same examples; its metrics are computed, too.
     :param model: the dense model.
