@@ -68,7 +68,7 @@ def named_flags(
     common = {key: value for key, value in PRESETS[name].items() if not isinstance(value, dict)}
     chosen = {**common, "task": task, **PRESETS[name].get(task, {})}
     if chosen.get("genes") == "heads+channels" and groups_heads(model):
-        # Where groups differ in size, each key is copied for its heads: decoding saves nearly no time.
+        # Where groups differ in size, each key is copied for its heads: decoding saves little.
         chosen["genes"] = "groups+channels"
     if bounded:
         chosen["algorithm"] += f",curve={CURVE}"
