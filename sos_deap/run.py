@@ -28,6 +28,7 @@ from sos_deap.files.run_folder import (
     resumable_folder,
     resume_advice,
 )
+from sos_deap.user_function import raised_by_user
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -194,6 +195,10 @@ class _Run:
             raise
         except WorkerLostError as lost:
             raise WorkerLostError(f"{lost}; {resume_advice(folder)}") from lost
+        except Exception as error:
+            if not isinstance(error, InputError) and (raised := raised_by_user(error)):
+                raise InputError(f"{raised}; {resume_advice(folder)}") from error
+            raise
         finally:  # after Ctrl-C, too: evaluations that are complete are kept
             seconds = progress.seconds
             for watch in watchers:

@@ -12,6 +12,8 @@ from typing import Any
 
 from sos_deap.errors import InputError, first_line, one_line, unknown
 
+_imported: set[str] = set()  # names of the modules that users named
+
 
 def user_function(name: str) -> Callable[..., Any]:
     """Import a user function.
@@ -34,7 +36,24 @@ def user_function(name: str) -> Callable[..., Any]:
         names = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
         raise unknown(f"function in {module_name}", function_name, names)
     found: Callable[..., Any] = function
+    _imported.add(module_name)
     return found
+
+
+def raised_by_user(error: Exception) -> str | None:
+    """Return a description of an exception from the code of a module that the user named.
+
+    :returns: module, line, type and message on one line; ``None`` if no such code raised it, or
+        this package did which that code called.
+    """
+    for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
+        module = str(frame.f_globals.get("__name__"))
+        if module in _imported:
+            file = Path(frame.f_code.co_filename).name
+            return f"{frame.f_code.co_name} ({file}, line {line}) raised {_described(error)}"
+        if module.partition(".")[0] == "sos_deap":
+            return None
+    return None
 
 
 @contextmanager

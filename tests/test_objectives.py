@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from sos_deap import InputError
 from sos_deap.tasks.objectives import (
     OBJECTIVES,
+    check_metric,
     checked_objective,
     kl,
     metric,
@@ -35,6 +36,14 @@ def test_the_others_by_hand() -> None:
     assert tradeoff(-6.5, 0.5) == (-6.0,)
     assert checked_objective("tradeoff", 10)(-6.5, 0.5) == (-1.5,)
     assert pareto(-6.5, 0.31) == (-6.5, 0.31)
+
+
+def test_kl_is_for_divergences() -> None:
+    for name, greater in (("perplexity", False), ("accuracy", True)):
+        with pytest.raises(InputError, match=f"is for a divergence, and the metric is {name}"):
+            check_metric(kl, name, greater)
+        check_metric(paper, name, greater)
+    check_metric(kl, "kl", False)
 
 
 @pytest.mark.parametrize("name", sorted(OBJECTIVES))

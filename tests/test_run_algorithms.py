@@ -50,6 +50,11 @@ def selTop(individuals, k):
 def cxGrow(ind1, ind2):
     ind1.append(1)
     return ind1, ind2
+
+
+def divides(population, toolbox, by=0):
+    yield population
+    yield [toolbox.clone(one) for one in population][: 4 // by]
 '''
 
 
@@ -166,6 +171,32 @@ def test_everything_of_the_user_s_own(small: list[str], tmp_path: Path) -> None:
     evaluations = rows(tmp_path / "run" / "evaluations.csv")
     assert {row["chromosome"].count("0") for row in evaluations} == {1, 4}
     assert [int(row["nevals"]) for row in rows(tmp_path / "run" / "logbook.csv")] == [6] * 4
+
+
+def test_an_error_in_an_algorithm_of_the_user_s_is_one_line(
+    small: list[str], tmp_path: Path, capsys: Any
+) -> None:
+    assert main([*small, "--algorithm=mine_search:divides", "--quiet"]) == 2
+    error = capsys.readouterr().err
+    line = MINE.splitlines().index(
+        "    yield [toolbox.clone(one) for one in population][: 4 // by]"
+    )
+    assert error.startswith(
+        f"error: divides (mine_search.py, line {line + 1}) raised ZeroDivisionError: "
+    )
+    assert error.endswith(f"to resume: python -m sos_deap.run --resume {tmp_path / 'run'}\n")
+    assert error.count("\n") == 1
+
+
+def test_an_error_of_the_package_is_not_the_user_s(
+    small: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any, **__: Any) -> Any:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("sos_deap.evaluation.fitness.FitnessEvaluator.many", broken)
+    with pytest.raises(ZeroDivisionError):
+        main([*small, "--algorithm=mine_search:divides", "--quiet"])
 
 
 def test_operators_by_name_keep_the_bound(small: list[str], tmp_path: Path) -> None:

@@ -38,7 +38,9 @@ def compare(settings: Settings) -> list[str]:
     for kind in plan.kinds(left + damaged):
         try_out(kind, settings.heldout_metric)
     seeds, comparisons = len(settings.seeds), tables.comparisons(settings)
-    if comparisons and seeds < least_pairs(comparisons):
+    if not comparisons:
+        print("one variant has nothing to be compared with: there are no tests", file=sys.stderr)
+    elif seeds < least_pairs(comparisons):
         print(page.reach(seeds, comparisons), file=sys.stderr)
     plan.remember(settings, before)
     for path in (result_path(settings.output_dir, job) for job in damaged):

@@ -14,7 +14,7 @@ from sos_deap.evaluation.fitness import FitnessEvaluator, checked_bound
 from sos_deap.evaluation.forward_options import ForwardOptions
 from sos_deap.evaluation.metrics import MetricEvaluator
 from sos_deap.models.loading import load_pretrained
-from sos_deap.tasks.objectives import Objective, checked_objective
+from sos_deap.tasks.objectives import Objective, check_metric, checked_objective
 from sos_deap.tasks.registry import make_tasks, resolved_task, task_kind
 from sos_deap.tasks.settings import task_settings
 
@@ -161,18 +161,21 @@ class Evaluator(FitnessEvaluator):
 
         :param objective: as for the constructor. Default: that of this evaluator.
         :param max_sparsity: S, from 0 to 1. Default: that of this evaluator.
-        :raises InputError: for an unknown objective, and a sparsity outside [0, 1].
+        :raises InputError: for an objective that is unknown or for other metrics, and for a
+            sparsity outside [0, 1].
         """
         if isinstance(objective, str):
             objective = checked_objective(objective)
         elif objective is not None and not callable(objective):
             raise InputError(f"the objective is {objective!r}: give a name or a function")
+        objective = objective or self.objective
+        check_metric(objective, self.task.name, self.task.greater_is_better)
         bound = self.max_sparsity if max_sparsity is None else checked_bound(max_sparsity)
         other = Evaluator.__new__(Evaluator)
         for kind in (MetricEvaluator, FitnessEvaluator, Evaluator):
             for name in set(kind.__slots__) - {"__weakref__"}:
                 setattr(other, name, getattr(self, name))
-        other.objective, other.max_sparsity = objective or self.objective, bound
+        other.objective, other.max_sparsity = objective, bound
         other._validates = False
         return other
 

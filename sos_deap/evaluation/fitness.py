@@ -29,7 +29,7 @@ from sos_deap.models.time_options import times_for
 from sos_deap.models.time_table import TimeTable
 from sos_deap.search.chromosome import WORST_FITNESS, within
 from sos_deap.tasks.custom import CallableTask
-from sos_deap.tasks.objectives import Objective, checked_objective
+from sos_deap.tasks.objectives import Objective, check_metric, checked_objective
 from sos_deap.tasks.task import Task
 
 _T = TypeVar("_T")
@@ -90,6 +90,7 @@ class FitnessEvaluator(MetricEvaluator):
     ) -> None:
         own = CallableTask(task) if callable(task) else task
         self.objective = checked_objective(objective) if isinstance(objective, str) else objective
+        check_metric(self.objective, own.name, own.greater_is_better)
         super().__init__(
             model,
             own,

@@ -91,3 +91,15 @@ def checked_objective(name: str, tradeoff_weight: float | None = None) -> Object
     if not 0 <= tradeoff_weight < math.inf:
         raise InputError(f"tradeoff_weight is {tradeoff_weight}: give 0 or more")
     return partial(tradeoff, weight=tradeoff_weight)
+
+
+def check_metric(objective: Objective, metric_name: str, greater_is_better: bool) -> None:
+    """Check that an objective is meant for a metric.
+
+    :raises InputError: for the objective ``kl`` and a metric that is no divergence.
+    """
+    if objective is kl and (greater_is_better or metric_name.endswith("perplexity")):
+        raise InputError(
+            f"the objective kl is for a divergence, and the metric is {metric_name}: use another "
+            "objective, such as paper, or the task or metric kl"
+        )
