@@ -44,7 +44,7 @@ from sos_deap.cli import Parser, run_with_exit_status
 from sos_deap.files.atomic import write_json
 from sos_deap.models.measure import peak_bytes
 from sos_deap.search.chromosome import random_genes
-from sos_deap.tasks import likelihood
+from sos_deap.tasks import logits
 from sos_deap.tasks.language import Perplexity
 
 RESULTS = Path(__file__).parent / "results"
@@ -158,14 +158,14 @@ def elementwise(rounds: int) -> dict[str, Any]:
         evaluator = Evaluator(low, task, reuse_memory=0)
         genes = len(evaluator.gene_map)
         evaluator.metrics([random_genes(genes, 0.9)])
-        copies, block = evaluator.runner._rotations, likelihood._MOST_ON_CPU
+        copies, block = evaluator.runner._rotations, logits._REDUCED_ON_CPU
         ways = {"neither": ([], 2**62), "rotations": (copies, 2**62), "losses": ([], block)}
         ways["both"] = (copies, block)
         wall: dict[str, list[float]] = {way: [] for way in ways}
         processor: dict[str, list[float]] = {way: [] for way in ways}
         for _ in range(rounds):
             one, metrics = random_genes(genes, 0.25), set[float]()
-            for way, (evaluator.runner._rotations, likelihood._MOST_ON_CPU) in ways.items():
+            for way, (evaluator.runner._rotations, logits._REDUCED_ON_CPU) in ways.items():
                 evaluator.clear()
                 started = time.perf_counter(), time.process_time()
                 metrics.add(evaluator.metric(one))

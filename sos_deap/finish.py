@@ -33,7 +33,10 @@ from sos_deap.report.timings import measured_table
 from sos_deap.search.drive import Evolution
 
 #: Seconds of other work after a search, about: timings, the figures and the page.
-SECONDS_AFTER = 20.0
+SECONDS_AFTER = 15.0
+
+#: Bounds of the seconds that both models are timed; within them, a fifth of the search's time.
+TIMED = (3.0, 30.0)
 
 
 def tokens_after(evaluator: Evaluator, bounded: bool) -> int:
@@ -110,7 +113,7 @@ class Finish:
             }
             write_json(folder / "result.json", result)
             models = {"dense": evaluator.model, "pruned": pruned}
-            timings = measured(models, evaluator.task.seqlen)
+            timings = measured(models, evaluator.task.seqlen, seconds / 5)
             write_json(folder / "measured.json", timings)
         console.print(f"\n{headline(result, timings, arrow(sys.stdout))}\n")
         console.print(f"{table(result)}\n\n{measured_table(timings)}\n")
@@ -155,11 +158,14 @@ class Finish:
         return page
 
 
-def measured(models: dict[str, Any], seqlen: int) -> Any:
+def measured(models: dict[str, Any], seqlen: int, seconds: float) -> Any:
     """Time the models on at most as many positions as were evaluated.
 
     :param models: the dense and the pruned model by name.
     :param seqlen: tokens in an example of the task.
+    :param seconds: most time to take, within the bounds :data:`TIMED`.
     """
     length, new_tokens = timed_lengths(models["dense"], seqlen)
-    return measure(models, lengths=[length], new_tokens=new_tokens)
+    least, most = TIMED
+    seconds = min(max(seconds, least), most)
+    return measure(models, lengths=[length], new_tokens=new_tokens, seconds=seconds)

@@ -13,6 +13,9 @@ from sos_deap.errors import InputError
 from sos_deap.evaluation.compute import Sums
 from sos_deap.evaluation.evaluator import Evaluator
 from sos_deap.evaluation.uncertainty import added, changes, groups_of
+from sos_deap.report.formats import measurement
+from sos_deap.tasks.data.unigrams import unigram_perplexity
+from sos_deap.tasks.likelihood import CausalTask
 from sos_deap.tasks.task import Task
 
 #: Parts of the data that models are compared on.
@@ -98,3 +101,26 @@ def sums_on(evaluator: Evaluator, model: PreTrainedModel, task: Task) -> Sums:
     if reference is None or model is not evaluator.model:
         return evaluator.sums_of(model, task)
     return [reference[group].sum(0).tolist() for group in groups_of(len(task))]
+
+
+def implausible(evaluator: Evaluator, dense: Quality) -> str | None:
+    """Return a warning if token frequencies predict the calibration text better than the model.
+
+    This is the first sign of a wrong tokenizer, dtype or start token, or of another language.
+
+    :param evaluator: the evaluator of the search.
+    :param dense: quality of the dense model.
+    :returns: the warning; ``None`` for a plausible perplexity and for tasks without one.
+    """
+    found = dense.metrics["calibration"].get("perplexity")
+    if not isinstance(evaluator.task, CausalTask) or found is None:
+        return None
+    vocabulary = evaluator.model.config.get_text_config().vocab_size
+    unigram = unigram_perplexity(evaluator.task.sequences.input_ids, vocabulary)
+    if found <= unigram:
+        return None
+    return (
+        f"warning: the perplexity of the dense model, {measurement(found)}, is above that of the "
+        f"frequencies of the tokens in the same text, {measurement(unigram)}: check the data, the "
+        "tokenizer, --start_token and --dtype"
+    )

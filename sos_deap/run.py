@@ -56,6 +56,7 @@ def run(config: RunConfig, settings: TaskSettings, out: TextIO | None = None) ->
     from sos_deap.report.console import Console
 
     console = Console(not config.quiet, config.json_lines, out)
+    console.print(f"loading {config.model}{_size(config.model)}")
     with console.step("starting"):
         from sos_deap.finish import Finish
         from sos_deap.models.prune import check_layout
@@ -83,6 +84,13 @@ def run(config: RunConfig, settings: TaskSettings, out: TextIO | None = None) ->
     with _engine(evaluator, config):
         _Run(plan, evaluator, toolbox, folder, console, finish).do()
     return folder
+
+
+def _size(model: str) -> str:
+    """Return the size of the weights in a folder, in words; nothing for another name."""
+    files = Path(model).expanduser().glob("*.safetensors")
+    total = sum(file.stat().st_size for file in files if file.is_file())
+    return f" ({total / 1e6:,.1f} MB)" if total else ""
 
 
 @contextmanager
@@ -146,11 +154,22 @@ class _Run:
 
     def _announce(self, result: dict[str, Any]) -> None:
         """Print the model, its genes and the run folder."""
+        from sos_deap.estimate import estimate
+        from sos_deap.finish import tokens_after
+        from sos_deap.quality import implausible
         from sos_deap.report.parts import listed, parts_of
 
+        config = self.plan.config
         parts = parts_of(result["search"], [1] * len(self.evaluator.gene_map))
-        self.console.print(f"{self.plan.config.model}: {listed(parts)}")
+        self.console.print(f"{config.model}: {listed(parts)}")
         self.console.print(f"run folder: {self.folder}")
+        if line := implausible(self.evaluator, self.finish.dense):
+            self.console.print(line)
+        after = tokens_after(self.evaluator, config.max_loss is not None)
+        if line := estimate(
+            self.evaluator, self.plan.limits, config.population_size, self.console.rate, after
+        ):
+            self.console.print(line)
         self.console.event("run", folder=str(self.folder), dense=result["dense"])
 
     def _initial_result(self) -> dict[str, Any]:

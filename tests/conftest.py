@@ -37,6 +37,12 @@ def float32_on_every_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sos_deap.models.loading.cpu_dtype", lambda: torch.float32)
 
 
+@pytest.fixture(autouse=True)
+def short_timings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Time models in the fewest rounds: here it does not matter how fast they are."""
+    monkeypatch.setattr("sos_deap.finish.TIMED", (0.0, 0.0))
+
+
 def small_llama(**settings: Any) -> Any:
     """A random Llama of 3 layers x 4 heads whose heads all matter.
 
@@ -91,7 +97,7 @@ def refit_flags(
     model_folder: Path, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> list[str]:
     """Flags of a run of a second, on two data sets."""
-    monkeypatch.setattr("sos_deap.finish.measured", lambda models, seqlen: [])  # seconds of timing
+    monkeypatch.setattr("sos_deap.finish.measured", lambda models, seqlen, seconds: [])
     other = tmp_path / "other.txt"
     words = random.Random(4).choices(["to", "be", "or", "not", "that", "is"], k=2000)
     other.write_text("\n\n".join(" ".join(words[i : i + 40]) for i in range(0, 2000, 40)))

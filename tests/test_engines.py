@@ -79,7 +79,7 @@ def cxEnds(a, b):
 # The timings of a run take seconds and are not tested here.
 def run(arguments):
     import sos_deap.finish, sos_deap.run
-    sos_deap.finish.measured = lambda models, seqlen: []
+    sos_deap.finish.measured = lambda models, seqlen, seconds: []
     os.environ["ORIGIN"] = str(os.getpid())  # the run itself, which is not killed
     return sos_deap.run.main(arguments)
 """
@@ -92,7 +92,7 @@ def flags(
     """Of a run of a second, in a folder with the metrics above."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ORIGIN", str(os.getpid()))
-    monkeypatch.setattr("sos_deap.finish.measured", lambda models, seqlen: [])
+    monkeypatch.setattr("sos_deap.finish.measured", lambda models, seqlen, seconds: [])
     Path("metrics_of_mine.py").write_text(METRICS)
     given = {
         "model": model_folder,

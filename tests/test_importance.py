@@ -99,6 +99,7 @@ class Reading:
     """Calibration text for any model, one example at a time."""
 
     name = "reading"
+    seqlen = 8
 
     def __init__(self, inputs: dict[str, Tensor]) -> None:
         self.inputs = inputs
@@ -278,6 +279,7 @@ class _Both:
     """Two tasks with one example each, alternating."""
 
     name = "both"
+    seqlen = 8
 
     def __init__(self, *tasks: Accuracy) -> None:
         self.tasks = tasks

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from tokenizers.processors import TemplateProcessing
-from transformers import AutoModelForMaskedLM, AutoTokenizer, LlamaConfig
+from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from sos_deap import Evaluator, InputError, head_map, masked, prune
 from sos_deap.models.sources import BUILTIN
@@ -32,14 +32,10 @@ ENCODERS = (
 
 def test_a_uniform_model_has_the_vocabulary_s_size_as_perplexity() -> None:
     task = Perplexity(Sequences("x", torch.randint(0, 50, (4, 9))))
-
-    class Uniform:
-        config = LlamaConfig(vocab_size=50)
-
-        def __call__(self, ids: torch.Tensor, use_cache: bool) -> SimpleNamespace:
-            return SimpleNamespace(logits=torch.zeros(*ids.shape, 50, dtype=torch.bfloat16))
-
-    sums = task.score(Uniform(), slice(0, 4), 3)
+    model = build("llama", vocab_size=50, dtype="bfloat16")
+    with torch.inference_mode():
+        model.lm_head.weight.zero_()
+        sums = task.score(model, slice(0, 4), 3)
     assert sums.shape == (3, 2)
     assert sums[:, 1].tolist() == [4 * 8] * 3  # the first token of a sequence is not scored
     assert task.metrics(sums[0].tolist()) == {"perplexity": pytest.approx(50)}
@@ -52,11 +48,13 @@ def test_overflow_is_infinite_and_nan_stays() -> None:
 
 
 def test_seqlen() -> None:
-    def model(positions: int) -> Any:
+    def model(positions: int, device: str = "cuda") -> Any:
         config = SimpleNamespace(max_position_embeddings=positions)
-        return SimpleNamespace(config=config, named_modules=lambda: ())
+        place = SimpleNamespace(type=device)
+        return SimpleNamespace(config=config, device=place, named_modules=lambda: ())
 
     assert checked_seqlen(None, model(4096)) == 2048
+    assert checked_seqlen(None, model(4096, "cpu")) == 512
     assert checked_seqlen(4096, model(4096)) == 4096
     assert checked_seqlen(None, model(128)) == 128
     with pytest.raises(InputError, match="seqlen is 4097, beyond the model's 4096"):

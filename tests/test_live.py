@@ -33,7 +33,7 @@ from tests.test_run import read, rows
 @pytest.fixture
 def flags(model_folder: Path, text_file: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Flags of a run of a second."""
-    monkeypatch.setattr("sos_deap.finish.measured", lambda models, seqlen: [])  # seconds of timing
+    monkeypatch.setattr("sos_deap.finish.measured", lambda models, seqlen, seconds: [])
     given = {
         "model": model_folder,
         "dataset": text_file,

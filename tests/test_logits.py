@@ -1,4 +1,4 @@
-"""Logits in slices are the logits, for every architecture that generates text."""
+"""Log-probabilities from tiles of logits, for every architecture that generates text."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sos_deap.models.families import FAMILIES
 from sos_deap.models.measure import peak_bytes
 from sos_deap.tasks.data.sequences import Sequences
 from sos_deap.tasks.language import Perplexity
-from sos_deap.tasks.logits import logits_in_slices
+from sos_deap.tasks.logits import likeliest, log_probabilities
 from tests.tiny import VOCABULARY, assert_close, build
 
 CAUSAL = [
@@ -22,25 +22,56 @@ CAUSAL = [
 ]
 
 
+@pytest.fixture(params=[(1, 4), (11, 4), (3, 12), (44, 61), (44, 1000)])
+def tiles(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tiles of other positions and vocabularies, whole and divided."""
+    positions, tokens = request.param
+    monkeypatch.setattr("sos_deap.tasks.logits._TOGETHER", {"cpu": positions})
+    monkeypatch.setattr("sos_deap.tasks.logits.MOST_LOGITS", {"cpu": positions * tokens})
+
+
 @pytest.mark.parametrize("family", CAUSAL)
-def test_concatenated_slices_equal_all_logits(family: str) -> None:
+def test_log_probabilities_are_those_of_the_whole_logits(family: str, tiles: None) -> None:
     model, ids = build(family), torch.randint(1, VOCABULARY, (4, 11))
     forwards = {name: module.forward for name, module in model.named_modules()}
     genes = [[1, 0, 1, 1] * (len(head_map(model)) // 4), [1] * len(head_map(model))]
+    wanted = torch.randint(VOCABULARY, (44, 3))
+    positions = torch.tensor([0, 5, 11, 43])
     with torch.inference_mode(), masked(model, genes):
-        whole = model(ids).logits
-        for step in (1, 3, 10, 11):
-            slices = list(logits_in_slices(model, ids, most=4 * VOCABULARY * step))
-            assert [part.start for part, _ in slices] == list(range(0, 11, step))
-            assert_close(torch.cat([logits for _, logits in slices], dim=1), whole)
+        logs = model(ids).logits.double().log_softmax(-1).flatten(0, 1)
+        expected = logs.gather(1, wanted)
+        assert_close(log_probabilities(model, ids, wanted).double(), expected)
+        some = log_probabilities(model, ids, wanted[positions], positions)
+        assert_close(some.double(), expected[positions])
+        tokens, top, others = likeliest(model, ids, 7, wanted)
+    assert_close(top.double(), logs.topk(7).values)
+    assert_close(logs.gather(1, tokens), top.double())
+    assert_close(others.double(), expected)
     assert all(module.forward == forwards[name] for name, module in model.named_modules())
+
+
+def test_no_token_outside_the_vocabulary(tiles: None) -> None:
+    model, ids = build("llama"), torch.randint(1, VOCABULARY, (1, 5))
+    with torch.inference_mode():
+        found = log_probabilities(model, ids, torch.tensor([[-100], [0], [60], [61], [3]]))
+    assert found.isinf().flatten().tolist() == [True, False, False, True, False]
+
+
+def test_gradients_are_those_of_the_whole_logits(tiles: None) -> None:
+    model, ids = build("llama"), torch.randint(1, VOCABULARY, (4, 11))
+    wanted = torch.randint(VOCABULARY, (44, 1))
+    weight = model.lm_head.weight
+    logs = model(ids).logits.log_softmax(-1).flatten(0, 1)
+    expected = torch.autograd.grad(logs.gather(1, wanted).sum(), weight)[0]
+    found = torch.autograd.grad(log_probabilities(model, ids, wanted).sum(), weight)[0]
+    assert_close(found, expected)
 
 
 def test_a_body_that_the_model_does_not_run_is_an_error() -> None:
     model = build("llama")
     model.get_decoder = lambda: build("llama").model
     with pytest.raises(RuntimeError, match="LlamaModel is not what the language model runs"):
-        list(logits_in_slices(model, torch.ones(1, 4, dtype=torch.long), most=VOCABULARY))
+        log_probabilities(model, torch.ones(1, 4, dtype=torch.long), torch.ones(4, 1).long())
 
 
 def test_perplexity_with_a_large_vocabulary_stays_small() -> None:
@@ -52,7 +83,7 @@ def test_perplexity_with_a_large_vocabulary_stays_small() -> None:
         with torch.inference_mode():
             return task.score(model, slice(0, 4), 1)
 
-    # All logits would be 268 MB, and cross-entropy as much again; a slice is 8 MiB.
+    # All logits would be 268 MB, and cross-entropy as much again; a tile is 8 MiB.
     assert peak_bytes(model, score) < 2.5 * 4 * 2**21
     with torch.inference_mode():
         log = model(ids).logits[:, :-1].double().log_softmax(-1)

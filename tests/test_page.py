@@ -109,7 +109,7 @@ def test_one_sentence_leads_the_page_and_the_card(finished: Path) -> None:
 def test_the_command_reproduces_the_result(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    monkeypatch.setattr("sos_deap.finish.measured", lambda models, seqlen: [])
+    monkeypatch.setattr("sos_deap.finish.measured", lambda models, seqlen, seconds: [])
     flags = read(finished)["command"].split()[3:]
     assert main([*flags, f"--output_dir={tmp_path / 'again'}"]) == 0
     assert read(tmp_path / "again")["best"] == read(finished)["best"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -65,11 +66,11 @@ def fake_clock(
     """Let a forward pass of so many rows take so long; gives the list of their rows, growing."""
     now, rows = [0.0], list[int]()
 
-    def forward(module: object, args: tuple[torch.Tensor], kwargs: object) -> None:
+    def forward(module: object, args: tuple[torch.Tensor]) -> None:
         rows.append(len(args[0]))
         now[0] += seconds(rows[-1])
 
-    evaluator.model.register_forward_pre_hook(forward, with_kwargs=True)
+    evaluator.model.get_input_embeddings().register_forward_pre_hook(forward)
     monkeypatch.setattr(
         "sos_deap.evaluation.forward.time", SimpleNamespace(perf_counter=lambda: now[0])
     )
@@ -127,15 +128,16 @@ def test_passes_on_some_of_the_examples_do_not_count_as_timings(
 def test_out_of_memory_ends_the_growth(
     evaluator: Evaluator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    several, forward = several_of(30), evaluator.model.forward
+    embedding: Any = evaluator.model.get_input_embeddings()
+    several, forward = several_of(30), embedding.forward
     expected = evaluator.metrics(several)
 
-    def limited(ids: torch.Tensor, **kwargs: object) -> object:
+    def limited(ids: torch.Tensor) -> object:
         if len(ids) > 4 * ROWS:
             raise torch.OutOfMemoryError("simulated")
-        return forward(ids, **kwargs)
+        return forward(ids)
 
-    monkeypatch.setattr(evaluator.model, "forward", limited)
+    monkeypatch.setattr(embedding, "forward", limited)
     fake_clock(evaluator, monkeypatch, lambda rows: 1 + rows / 4)
     passes = masked_passes(evaluator)
     found = list(passes.run([bytes(genes) for genes in several]))

@@ -223,7 +223,7 @@ def small(
 ) -> list[str]:
     """Flags of a run of a second."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sos_deap.finish.measured", lambda models, seqlen: [])  # seconds of timing
+    monkeypatch.setattr("sos_deap.finish.measured", lambda models, seqlen, seconds: [])
     monkeypatch.setattr("sos_deap.report.page.write_page", no_page)  # and seconds of drawing
     flags = {
         "model": model_folder,

@@ -64,7 +64,7 @@ def small(
 ) -> list[str]:
     """Flags of a run of a second or two, in a folder with a module of the user's."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sos_deap.finish.measured", lambda models, seqlen: [])  # seconds of timing
+    monkeypatch.setattr("sos_deap.finish.measured", lambda models, seqlen, seconds: [])
     (tmp_path / "mine_search.py").write_text(MINE)
     flags = {
         "model": model_folder,

@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from types import ModuleType
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from sos_deap.errors import InputError, unknown
 from sos_deap.evaluation.accounting import ForwardCost
@@ -34,6 +34,8 @@ from sos_deap.models.masking import masked
 from sos_deap.models.memory import MEMORY_ERRORS, is_out_of_memory, one_example_fits
 from sos_deap.models.rotary import fast_rotary, rotations
 from sos_deap.models.sharing import shared, shares
+from sos_deap.models.text import run_layers
+from sos_deap.progress import read_in_turn
 from sos_deap.tasks.task import Task
 
 #: Most sub-models that share their layers in a pass: more than the paper's population of 10.
@@ -128,9 +130,11 @@ class ForwardRunner:
         """A task's sums for a whole model, dense or pruned, by group of examples; not timed."""
         while True:
             groups = [self._slices(range(len(task))[group], 1) for group in groups_of(len(task))]
+            sizes = [(group[-1].stop - group[0].start) * task.seqlen for group in groups]
+            turns = read_in_turn(groups, sizes)
             try:
                 with evaluating(model), self._drawing(task, b""):
-                    return [self._added(model, task, group, 1)[0] for group in groups]
+                    return [self._added(model, task, group, 1)[0] for group in turns]
             except MEMORY_ERRORS as error:
                 self._shrink(error, 1, len(task))
 
@@ -163,13 +167,15 @@ class ForwardRunner:
             self._choose()
             self.cost.seconds += time.perf_counter() - started
 
+    @torch.inference_mode()
     def _choose(self) -> None:
         """Determine once which ways of batching are possible and which is faster."""
         if self._chosen:
             return
         if self._task.one_pass:
-            self._rotations = rotations(self._model, self._genes, lambda: self._one(1))
-        self._counter.count_dense(self._model, self._genes, lambda: self._one(1))
+            self._rotations = rotations(self._model, self._genes, lambda: self._layers(1))
+        one = partial(self._task.score, self._model, slice(0, 1), 1)
+        self._counter.count_dense(self._model, self._genes, one)
         if self.batching != "masked" and not self._shares():
             self.batching = "masked"
         if self.batching == "auto":
@@ -186,16 +192,15 @@ class ForwardRunner:
         """
         for _ in range(2):
             try:
-                return shares(self._model, self._genes, lambda: self._one(2))
+                return shares(self._model, self._genes, lambda: self._layers(2))
             except MEMORY_ERRORS as error:
                 if not is_out_of_memory(error):
                     raise
                 self._free()
         return False
 
-    def _one(self, sub_models: int) -> Tensor:
-        with torch.inference_mode():
-            return self._task.score(self._model, slice(0, 1), sub_models)
+    def _layers(self, sub_models: int) -> Any:
+        return run_layers(self._model, self._task, slice(0, 1), sub_models)
 
     def _masked_is_faster(self) -> bool:
         count, seconds = len(self._genes), dict[str, float]()

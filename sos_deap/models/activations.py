@@ -49,11 +49,15 @@ class Inputs:
         :param states: the consumer's input, (..., units * width).
         """
         units, width = self.total.shape
-        by_unit = states.detach().double().reshape(-1, units, width).transpose(0, 1)
-        products = by_unit.mT @ by_unit
-        self.tokens += by_unit.shape[1]
+        tokens = states.detach().double().reshape(-1, units, width)
+        if width == 1:  # thousands of products of one row and one column are slow
+            products = tokens.square().sum(0)[..., None]
+        else:
+            by_unit = tokens.transpose(0, 1)
+            products = by_unit.mT @ by_unit
+        self.tokens += len(tokens)
         self.batches += 1
-        self.total += by_unit.sum(1)
+        self.total += tokens.sum(0)
         self.products += products
         self.norms += products.diagonal(dim1=1, dim2=2).sum(1).sqrt()
 

@@ -55,10 +55,16 @@ class Flops:
         with counting(model) as counter:
             run()
         counts = counter.get_flop_counts()
-        root = type(model).__name__
 
         def of(path: str) -> int:
-            return sum(counts.get(f"{root}.{path}", {}).values())
+            # The counter names a module by its path from the module that was called: the model, or
+            # one that contains the layers only.
+            parts = path.split(".")
+            names = [
+                ".".join((type(model.get_submodule(".".join(parts[:n]))).__name__, *parts[n:]))
+                for n in range(len(parts))
+            ]
+            return sum(sum(counts.get(name, {}).values()) for name in names)
 
         self.total: int = counter.get_total_flops()
         self.blocks = [of(path) for path in blocks]

@@ -20,7 +20,8 @@ from sos_deap.errors import InputError, unknown
 from sos_deap.models.activations import Inputs, consumer_weights, gates, recorded_inputs
 from sos_deap.models.genes import GeneMap
 from sos_deap.models.sites import Site
-from sos_deap.models.text import Text
+from sos_deap.models.text import Text, run_layers
+from sos_deap.progress import read_in_turn
 
 
 class NamedText(Text, Protocol):
@@ -148,8 +149,10 @@ def _by_inputs(
 def _recorded(model: nn.Module, sites: Sequence[Site], text: Text) -> list[Inputs]:
     """Record the inputs of consumers over all examples."""
     with torch.inference_mode(), recorded_inputs(model, sites) as inputs:
-        for example in range(len(text)):  # one at a time, so that none is padded
-            text.score(model, slice(example, example + 1), 1)
+        # One at a time, so that none is padded.
+        examples = [slice(number, number + 1) for number in range(len(text))]
+        for example in read_in_turn(examples, [text.seqlen] * len(text)):
+            run_layers(model, text, example)
         return inputs
 
 

@@ -11,6 +11,7 @@ from transformers import AutoConfig
 from transformers.utils.logging import get_verbosity, set_verbosity, set_verbosity_error
 
 from sos_deap.errors import InputError, first_line, unknown
+from sos_deap.models.gguf_files import folder_of, is_gguf
 
 #: Models that are part of this package, by the name the user gives.
 BUILTIN = {"builtin:tiny": Path(__file__).resolve().parent.parent / "builtin" / "tiny"}
@@ -19,15 +20,17 @@ BUILTIN = {"builtin:tiny": Path(__file__).resolve().parent.parent / "builtin" / 
 def source(name: str) -> str:
     """Return the folder or Hub name that transformers reads a model from.
 
-    :param name: a folder, a Hub name, or a key of :data:`BUILTIN`.
-    :raises InputError: for an unknown built-in model, and for a folder that does not exist or has
-        no config.json.
+    :param name: a folder, a Hub name, a GGUF file, or a key of :data:`BUILTIN`.
+    :raises InputError: for an unknown built-in model, for a folder that does not exist or has no
+        config.json, and for a GGUF file that cannot be read.
     """
     if name.startswith("builtin:"):
         if name not in BUILTIN:
             raise unknown("model", name, BUILTIN)
         return str(BUILTIN[name])
     path = Path(name).expanduser()
+    if is_gguf(name):
+        return str(folder_of(name))
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise InputError(f"model folder {name} holds no config.json: give a transformers model")

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from sos_deap.errors import one_line, print_lines
+from sos_deap.progress import Reading, watched
 from sos_deap.report.formats import duration
 
 _REFRESH = 1.0  # seconds between two refreshes of the line of a terminal
@@ -33,6 +34,8 @@ class Status:
         self.terminal = words and sys.stdout.isatty()
         self._lock = threading.RLock()  # a step is refreshed by a thread of its own
         self._printed = clock()
+        #: Tokens per second of the last pass over text inside a step; ``None`` before the first.
+        self.rate: float | None = None
 
     def print(self, text: str) -> None:
         """Print lines of text, which stay."""
@@ -77,11 +80,19 @@ class Status:
 
         :param text: what is done, such as "timing both models".
         """
-        started = self._clock()
+        started, reading = self._clock(), Reading(self._clock)
         if self.terminal:
             self.show(text)
-        with self.during(lambda: f"{text}, {duration(self._clock() - started)}"):
+
+        def line() -> str:
+            left = reading.left
+            eta = "" if left is None else f", ETA {duration(left)}"
+            far = f": {reading.done:,} of {reading.total:,} tokens" if eta else ""
+            return f"{text}{far}, {duration(self._clock() - started)}{eta}"
+
+        with self.during(line), watched(reading):
             yield
+        self.rate = reading.rate or self.rate
 
     def _refresh(self, text: Callable[[], str], ended: threading.Event) -> None:
         while not ended.wait(_REFRESH):

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from sos_deap.progress import read_in_turn
 from sos_deap.tasks.data.sequences import Sequences
-from sos_deap.tasks.likelihood import SequenceTask, exp, nats_of, stack_with_count
-from sos_deap.tasks.logits import logits_in_slices
+from sos_deap.tasks.likelihood import UNSCORED, CausalTask, exp, stack_with_count
+from sos_deap.tasks.logits import likeliest, log_probabilities
 from sos_deap.tasks.task import checked_metric
 
 
-class KL(SequenceTask):
+class KL(CausalTask):
     """KL divergence of a sub-model's next-token distribution from the dense model's, in nats.
 
     The dense model's distribution is computed once and stored as its ``top_k`` likeliest tokens and
@@ -41,12 +41,11 @@ class KL(SequenceTask):
         with torch.inference_mode():
             # Passes of 4,096 tokens, but of at least one sequence.
             together = max(1, 4096 // self.seqlen)
-            rows = [
-                self._teacher(model, ids, targets)
-                for ids, targets in zip(
-                    self._input_ids.split(together), self._targets.split(together), strict=True
-                )
-            ]
+            batches = list(
+                zip(self._input_ids.split(together), self._targets.split(together), strict=True)
+            )
+            sizes = [ids.numel() for ids, _ in batches]
+            rows = [self._teacher(model, *batch) for batch in read_in_turn(batches, sizes)]
         tokens, logs, nats = zip(*rows, strict=True)
         self._tokens = torch.cat(tokens)  # (sequences, seqlen, top_k)
         self._logs = torch.cat(logs)  # (sequences, seqlen, top_k + 1), log-probabilities
@@ -75,19 +74,16 @@ class KL(SequenceTask):
 
         They are: divergence in nats, positions, negative log-likelihood in nats, scored tokens.
         """
-        ids = self._input_ids[examples].repeat(sub_models, 1)
-        next_tokens = self._targets[examples].repeat(sub_models, 1)
-        teacher_tokens, teacher_logs = self._tokens[examples], self._logs[examples]
-        divergence = torch.zeros(sub_models, dtype=torch.float64, device=ids.device)
-        nats = torch.zeros_like(divergence)
-        for positions, logits in logits_in_slices(model, ids):
-            nats += nats_of(logits, next_tokens[:, positions], sub_models)
-            tokens = teacher_tokens[:, positions].long().repeat(sub_models, 1, 1)
-            dense = teacher_logs[:, positions].repeat(sub_models, 1, 1)
-            difference = dense.exp() * (dense - _log_partition(logits, tokens))
-            divergence += difference.double().view(sub_models, -1).sum(1)
-        positions_each = ids.numel() // sub_models
-        counted = stack_with_count(divergence, positions_each)
+        ids, targets = self._input_ids[examples], self._targets[examples]
+        wanted = torch.cat((self._tokens[examples].long(), targets[..., None]), dim=2)
+        logs = log_probabilities(
+            model, ids.repeat(sub_models, 1), wanted.flatten(0, 1).repeat(sub_models, 1)
+        ).view(sub_models, *wanted.shape)
+        dense = self._logs[examples]
+        difference = dense.exp() * (dense - _partition(logs[..., :-1]))
+        divergence = difference.flatten(1).double().sum(1)
+        nats = _nats(logs[..., -1], targets).flatten(1).sum(1)
+        counted = stack_with_count(divergence, ids.numel())
         return torch.cat((counted, stack_with_count(nats, self.scored(examples))), dim=1)
 
     def metrics(self, sums: list[float]) -> dict[str, float]:
@@ -100,27 +96,18 @@ class KL(SequenceTask):
         """Return the dense model's likeliest tokens, the log-probabilities of the partition, and
         the negative log-likelihood of each sequence.
         """
-        parts = list(self._teacher_slices(model, ids, targets))
-        tokens, logs, nats = zip(*parts, strict=True)
-        return torch.cat(tokens, dim=1), torch.cat(logs, dim=1), torch.stack(nats).sum(0)
-
-    def _teacher_slices(
-        self, model: Any, ids: Tensor, targets: Tensor
-    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        for positions, logits in logits_in_slices(model, ids):
-            tokens = logits.topk(self.top_k, dim=-1).indices
-            nats = nats_of(logits, targets[:, positions], len(ids))
-            yield tokens.to(torch.int32), _log_partition(logits, tokens), nats
+        found = likeliest(model, ids, self.top_k, targets.view(-1, 1))
+        tokens, logs, own = (columns.view(*ids.shape, -1) for columns in found)
+        return tokens.to(torch.int32), _partition(logs), _nats(own[..., 0], targets).sum(1)
 
 
-def _log_partition(logits: Tensor, tokens: Tensor) -> Tensor:
-    """Return log-probabilities of some tokens and of all others together, in float32.
-
-    :param logits: (rows, positions, vocabulary).
-    :param tokens: token ids, (rows, positions, top_k).
-    :returns: (rows, positions, top_k + 1); the last is that of the others.
-    """
-    logs = logits.float().log_softmax(-1).gather(-1, tokens)
+def _partition(logs: Tensor) -> Tensor:
+    """Append the log-probability of all other tokens to that of some, (..., top_k)."""
     # Below 1e-6 the difference 1 - sum has no exact digits, so 1e-6 is the least.
     rest = (1 - logs.exp().sum(-1, keepdim=True)).clamp(min=1e-6)
     return torch.cat((logs, rest.log()), dim=-1)
+
+
+def _nats(logs: Tensor, targets: Tensor) -> Tensor:
+    """Return negative log-likelihoods of targets in float64, 0 where a target is not scored."""
+    return -logs.double().masked_fill(targets == UNSCORED, 0)

@@ -25,9 +25,9 @@ from sos_deap.tasks.data.sequences import (
 )
 from sos_deap.tasks.divergence import KL
 from sos_deap.tasks.likelihood import (
+    CausalTask,
     SequenceTask,
     exp,
-    nats_of,
     nats_of_sequences,
     stack_with_count,
 )
@@ -36,7 +36,7 @@ from sos_deap.tasks.settings import TaskSettings
 from sos_deap.tasks.task import Task
 
 
-class Perplexity(SequenceTask):
+class Perplexity(CausalTask):
     """Perplexity of a causal language model: exp of the mean negative log-likelihood per token.
 
     The first token of a sequence, or its start tokens, are context and are not scored, as usual.
@@ -101,8 +101,8 @@ class PseudoPerplexity(SequenceTask):
         targets = ids.gather(1, positions[:, None])
         ids = ids.scatter(1, positions[:, None], self._mask_token)
         logits = logits_at(model, ids.repeat(sub_models, 1), positions.repeat(sub_models))
-        nats = nats_of(logits, targets[:, 0].repeat(sub_models), sub_models)
-        return stack_with_count(nats, len(rows))
+        logs = logits.float().log_softmax(1).gather(1, targets.repeat(sub_models, 1))
+        return stack_with_count(-logs.view(sub_models, -1).double().sum(1), len(rows))
 
     def loss(self, model: Any, examples: slice) -> Tensor:
         """Return the mean negative log-likelihood of a masked token, in nats (a scalar)."""

@@ -7,16 +7,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from sos_deap.tasks.data.sequences import Sequences
-from sos_deap.tasks.logits import logits_in_slices
+from sos_deap.tasks.logits import log_probabilities
 
-_UNSCORED = -100  # cross_entropy's default for a target to ignore
-
-#: Logits at a time on a CPU, 1 MiB in float32. The allocator requests larger blocks from the system
-#: each time, and a page fault for every 4 KiB takes longer than the loss itself.
-_MOST_ON_CPU = 2**18
+#: The target at a position that is not scored; outside every vocabulary.
+UNSCORED = -100
 
 
 class SequenceTask:
@@ -69,37 +65,36 @@ class SequenceTask:
         return len(self._input_ids[examples]) * (self.seqlen - self.sequences.context)
 
 
+class CausalTask(SequenceTask):
+    """Base class of the tasks of causal language models.
+
+    :param sequences: the token sequences.
+    :param device: device of the model.
+    """
+
+    def read(self, model: Any, examples: slice, sub_models: int) -> Tensor:
+        """Run the layers without the head; return the hidden states, (rows, tokens, width)."""
+        ids = self._input_ids[examples].repeat(sub_models, 1)
+        states: Tensor = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
+        return states
+
+
 def targets(ids: Tensor, context: int = 1) -> Tensor:
-    """Return the next token at each position, (rows, tokens), -100 if it is not scored.
+    """Return the next token at each position, (rows, tokens), :data:`UNSCORED` if it is not scored.
 
     :param ids: token ids, (rows, tokens).
     :param context: number of tokens at the head of each sequence that are not scored.
     """
     targets = ids.roll(-1, dims=1)
-    targets[:, : context - 1] = _UNSCORED
-    targets[:, -1] = _UNSCORED  # the last position has no next token
+    targets[:, : context - 1] = UNSCORED
+    targets[:, -1] = UNSCORED  # the last position has no next token
     return targets
-
-
-def nats_of(logits: Tensor, targets: Tensor, sub_models: int) -> Tensor:
-    """Return each sub-model's summed negative log-likelihood in nats, (sub_models,), float64.
-
-    :param logits: (sub_models * examples, positions, vocabulary), or without positions.
-    :param targets: next tokens, of the same shape without vocabulary.
-    :param sub_models: number of sub-models.
-    """
-    flat = logits.flatten(0, -2)
-    step = max(1, _MOST_ON_CPU // flat.shape[-1]) if flat.device.type == "cpu" else len(flat)
-    parts = zip(flat.split(step), targets.flatten().split(step), strict=True)
-    # In float32 for any dtype of the model.
-    losses = torch.cat(
-        [cross_entropy(x.float(), y, ignore_index=_UNSCORED, reduction="none") for x, y in parts]
-    )
-    return losses.view(sub_models, -1).double().sum(1)
 
 
 def nats_of_sequences(model: Any, ids: Tensor, targets: Tensor, sub_models: int) -> Tensor:
     """Return each sub-model's summed negative log-likelihood on sequences, in nats.
+
+    The head is computed at scored positions only.
 
     :param model: a causal language model that computes ``sub_models`` blocks of rows.
     :param ids: token ids, (examples, tokens).
@@ -107,11 +102,10 @@ def nats_of_sequences(model: Any, ids: Tensor, targets: Tensor, sub_models: int)
     :param sub_models: number of sub-models.
     :returns: (sub_models,), float64.
     """
-    ids, targets = ids.repeat(sub_models, 1), targets.repeat(sub_models, 1)
-    nats = torch.zeros(sub_models, dtype=torch.float64, device=ids.device)
-    for positions, logits in logits_in_slices(model, ids):
-        nats = nats + nats_of(logits, targets[:, positions], sub_models)
-    return nats
+    wanted = targets.repeat(sub_models, 1).flatten()
+    scored = (wanted != UNSCORED).nonzero()[:, 0]
+    logs = log_probabilities(model, ids.repeat(sub_models, 1), wanted[scored, None], scored)
+    return -logs.view(sub_models, -1).double().sum(1)
 
 
 def stack_with_count(sums: Tensor, count: int) -> Tensor:

@@ -96,7 +96,7 @@ class TaskSettings:
         None,
         "data",
         "Tokens in a sequence of text, or most tokens of an example.",
-        unset="the longest input of the model, at most 2048",
+        unset="the longest input of the model, at most 2048, running text on a CPU at most 512",
         common=True,
     )
     start_token: str = setting(

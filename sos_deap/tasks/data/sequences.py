@@ -20,6 +20,11 @@ from sos_deap.tasks.data.reading import Part
 #: Rows of running text below this number of characters, such as headings, may be in both parts.
 _SHORT = 100
 
+#: The longest sequence of text by default, by type of device, in tokens. A CPU reads some hundred
+#: tokens per second of a model of a billion parameters.
+LONGEST = {"cpu": 512}
+LONGEST_ACCELERATOR = 2048
+
 
 @dataclass(frozen=True)
 class Sequences:
@@ -185,13 +190,15 @@ def start_of_sequences(tokenizer: Any, how: str, default: int | None = None) -> 
 def checked_seqlen(seqlen: int | None, model: Any) -> int:
     """Return the sequence length to use, in tokens.
 
-    :param seqlen: length given by the user; ``None`` for the model's longest, at most 2,048.
+    :param seqlen: length given by the user; ``None`` for the model's longest, at most 512 on a
+        CPU and 2,048 elsewhere.
     :param model: the model.
     :raises InputError: if the length is below 2, or above the model's longest.
     """
     longest = most_tokens(model)
     if seqlen is None:
-        return min(longest or 2048, 2048)
+        most = LONGEST.get(model.device.type, LONGEST_ACCELERATOR)
+        return min(longest or most, most)
     if seqlen < 2:
         raise InputError(f"seqlen is {seqlen}: a sequence needs at least 2 tokens, one to predict")
     if longest and seqlen > longest:
@@ -208,5 +215,7 @@ def longest(loaded: Pretrained, seqlen: int | None) -> int:
     :param seqlen: length given by the user; ``None`` for the longest, at most 2,048.
     :raises InputError: if the length is below 2, or above the model's longest.
     """
-    limit = min(int(loaded.tokenizer.model_max_length), 2048)
+    limit = min(int(loaded.tokenizer.model_max_length), LONGEST_ACCELERATOR)
+    if seqlen is None:
+        return min(limit, most_tokens(loaded.model) or limit)
     return min(checked_seqlen(seqlen, loaded.model), limit)
