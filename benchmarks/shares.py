@@ -83,20 +83,26 @@ def rows_of(
             "seconds": round(time.perf_counter() - started, 1),
             "dense": dense,
             "heldout": heldout(evaluator, best),
-            **refitted(plan, evaluator, best),
+            **({"refit": found} if (found := refitted_model(plan, evaluator, best)[1]) else {}),
         }
 
 
-def refitted(plan: Plan, evaluator: Evaluator, chromosome: list[int]) -> dict[str, Any]:
-    """Return what a refit changes: the metrics of the dense, the pruned and the refitted model."""
+def refitted_model(
+    plan: Plan, evaluator: Evaluator, chromosome: list[int]
+) -> tuple[Any, dict[str, Any]]:
+    """Return a pruned model, refitted if the plan has a refit, and what the refit changes.
+
+    :returns: the model, and the metrics of the dense, the pruned and the refitted model; none
+        without a refit.
+    """
     refit = refit_of(evaluator, plan.config)
-    if refit is None:
-        return {}
     pruned = prune(evaluator.model, chromosome, evaluator.gene_map)
+    if refit is None:
+        return pruned, {}
     refit(pruned)
     parts = ("heldout", "probe")
     dense, after = (quality(evaluator, one, parts).metrics for one in (evaluator.model, pruned))
-    return {"refit": {**refit.result, "dense": dense, "after": after}}
+    return pruned, {**refit.result, "dense": dense, "after": after}
 
 
 def main() -> None:

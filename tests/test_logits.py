@@ -11,6 +11,7 @@ from sos_deap import head_map, masked
 from sos_deap.models.families import FAMILIES
 from sos_deap.models.measure import peak_bytes
 from sos_deap.tasks.data.sequences import Sequences
+from sos_deap.tasks.divergence import KL
 from sos_deap.tasks.language import Perplexity
 from sos_deap.tasks.logits import likeliest, log_probabilities
 from tests.tiny import VOCABULARY, assert_close, build
@@ -90,3 +91,31 @@ def test_perplexity_with_a_large_vocabulary_stays_small() -> None:
     expected = -log.gather(-1, ids[:, 1:, None]).sum()
     nats, tokens = score()[0].tolist()
     assert nats == pytest.approx(float(expected), rel=1e-6) and tokens == 4 * 63
+
+
+@pytest.mark.parametrize("every", [1, 3])
+def test_scores_of_some_positions_are_those_of_the_whole_logits(every: int) -> None:
+    model, ids = build("llama"), torch.randint(1, VOCABULARY, (4, 11))
+    sequences = Sequences("random", ids, context=2)
+    pruned = [[1, 0, 1, 1] * 3, [1] * 12]
+    with torch.inference_mode():
+        kl = KL(sequences, model, top_k=VOCABULARY, every=every)
+        perplexity = Perplexity(sequences, every=every)
+        dense = model(ids).logits.double().log_softmax(-1)
+        with masked(model, pruned):
+            found, nats = kl.score(model, slice(1, 4), 2), perplexity.score(model, slice(1, 4), 2)
+        with masked(model, pruned[:1]):
+            logs = model(ids).logits.double().log_softmax(-1)
+    positions = list(range(0, 11, every))
+    scored = [position for position in positions if 1 <= position < 10]
+    divergence = (dense.exp() * (dense - logs)).sum(-1)[1:, positions].sum()
+    expected = -logs.gather(2, ids.roll(-1, 1)[..., None])[1:, scored].sum()
+    count = [3 * len(positions), 3 * len(scored)]
+    assert found[0].tolist() == pytest.approx(
+        [float(divergence), count[0], float(expected), count[1]], rel=1e-4
+    )
+    assert found[1, 0] == pytest.approx(0, abs=1e-5)
+    assert nats[0].tolist() == pytest.approx([float(expected), count[1]], rel=1e-5)
+    assert kl.metrics(kl.reference_sums.sum(0).tolist())["kl"] == 0
+    assert kl.reference_sums[0, 1::2].tolist() == [len(positions), len(scored)]
+    assert ("score_every" in kl.describe()) == (every > 1)

@@ -28,7 +28,6 @@ from sos_deap.tasks.likelihood import (
     CausalTask,
     SequenceTask,
     exp,
-    nats_of_sequences,
     stack_with_count,
 )
 from sos_deap.tasks.logits import logits_at
@@ -43,16 +42,14 @@ class Perplexity(CausalTask):
 
     :param sequences: the token sequences.
     :param device: device of the model.
+    :param every: only every so many positions of a sequence are scored, from the first one on.
     """
 
     name = "perplexity"
 
     def score(self, model: Any, examples: slice, sub_models: int) -> Tensor:
         """Return sums (negative log-likelihood in nats, scored tokens), (sub_models, 2)."""
-        nats = nats_of_sequences(
-            model, self._input_ids[examples], self._targets[examples], sub_models
-        )
-        return stack_with_count(nats, self.scored(examples))
+        return stack_with_count(self.nats(model, examples, sub_models), self.scored(examples))
 
     def metrics(self, sums: list[float]) -> dict[str, float]:
         """Return the perplexity; infinity where it overflows."""
@@ -158,7 +155,7 @@ def make_perplexity(loaded: Pretrained, settings: TaskSettings) -> TaskMaker:
     """
     sequences, device = _sequences(loaded, settings), loaded.model.device
     if not loaded.is_encoder:
-        return lambda draw: Perplexity(sequences(draw), device)
+        return lambda draw: Perplexity(sequences(draw), device, _every(settings, draw))
     special = special_tokens(loaded.tokenizer)
     mask = loaded.tokenizer.mask_token_id
     if mask is None:
@@ -180,7 +177,17 @@ def make_kl(loaded: Pretrained, settings: TaskSettings) -> TaskMaker:
             "has none: use the task perplexity"
         )
     sequences = _sequences(loaded, settings)
-    return lambda draw: KL(sequences(draw), loaded.model, settings.top_k, settings.metric)
+
+    def task(draw: Draw) -> KL:
+        every = _every(settings, draw)
+        return KL(sequences(draw), loaded.model, settings.top_k, settings.metric, every)
+
+    return task
+
+
+def _every(settings: TaskSettings, draw: Draw) -> int:
+    """Return how many positions there are for each scored one; all of held-out text are scored."""
+    return settings.score_every if draw.purpose == "calibration" else 1
 
 
 def _sequences(loaded: Pretrained, settings: TaskSettings) -> Callable[[Draw], Sequences]:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sos_deap.errors import InputError
 from sos_deap.tasks.data.sequences import Sequences
 from sos_deap.tasks.logits import log_probabilities
 
@@ -20,6 +21,7 @@ class SequenceTask:
 
     :param sequences: the token sequences.
     :param device: device of the model.
+    :param every: only every so many positions of a sequence are scored, from the first one on.
     """
 
     greater_is_better = False
@@ -27,10 +29,19 @@ class SequenceTask:
     reference_tokens = 0
     shares_passes = True
 
-    def __init__(self, sequences: Sequences, device: torch.device | str = "cpu") -> None:
-        self.sequences = sequences
+    def __init__(
+        self, sequences: Sequences, device: torch.device | str = "cpu", every: int = 1
+    ) -> None:
+        self.sequences, self._every = sequences, every
         self._input_ids = sequences.input_ids.to(device)
-        self._targets = targets(self._input_ids, sequences.context)
+        self._targets = targets(self._input_ids, sequences.context, every)
+        #: The scored positions of a sequence, which are those of all sequences.
+        self._scored = (self._targets[0] != UNSCORED).nonzero()[:, 0]
+        if every > 1 and not len(self._scored):
+            raise InputError(
+                f"score_every is {every}: no position of {self.seqlen} tokens would be scored, "
+                "give a smaller number"
+            )
 
     @property
     def seqlen(self) -> int:
@@ -46,8 +57,9 @@ class SequenceTask:
         return len(self._input_ids)
 
     def describe(self) -> dict[str, Any]:
-        """Return the source, size and hash of the sequences."""
-        return self.sequences.describe()
+        """Return the source, size and hash of the sequences, and which positions are scored."""
+        every = {"score_every": self._every} if self._every > 1 else {}
+        return {**self.sequences.describe(), **every}
 
     def loss(self, model: Any, examples: slice) -> Tensor:
         """Return the mean negative log-likelihood per scored token, in nats.
@@ -57,20 +69,29 @@ class SequenceTask:
 
         :returns: a scalar, with its gradient if gradients are enabled.
         """
-        nats = nats_of_sequences(model, self._input_ids[examples], self._targets[examples], 1)
-        return nats[0] / self.scored(examples)
+        return self.nats(model, examples, 1)[0] / self.scored(examples)
+
+    def nats(self, model: Any, examples: slice, sub_models: int) -> Tensor:
+        """Return each sub-model's summed negative log-likelihood in nats, (sub_models,), float64.
+
+        The head is computed at scored positions only.
+
+        :param model: a causal language model that computes ``sub_models`` blocks of rows.
+        :param examples: the examples.
+        :param sub_models: number of sub-models.
+        """
+        ids = self._input_ids[examples].repeat(sub_models, 1)
+        wanted = self._targets[examples][:, self._scored].repeat(sub_models, 1)
+        logs = log_probabilities(model, ids, wanted.view(-1, 1), flat_positions(ids, self._scored))
+        return -logs.view(sub_models, -1).double().sum(1)
 
     def scored(self, examples: slice) -> int:
         """Return the number of scored tokens of some examples."""
-        return len(self._input_ids[examples]) * (self.seqlen - self.sequences.context)
+        return len(self._input_ids[examples]) * len(self._scored)
 
 
 class CausalTask(SequenceTask):
-    """Base class of the tasks of causal language models.
-
-    :param sequences: the token sequences.
-    :param device: device of the model.
-    """
+    """Base class of the tasks of causal language models."""
 
     def read(self, model: Any, examples: slice, sub_models: int) -> Tensor:
         """Run the layers without the head; return the hidden states, (rows, tokens, width)."""
@@ -79,33 +100,29 @@ class CausalTask(SequenceTask):
         return states
 
 
-def targets(ids: Tensor, context: int = 1) -> Tensor:
+def targets(ids: Tensor, context: int = 1, every: int = 1) -> Tensor:
     """Return the next token at each position, (rows, tokens), :data:`UNSCORED` if it is not scored.
 
     :param ids: token ids, (rows, tokens).
     :param context: number of tokens at the head of each sequence that are not scored.
+    :param every: only every so many positions are scored, from the first one on.
     """
     targets = ids.roll(-1, dims=1)
     targets[:, : context - 1] = UNSCORED
     targets[:, -1] = UNSCORED  # the last position has no next token
+    targets[:, torch.arange(ids.shape[1], device=ids.device) % every > 0] = UNSCORED
     return targets
 
 
-def nats_of_sequences(model: Any, ids: Tensor, targets: Tensor, sub_models: int) -> Tensor:
-    """Return each sub-model's summed negative log-likelihood on sequences, in nats.
+def flat_positions(ids: Tensor, positions: Tensor) -> Tensor:
+    """Return the indices of positions of each row in the flattened ``ids``, (rows * positions,).
 
-    The head is computed at scored positions only.
-
-    :param model: a causal language model that computes ``sub_models`` blocks of rows.
-    :param ids: token ids, (examples, tokens).
-    :param targets: next tokens, (examples, tokens).
-    :param sub_models: number of sub-models.
-    :returns: (sub_models,), float64.
+    :param ids: token ids, (rows, tokens).
+    :param positions: positions in a row.
     """
-    wanted = targets.repeat(sub_models, 1).flatten()
-    scored = (wanted != UNSCORED).nonzero()[:, 0]
-    logs = log_probabilities(model, ids.repeat(sub_models, 1), wanted[scored, None], scored)
-    return -logs.view(sub_models, -1).double().sum(1)
+    rows, tokens = ids.shape
+    starts = torch.arange(0, rows * tokens, tokens, device=ids.device)
+    return (starts[:, None] + positions).flatten()
 
 
 def stack_with_count(sums: Tensor, count: int) -> Tensor:

@@ -49,18 +49,19 @@ def log_probabilities(
 
 
 def likeliest(
-    model: Any, input_ids: Tensor, top_k: int, wanted: Tensor
+    model: Any, input_ids: Tensor, top_k: int, wanted: Tensor, positions: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the most likely next tokens, and log-probabilities, at all positions.
+    """Return the most likely next tokens, and log-probabilities.
 
     :param model: a causal language model.
     :param input_ids: token ids, (rows, tokens).
     :param top_k: number of tokens per position.
-    :param wanted: further tokens at each position, (rows * tokens, n).
-    :returns: the most likely tokens, (rows * tokens, top_k); their log-probabilities; those of
+    :param wanted: further tokens at each position, (positions, n).
+    :param positions: indices of positions in the flattened ``input_ids``; default: all.
+    :returns: the most likely tokens, (positions, top_k); their log-probabilities; those of
         ``wanted``.
     """
-    head = _Head(model, input_ids)
+    head = _Head(model, input_ids, positions)
     parts = [_reduced(head.tiles(part), wanted[part], top_k) for part in head.parts()]
     tokens, found = (torch.cat(columns) for columns in zip(*parts, strict=True))
     return tokens, found[:, :top_k], found[:, top_k:]

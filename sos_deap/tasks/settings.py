@@ -42,7 +42,7 @@ def setting(
 #: Fields that must be at least 1 where they are given.
 _COUNTS = (
     *("samples", "validation_samples", "heldout_samples", "refit_samples"),
-    *("stream_rows", "top_k", "num_beams", "max_new_tokens"),
+    *("stream_rows", "top_k", "score_every", "num_beams", "max_new_tokens"),
 )
 
 #: Positions of start tokens in running text.
@@ -158,6 +158,13 @@ class TaskSettings:
         "task",
         "kl: number of most likely tokens kept of the dense model's distribution; the probability "
         "of all other tokens is kept as one sum.",
+    )
+    score_every: int = setting(
+        1,
+        "task",
+        "kl, perplexity of a causal model: score every N-th position of the calibration sequences. "
+        "The layers read all positions; the head, which takes most of the time of a small model "
+        "with a large vocabulary, runs on the scored ones only.",
     )
     prompt: str | None = setting(
         None,
