@@ -94,7 +94,7 @@ def job(flags: list[str], share: float, folder: Path | None) -> dict[str, Any]:
 
 def main() -> None:
     """Run the jobs that have no file yet."""
-    parser = Parser(description=__doc__)
+    parser = Parser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--shares", nargs="+", type=float, default=[0.27, 0.2, 0.1])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])

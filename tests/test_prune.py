@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from sos_deap import InputError, gene_map, head_map, load, masked, prune
 from sos_deap.models.families import FAMILIES
@@ -285,3 +286,30 @@ def test_counts_that_a_stock_config_can_have() -> None:
 def test_unknown_layouts() -> None:
     with pytest.raises(InputError, match="unknown layout 'zero': did you mean 'zeroed'"):
         prune(build("llama"), [1] * 12, layout="zero")
+
+
+def test_the_bytes_of_the_paper_s_largest_model() -> None:
+    """Table II, LLaMA-2 7B by LLM.int8: linear layers in int8, the rest in float16; no weights."""
+    config = LlamaConfig(
+        vocab_size=32_000,
+        hidden_size=4096,
+        intermediate_size=11_008,
+        num_hidden_layers=32,
+        num_attention_heads=32,
+    )
+    with torch.device("meta"):
+        model = LlamaForCausalLM(config)
+
+    def mebibytes(model: Any) -> float:
+        int8 = {
+            id(module.weight)
+            for module in model.model.layers.modules()
+            if isinstance(module, torch.nn.Linear)
+        }
+        sizes = (one.numel() * (1 if id(one) in int8 else 2) for one in model.parameters())
+        return float(sum(sizes)) / 2**20
+
+    assert round(mebibytes(model), 2) == 6676.51
+    removed = set(random.sample(range(1024), 317))
+    pruned = prune(model, [int(gene not in removed) for gene in range(1024)])
+    assert round(mebibytes(pruned), 2) == 6042.51

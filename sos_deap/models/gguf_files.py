@@ -79,6 +79,9 @@ def _read(path: Path) -> tuple[Any, Any]:
     where: dict[str, Any] = {"gguf_file": path.name, "trust_remote_code": False}
     dtype = _dtype(path)
     model: Any = AutoModelForCausalLM.from_pretrained(path.parent, dtype=torch.float32, **where)
+    if hasattr(model, "hf_quantizer"):  # its weights are not quantised any more
+        model.hf_quantizer.remove_quantization_config(model)
+    model._weight_conversions = []  # it is saved under the names of its own class
     return model.to(dtype), AutoTokenizer.from_pretrained(path.parent, **where)
 
 

@@ -18,7 +18,7 @@ from sos_deap.models.purposes import PURPOSES, is_encoder, own_class
 from sos_deap.models.saving import pruned_type
 from sos_deap.models.sources import cannot_load, quiet, read_config, source
 from sos_deap.models.tokenizer import load_tokenizer
-from sos_deap.models.weight_files import stored_dtype
+from sos_deap.models.weight_files import key_mapping, stored_dtype
 
 _log = logging.getLogger(__name__)
 
@@ -131,9 +131,11 @@ def _read_weights(name: str, config: Any, stock: Any, dtype: str | torch.dtype) 
     kind: Any = pruned_type(stock) if pruned else stock
     try:
         with quiet():
-            stored = stored_dtype(source(name), config)
+            stored, renamed = stored_dtype(source(name), config), key_mapping(source(name), config)
             model, info = kind.from_pretrained(
                 source(name),
+                config=config,
+                key_mapping=renamed,
                 dtype=stored or "auto" if dtype == "auto" else dtype,
                 use_safetensors=True,
                 trust_remote_code=False,
@@ -157,6 +159,9 @@ def _read_weights(name: str, config: Any, stock: Any, dtype: str | torch.dtype) 
             f"the weights of {name} do not fit its config.json: {len(names)} "
             f"{what.replace('_', ' ')}, such as {names[0]}; save or download the model again"
         )
+    if renamed:
+        model._weight_conversions = []  # it is saved under the names of its own class
+        _log.warning("%s: the language model of a multimodal model, without its other parts", name)
     _tidy(model)
     result: PreTrainedModel = model.eval()
     return result

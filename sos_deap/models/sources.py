@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
 from transformers.utils.logging import get_verbosity, set_verbosity, set_verbosity_error
 
 from sos_deap.errors import InputError, first_line, unknown
@@ -45,19 +45,30 @@ def source(name: str) -> str:
 
 
 def read_config(name: str) -> Any:
-    """Read the config of a model.
+    """Read the config of a model; of one that reads images or sound, that of its language model.
 
-    :param name: a folder, a Hub name, or a key of :data:`BUILTIN`.
+    :param name: a folder, a Hub name, a GGUF file, or a key of :data:`BUILTIN`.
     :raises InputError: if the config is missing or damaged.
     """
     try:
         # With None, transformers would ask on the terminal whether to run the folder's code.
         with quiet():
-            return AutoConfig.from_pretrained(source(name), trust_remote_code=False)
+            config = AutoConfig.from_pretrained(source(name), trust_remote_code=False)
+            return _language_model(config) or config
     except InputError:
         raise
     except Exception as error:  # the Hub's client and config classes raise many types
         raise cannot_load("config.json of", name, error) from error
+
+
+def _language_model(config: Any) -> Any:
+    """Return the config of the language model in a multimodal model, ``None`` without one."""
+    text = config.get_text_config(decoder=True)
+    stock: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(text), None)
+    if text is config or stock is None or not hasattr(config, "vision_config"):
+        return None
+    text.architectures = [stock.__name__]
+    return text
 
 
 @contextmanager

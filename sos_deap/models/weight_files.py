@@ -6,6 +6,7 @@ Only headers are read, which takes milliseconds for a model of any size.
 from __future__ import annotations
 
 import json
+import re
 from functools import reduce
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
@@ -41,7 +42,7 @@ def stored_dtype(source: str, config: Any) -> torch.dtype | None:
     :raises InputError: if the weights are in files outside the folder, or if the config states more
         layers than there are tensors.
     """
-    tensors = {name: dtype for file in _files(source, config) for name, dtype in _header(file)}
+    tensors = _tensors(source, config)
     if not tensors:
         return None
     layers = max((n for n in (getattr(config, k, 0) for k in _LAYERS) if type(n) is int), default=0)
@@ -54,6 +55,27 @@ def stored_dtype(source: str, config: Any) -> torch.dtype | None:
     weights = {dtype for name, dtype in tensors.items() if not name.endswith("inv_freq")}
     found = [_DTYPES[dtype] for dtype in weights if dtype in _DTYPES]
     return reduce(torch.promote_types, found) if found else None
+
+
+def key_mapping(source: str, config: Any) -> dict[str, str] | None:
+    """Return what maps the names of stored weights to those of a language model's own class.
+
+    :param source: a folder or a Hub name.
+    :param config: the config of the language model.
+    :returns: regular expressions with their replacements, for ``from_pretrained``; ``None`` unless
+        the files are of a multimodal model, in which the language model has a prefix.
+    """
+    if not any(re.match(r"(model\.)?language_model\.", name) for name in _tensors(source, config)):
+        return None
+    return {
+        r"^language_model\.lm_head\.": "lm_head.",
+        r"^(model\.)?language_model\.(model\.)?": "model.",
+    }
+
+
+def _tensors(source: str, config: Any) -> dict[str, str]:
+    """Return the names of the stored tensors, with their dtypes."""
+    return {name: dtype for file in _files(source, config) for name, dtype in _header(file)}
 
 
 def _files(source: str, config: Any) -> list[str]:
