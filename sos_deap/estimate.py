@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from sos_deap.evaluation.evaluator import Evaluator
-from sos_deap.report.formats import duration, measurement
+from sos_deap.report.formats import duration
 from sos_deap.search.limits import Limits
 
 #: Runs that are shorter get no estimate, in seconds.
@@ -13,16 +13,16 @@ _SHORT = 60.0
 
 
 def estimate(
-    evaluator: Evaluator, limits: Limits, population: int, rate: float | None, after: float
+    evaluator: Evaluator, limits: Limits, population: int, rate: float, after: float
 ) -> str | None:
-    """Return a line on the tokens that a run reads and the time that this takes, about.
+    """Return a line on the tokens that a run reads, and the time that this takes at most.
 
-    Shared layers, cached sub-models and the other limits may make the search shorter.
+    Shared layers, cached sub-models and other limits make the search shorter.
 
     :param evaluator: the evaluator of the search.
     :param limits: limits of the search.
     :param population: number of individuals of a generation.
-    :param rate: tokens per second of the dense model; ``None`` if this is unknown.
+    :param rate: tokens per second of the dense model; 0 if this is unknown.
     :param after: number of tokens that are read after the search.
     :returns: the line; ``None`` for a short run, without limits, and if the rate is unknown.
     """
@@ -33,7 +33,7 @@ def estimate(
         most = min(most, limits.evaluations * each)
     if limits.generations is not None:
         most = min(most, (limits.generations + 1) * population * each)
-    if rate is None or not math.isfinite(most):
+    if not rate or not math.isfinite(most):
         return None
     search, rest = most / rate, after / rate
     if limits.seconds is not None:
@@ -42,6 +42,6 @@ def estimate(
         return None
     limit = "" if limits.seconds is not None else "; --max_seconds limits the search"
     return (
-        f"at most {most:,.0f} tokens in {duration(search)} of search, and {after:,.0f} in "
-        f"{duration(rest)} afterwards, at {measurement(rate)} tokens/s{limit}"
+        f"at most {most:,.0f} tokens in the search ({duration(search)}) and {after:,.0f} after it "
+        f"({duration(rest)}){limit}"
     )

@@ -25,8 +25,8 @@ class Reading:
     total: int = 0
     #: Seconds that the finished parts of it took.
     seconds: float = 0.0
-    #: Tokens per second of the last text with more than one part; ``None`` before.
-    rate: float | None = None
+    #: Tokens per second of the fastest text with more than one part; 0 before the first.
+    rate: float = 0.0
 
     @property
     def left(self) -> float | None:
@@ -44,7 +44,7 @@ class Reading:
             self.done += count
             self.seconds = self.clock() - started
         if len(parts) > 1 and self.seconds > 0:
-            self.rate = self.total / self.seconds
+            self.rate = max(self.rate, self.total / self.seconds)
 
 
 _reading: ContextVar[Reading | None] = ContextVar("reading", default=None)

@@ -86,16 +86,14 @@ def test_the_estimate_by_hand() -> None:
     evaluator = Evaluator(build("llama"), Perplexity(Sequences("random", ids)))
     evaluations = Limits(evaluations=24)
     assert estimate(evaluator, evaluations, 10, 100.0, 6000) == (
-        "at most 24,000 tokens in 4:00 of search, and 6,000 in 1:00 afterwards, at 100 tokens/s; "
+        "at most 24,000 tokens in the search (4:00) and 6,000 after it (1:00); "
         "--max_seconds limits the search"
     )
     text = estimate(evaluator, Limits(generations=4, seconds=90), 10, 100.0, 0)
-    assert text == (
-        "at most 50,000 tokens in 1:30 of search, and 0 in 0:00 afterwards, at 100 tokens/s"
-    )
+    assert text == "at most 50,000 tokens in the search (1:30) and 0 after it (0:00)"
     assert "at most 7,000 " in str(estimate(evaluator, Limits(tokens=7000), 10, 100.0, 0))
     assert estimate(evaluator, evaluations, 10, 1000.0, 0) is None  # 24 s
-    assert estimate(evaluator, evaluations, 10, None, 0) is None
+    assert estimate(evaluator, evaluations, 10, 0.0, 0) is None
     assert estimate(evaluator, Limits(), 10, 1.0, 0) is None
 
 

@@ -34,8 +34,8 @@ class Status:
         self.terminal = words and sys.stdout.isatty()
         self._lock = threading.RLock()  # a step is refreshed by a thread of its own
         self._printed = clock()
-        #: Tokens per second of the last pass over text inside a step; ``None`` before the first.
-        self.rate: float | None = None
+        #: Tokens per second of the fastest pass over text inside a step; 0 before the first.
+        self.rate = 0.0
 
     def print(self, text: str) -> None:
         """Print lines of text, which stay."""
@@ -92,7 +92,7 @@ class Status:
 
         with self.during(line), watched(reading):
             yield
-        self.rate = reading.rate or self.rate
+        self.rate = max(self.rate, reading.rate)
 
     def _refresh(self, text: Callable[[], str], ended: threading.Event) -> None:
         while not ended.wait(_REFRESH):
