@@ -1,99 +1,155 @@
 """Searches, baselines and refits on a real language model, at shares of its layers' parameters.
 
     python -m benchmarks.real --model gemma-3-270m --dataset DATA/wikitext-2 \
-        --output_dir runs/real/gemma-3-270m --models_dir runs/models/real --methods best,evopress
+        --output_dir runs/real/gemma-3-270m [--models_dir DIR] [--methods best,evopress]
 
-Each job, a method with a share and a seed, writes one JSON file: the held-out perplexity of the
-dense model, of the sub-model, and of the sub-model after the refit, and the time of prefill and
-decoding of the dense and the pruned model in turn. Jobs whose file exists are skipped, so that a
-stopped study continues. With ``--models_dir`` the pruned models, after the refit, are kept.
-All searches get the same budget in evaluations on the same calibration examples.
+Each method, share and seed has a JSON file: the held-out metrics of the dense model, of the
+sub-model, and of the sub-model after the refit, and the times of prefill and decoding of the dense
+and the pruned model in turn. What has a file is skipped, so that a stopped study continues. With
+``--models_dir`` the pruned models, after the refit, are kept. All searches get the same number of
+evaluations on the same calibration text, which the dense model reads once for all of them.
 """
 
 from __future__ import annotations
 
-import gc
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.shares import heldout, refitted_model
+from sos_deap import Evaluator, prune
 from sos_deap.cli import Parser, quiet, run_with_exit_status
 from sos_deap.config import parse
 from sos_deap.errors import unknown
+from sos_deap.evaluation.evaluator import OPTIONS
 from sos_deap.files.atomic import whole_folder, write_json
 from sos_deap.models.costs import layer_parameters
 from sos_deap.models.devices import device_name
 from sos_deap.models.measure import measure
-from sos_deap.plan import evaluator_of, plan_of, search, toolbox_of
+from sos_deap.plan import Plan, evaluator_of, plan_of, search, toolbox_of
+from sos_deap.quality import quality
+from sos_deap.refitting import refit_of
+from sos_deap.rehearsal import timed_lengths
 
-_SEARCH = ["--task=kl", "--genes=heads+channels", "--refit=after"]
-_HEADS = ["--genes=heads"]
+_ALL = ("--task=kl", "--genes=heads+channels", "--refit=after", "--refit_samples=32")
+_HEADS = ("--task=kl", "--genes=heads", "--refit=after", "--refit_samples=32")
+_PAPER = ("--task=perplexity", "--genes=heads")
 
-#: Flags of each method; those of ``DEFAULTS`` come first.
-METHODS: dict[str, list[str]] = {
-    "best": [*_SEARCH, "--algorithm=sweep,sweeps=2,near=0.25,candidates=1"],
-    "evopress": [*_SEARCH, "--algorithm=evopress"],
-    "knapsack": [*_SEARCH, "--algorithm=knapsack"],
-    "2ssp": [*_SEARCH, "--algorithm=two-stage"],
-    "flap": [*_SEARCH, "--algorithm=one-shot,prior=flap"],
-    "wanda": [*_SEARCH, "--algorithm=one-shot,prior=wanda"],
-    "heads-paper": [*_HEADS, "--task=perplexity", "--algorithm=sos"],
-    "heads-repaired": [*_HEADS, "--task=perplexity", "--algorithm=sos-repaired"],
-    "heads-best": [*_HEADS, "--task=kl", "--algorithm=sweep,prior=wanda", "--refit=after"],
+#: Task and genes of each method, which methods with the same ones share, and its algorithm.
+METHODS: dict[str, tuple[tuple[str, ...], str]] = {
+    "best": (_ALL, "sweep,sweeps=2,near=0.25,candidates=1"),
+    "evopress": (_ALL, "evopress"),
+    "knapsack": (_ALL, "knapsack"),
+    "2ssp": (_ALL, "two-stage"),
+    "flap": (_ALL, "one-shot,prior=flap"),
+    "wanda": (_ALL, "one-shot,prior=wanda"),
+    "heads-best": (_HEADS, "sweep,prior=wanda"),
+    "heads-paper": (_PAPER, "sos"),
+    "heads-repaired": (_PAPER, "sos-repaired"),
 }
 
 #: Flags of all methods. Every fourth position is scored: the head, of 262,144 tokens in Gemma 3,
 #: takes most of the time otherwise.
 DEFAULTS = [
     *("--seqlen=512", "--samples=8", "--score_every=4", "--max_evaluations=24"),
-    *("--heldout_samples=16", "--channel_blocks=8", "--sparsity_of=parameters"),
+    *("--heldout_samples=8", "--channel_blocks=8", "--sparsity_of=parameters"),
     *("--calibration_split=train", "--heldout_split=test", "--dtype=float32"),
 ]
-_REFIT_SAMPLES = 32
 
 
-def job(flags: list[str], share: float, folder: Path | None) -> dict[str, Any]:
-    """Find a sub-model, score, refit and time it.
+def unspent(plan: Plan, evaluator: Evaluator, share: float) -> Evaluator:
+    """Return an evaluator of the same model and text, with an empty cache and a new budget.
 
-    :param flags: flags of a run.
-    :param share: share of the layers' parameters to remove.
+    :param plan: the plan of a search.
+    :param evaluator: an evaluator of the model.
+    :param share: share of the layers' parameters that may be removed.
+    """
+    options = {name: getattr(plan.config, name) for name in OPTIONS}
+    layers = layer_parameters(evaluator.model, evaluator.gene_map)
+    options["max_sparsity"] = share * layers / evaluator.model.num_parameters()
+    found = Evaluator(
+        evaluator.model,
+        evaluator.task,
+        plan.fitness,
+        heldout=evaluator.heldout,
+        refit_task=evaluator.refit_task,
+        channel_order=evaluator.gene_map.channel_order,
+        **options,
+    )
+    found.tokenizer, found.stored_dtype = evaluator.tokenizer, evaluator.stored_dtype
+    return found
+
+
+def result(plan: Plan, evaluator: Evaluator, folder: Path | None) -> dict[str, Any]:
+    """Find a sub-model, score, refit, keep and time it.
+
+    :param plan: the plan of the search.
+    :param evaluator: its evaluator.
     :param folder: where to save the pruned model; ``None``: it is not saved.
     """
-    plan = plan_of(*parse(flags))
-    evaluator = evaluator_of(plan)
     model: Any = evaluator.model
-    layers = layer_parameters(model, evaluator.gene_map)
-    evaluator.max_sparsity = share * layers / model.num_parameters()
     started = time.perf_counter()
     evolution = search(plan, evaluator, toolbox=toolbox_of(plan, evaluator))
-    best = list(evolution.halloffame[0])
     seconds = time.perf_counter() - started
-    pruned, refit = refitted_model(plan, evaluator, best)
+    best = list(evolution.halloffame[0])
+    pruned: Any = prune(model, best, evaluator.gene_map)
+    found: dict[str, Any] = {
+        "sparsity": evaluator.sparsity(best),
+        "max_sparsity": evaluator.max_sparsity,
+        "chromosome": "".join(map(str, best)),
+        "seconds": seconds,
+        "spent": evaluator.spent(),
+        "calibration": evaluator.task.describe(),
+        "dense": quality(evaluator, model, ("heldout",)).metrics["heldout"],
+    }
+    refit = refit_of(evaluator, plan.config)
+    if refit is None:
+        found["pruned"] = quality(evaluator, pruned, ("heldout",)).metrics["heldout"]
+    else:
+        refit(pruned)
+        found["pruned"] = refit.result["without"]["heldout"]
+        found["refitted"] = quality(evaluator, pruned, ("heldout",)).metrics["heldout"]
+        found["refit"] = {name: refit.result[name] for name in ("tokens", "inputs", "seconds")}
     if folder is not None:
         with whole_folder(folder) as part:
             pruned.save_pretrained(part)
             evaluator.tokenizer.save_pretrained(part)
-    return {
-        "share": share,
-        "removed": evaluator.sparsity(best) * model.num_parameters() / layers,
-        "chromosome": "".join(map(str, best)),
-        "seconds": round(seconds, 1),
-        "spent": evaluator.spent(),
-        "calibration": evaluator.task.describe(),
-        "dense": heldout(evaluator, [1] * len(best)),
-        "heldout": heldout(evaluator, best),
-        "refit": refit,
-        "device": device_name(model.device),
-        "times": measure(
-            {"dense": model, "pruned": pruned}, lengths=[512], new_tokens=64, seconds=60
-        ),
-    }
+    both = {"dense": model, "pruned": pruned}
+    length, new_tokens = timed_lengths(model, evaluator.task.seqlen)
+    found["times"] = measure(both, lengths=[length], new_tokens=new_tokens, seconds=60)
+    return found
+
+
+def results(
+    names: list[str], shares: list[float], seed: int, flags: list[str], given: Any
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the name and the content of each file that does not exist yet.
+
+    :param names: methods, which share a task and genes.
+    :param shares: shares of the layers' parameters.
+    :param seed: seed of the searches and of the calibration text.
+    :param flags: flags of all searches.
+    :param given: the settings of the study.
+    """
+    first = None
+    for share in shares:
+        for name in names:
+            file = f"{name}_{share:g}_{seed}"
+            if (given.output_dir / f"{file}.json").exists():
+                continue
+            common, algorithm = METHODS[name]
+            own = [*DEFAULTS, *common, f"--algorithm={algorithm}", f"--seed={seed}", *flags]
+            plan = plan_of(*parse(own))
+            first = first or evaluator_of(plan)
+            folder = given.models_dir and given.models_dir / file
+            row = result(plan, unspent(plan, first, share), folder)
+            device = device_name(first.model.device)
+            yield file, {"method": name, "share": share, "seed": seed, "device": device, **row}
 
 
 def main() -> None:
-    """Run the jobs that have no file yet."""
+    """Run what has no file yet."""
     parser = Parser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--shares", nargs="+", type=float, default=[0.27, 0.2, 0.1])
@@ -102,25 +158,18 @@ def main() -> None:
     parser.add_argument("--models_dir", type=Path)
     given, flags = parser.parse_known_args()
     quiet()
-    for method in (names := given.methods.split(",")):
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for method in given.methods.split(","):
         if method not in METHODS:
             raise unknown("method", method, METHODS)
+        groups.setdefault(METHODS[method][0], []).append(method)
     given.output_dir.mkdir(parents=True, exist_ok=True)
     for seed in given.seeds:
-        for share in given.shares:
-            for method in names:
-                name = f"{method}_{share:g}_{seed}"
-                path = given.output_dir / f"{name}.json"
-                if path.exists():
-                    continue
-                chosen = [*DEFAULTS, *METHODS[method], f"--seed={seed}", *flags]
-                if "--refit=after" in chosen:
-                    chosen.append(f"--refit_samples={_REFIT_SAMPLES}")
-                folder = given.models_dir and given.models_dir / name
-                row = job(chosen, share, folder)
-                write_json(path, {"method": method, "seed": seed, "flags": chosen, **row})
-                print(name, row["dense"], row["heldout"], row["refit"].get("after"), flush=True)
-                gc.collect()  # evaluators are in cycles, and hold a model and what it computed
+        for names in groups.values():
+            for file, row in results(names, given.shares, seed, flags, given):
+                write_json(given.output_dir / f"{file}.json", row)
+                found = {key: row.get(key) for key in ("dense", "pruned", "refitted", "seconds")}
+                print(file, found, flush=True)
 
 
 if __name__ == "__main__":

@@ -83,26 +83,20 @@ def rows_of(
             "seconds": round(time.perf_counter() - started, 1),
             "dense": dense,
             "heldout": heldout(evaluator, best),
-            **({"refit": found} if (found := refitted_model(plan, evaluator, best)[1]) else {}),
+            **refitted(plan, evaluator, best),
         }
 
 
-def refitted_model(
-    plan: Plan, evaluator: Evaluator, chromosome: list[int]
-) -> tuple[Any, dict[str, Any]]:
-    """Return a pruned model, refitted if the plan has a refit, and what the refit changes.
-
-    :returns: the model, and the metrics of the dense, the pruned and the refitted model; none
-        without a refit.
-    """
+def refitted(plan: Plan, evaluator: Evaluator, chromosome: list[int]) -> dict[str, Any]:
+    """Return what a refit changes: the metrics of the dense, the pruned and the refitted model."""
     refit = refit_of(evaluator, plan.config)
-    pruned = prune(evaluator.model, chromosome, evaluator.gene_map)
     if refit is None:
-        return pruned, {}
+        return {}
+    pruned = prune(evaluator.model, chromosome, evaluator.gene_map)
     refit(pruned)
     parts = ("heldout", "probe")
     dense, after = (quality(evaluator, one, parts).metrics for one in (evaluator.model, pruned))
-    return pruned, {**refit.result, "dense": dense, "after": after}
+    return {"refit": {**refit.result, "dense": dense, "after": after}}
 
 
 def main() -> None:

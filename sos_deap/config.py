@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from sos_deap.budget_settings import BudgetSettings
 from sos_deap.flags import FlagParser
 from sos_deap.loss_settings import LossSettings
-from sos_deap.presets import named_flags
+from sos_deap.presets import PRESETS, named_flags
 from sos_deap.refit_settings import RefitSettings
 from sos_deap.settings_files import check_resumed, saved_flags
 from sos_deap.tasks.settings import TaskSettings, setting
@@ -225,12 +226,20 @@ RESUMABLE = frozenset(
 )
 
 
-def parse(arguments: list[str]) -> tuple[RunConfig, TaskSettings]:
+def _nothing(config: RunConfig) -> None:
+    """Print nothing."""
+
+
+def parse(
+    arguments: list[str], loading: Callable[[RunConfig], None] = _nothing
+) -> tuple[RunConfig, TaskSettings]:
     """Return the settings that command-line arguments give.
 
     :param arguments: flags; a first argument without dashes is a key of
         :data:`sos_deap.presets.PRESETS` or a YAML or JSON file of settings, which the flags
         override.
+    :param loading: called once, with the settings so far, before a preset reads the config of the
+        model, for which libraries are imported that take seconds.
     :raises InputError: for an unknown flag, key or preset, a value of the wrong type, and for a
         change to a resumed run that is not in :data:`RESUMABLE`.
     """
@@ -248,13 +257,18 @@ def parse(arguments: list[str]) -> tuple[RunConfig, TaskSettings]:
     if arguments and not arguments[0].startswith("-"):
         first, *arguments = arguments
         given: RunConfig = parser.read(arguments)[0]
+        if first in PRESETS:
+            loading(given)
+            loading = _nothing
         bounded = given.max_loss is not None
         preset = named_flags(first, given.model, given.task, parser.names, bounded)
         arguments = [*preset, *arguments]
     config, settings = parser.read(arguments)
     if config.resume is None:
+        loading(config)
         return config, settings
     before = saved_flags(Path(config.resume), parser.names)
     now = parser.read([*before, *arguments])
     check_resumed(config.resume, parser.read(before), now, RESUMABLE)
+    loading(now[0])
     return now[0], now[1]

@@ -17,7 +17,7 @@ from sos_deap.cli import (
 )
 from sos_deap.config import RunConfig, parse
 from sos_deap.engines import default_workers
-from sos_deap.errors import InputError, WorkerLostError, first_line
+from sos_deap.errors import InputError, WorkerLostError, first_line, one_line
 from sos_deap.files.atomic import make_folder
 from sos_deap.files.run_folder import (
     JOURNAL,
@@ -56,7 +56,6 @@ def run(config: RunConfig, settings: TaskSettings, out: TextIO | None = None) ->
     from sos_deap.report.console import Console
 
     console = Console(not config.quiet, config.json_lines, out)
-    console.print(f"loading {config.model}{_size(config.model)}")
     with console.step("starting"):
         from sos_deap.finish import Finish
         from sos_deap.models.prune import check_layout
@@ -86,9 +85,17 @@ def run(config: RunConfig, settings: TaskSettings, out: TextIO | None = None) ->
     return folder
 
 
+def _announce(config: RunConfig) -> None:
+    """Print what is loaded, before any library is imported that takes seconds."""
+    silent = config.quiet or config.json_lines
+    if not silent and not (config.engine == "scoop" and _under_scoop()):
+        print(one_line(f"loading {config.model}{_size(config.model)}"), flush=True)
+
+
 def _size(model: str) -> str:
-    """Return the size of the weights in a folder, in words; nothing for another name."""
-    files = Path(model).expanduser().glob("*.safetensors")
+    """Return the size of a file or of the weights in a folder; nothing for another name."""
+    path = Path(model).expanduser()
+    files = [path] if path.is_file() else path.glob("*.safetensors")
     total = sum(file.stat().st_size for file in files if file.is_file())
     return f" ({total / 1e6:,.1f} MB)" if total else ""
 
@@ -267,7 +274,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     def job() -> None:
         nonlocal status
-        config, settings = parse(given)
+        config, settings = parse(given, _announce)
         quiet()
         if config.engine == "scoop" and not _under_scoop():
             from sos_deap.engines.launch import launch

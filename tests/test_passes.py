@@ -160,3 +160,33 @@ def test_an_error_of_the_first_pass_does_not_change_the_batching(
     fresh = Evaluator(evaluator.model, evaluator.task)
     assert evaluator.metrics(several_of(3)) == fresh.metrics(several_of(3))
     assert evaluator.batching == fresh.batching == "shared"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "masked_is_faster"),
+    [
+        (lambda rows: 1.0, True),  # starting an operation takes all the time
+        (float, False),  # shared layers compute fewer rows
+    ],
+)
+def test_the_faster_way_of_batching_is_chosen_by_time(
+    evaluator: Evaluator,
+    monkeypatch: pytest.MonkeyPatch,
+    seconds: Callable[[int], float],
+    masked_is_faster: bool,
+) -> None:
+    """As on an accelerator; on a CPU the choice is fixed."""
+    now = [0.0]
+
+    def spend(module: object, args: tuple[torch.Tensor]) -> None:
+        now[0] += seconds(len(args[0]))
+
+    for layer in evaluator.model.model.layers:
+        layer.mlp.register_forward_pre_hook(spend)
+    monkeypatch.setattr(
+        "sos_deap.evaluation.forward.time", SimpleNamespace(perf_counter=lambda: now[0])
+    )
+    heads = head_map(evaluator.model)
+    passes = ForwardRunner(evaluator.model, heads, evaluator.task, batch_tokens=100_000)
+    assert passes._masked_is_faster() is masked_is_faster
+    assert now[0] > 0

@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from sos_deap import Evaluator
+from sos_deap import Evaluator, InputError
 from sos_deap.estimate import estimate
 from sos_deap.progress import Reading, read_in_turn, watched
 from sos_deap.quality import implausible, quality
 from sos_deap.report.status import Status
+from sos_deap.run import main
 from sos_deap.search.limits import Limits
 from sos_deap.tasks.data.sequences import Sequences
 from sos_deap.tasks.data.unigrams import unigram_perplexity
@@ -116,3 +118,29 @@ def test_a_model_worse_than_token_frequencies_is_reported() -> None:
     assert "frequencies of the tokens in the same text, 1.00: check the data" in str(
         found["one token"]
     )
+
+
+@pytest.mark.parametrize("preset", [["best"], []])
+def test_what_is_loaded_is_printed_before_the_model_s_config_is_read(
+    preset: list[str], model_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    printed: list[str] = []
+
+    def reading(name: str, *_: Any) -> list[str]:
+        printed.append(capsys.readouterr().out)
+        return []
+
+    def planning(*_: Any) -> None:
+        printed.append(capsys.readouterr().out)
+        raise InputError("enough")
+
+    monkeypatch.setattr("sos_deap.config.named_flags", reading)
+    monkeypatch.setattr("sos_deap.run.run", planning)
+    assert main([*preset, f"--model={model_folder}"]) == 2
+    size = (model_folder / "model.safetensors").stat().st_size / 1e6
+    line = f"loading {model_folder} ({size:.1f} MB)\n"
+    assert printed == ([line, ""] if preset else [line])
+    for silent in ("--quiet", "--json_lines"):
+        printed.clear()
+        main([*preset, f"--model={model_folder}", silent])
+        assert not any(printed)
