@@ -19,7 +19,7 @@ from sos_deap.tasks.data.encoded import Encoded
 from sos_deap.tasks.data.sequences import Sequences
 from sos_deap.tasks.divergence import KL
 from sos_deap.tasks.language import Perplexity
-from sos_deap.tasks.likelihood import SequenceTask
+from sos_deap.tasks.likelihood import CausalTask
 from tests.conftest import small_llama
 from tests.tiny import HEAD_DIM, HEADS, LAYERS, VOCABULARY, WIDTH, build, inputs
 
@@ -152,7 +152,7 @@ def test_taylor_in_inference_mode_and_without_cross_attention() -> None:
         assert (own == [0] * HEADS) if "crossattention" in layer.module else min(own) > 0
 
 
-def loss_with_masks(model: Any, task: SequenceTask, factors: dict[tuple[int, int], float]) -> float:
+def loss_with_masks(model: Any, task: CausalTask, factors: dict[tuple[int, int], float]) -> float:
     """The mean loss with the output projection's columns of some heads scaled."""
     columns = {}
     for (number, head), factor in factors.items():

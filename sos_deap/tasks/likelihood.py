@@ -21,7 +21,6 @@ class SequenceTask:
 
     :param sequences: the token sequences.
     :param device: device of the model.
-    :param every: only every so many positions of a sequence are scored, from the first one on.
     """
 
     greater_is_better = False
@@ -29,19 +28,9 @@ class SequenceTask:
     reference_tokens = 0
     shares_passes = True
 
-    def __init__(
-        self, sequences: Sequences, device: torch.device | str = "cpu", every: int = 1
-    ) -> None:
-        self.sequences, self._every = sequences, every
+    def __init__(self, sequences: Sequences, device: torch.device | str = "cpu") -> None:
+        self.sequences = sequences
         self._input_ids = sequences.input_ids.to(device)
-        self._targets = targets(self._input_ids, sequences.context, every)
-        #: The scored positions of a sequence, which are those of all sequences.
-        self._scored = (self._targets[0] != UNSCORED).nonzero()[:, 0]
-        if every > 1 and not len(self._scored):
-            raise InputError(
-                f"score_every is {every}: no position of {self.seqlen} tokens would be scored, "
-                "give a smaller number"
-            )
 
     @property
     def seqlen(self) -> int:
@@ -57,9 +46,42 @@ class SequenceTask:
         return len(self._input_ids)
 
     def describe(self) -> dict[str, Any]:
+        """Return the source, size and hash of the sequences."""
+        return self.sequences.describe()
+
+
+class CausalTask(SequenceTask):
+    """Base class of the tasks of causal language models, which predict the next token.
+
+    :param sequences: the token sequences.
+    :param device: device of the model.
+    :param every: only every so many positions of a sequence are scored, from the first one on.
+    :raises InputError: if no position of a sequence would be scored.
+    """
+
+    def __init__(
+        self, sequences: Sequences, device: torch.device | str = "cpu", every: int = 1
+    ) -> None:
+        super().__init__(sequences, device)
+        self._every = every
+        self._targets = targets(self._input_ids, sequences.context, every)
+        #: The scored positions of a sequence, which are those of all sequences.
+        self._scored = (self._targets[0] != UNSCORED).nonzero()[:, 0]
+        if every > 1 and not len(self._scored):
+            raise InputError(
+                f"score_every is {every}: no position of {self.seqlen} tokens would be scored, "
+                "give a smaller number"
+            )
+
+    def describe(self) -> dict[str, Any]:
         """Return the source, size and hash of the sequences, and which positions are scored."""
-        every = {"score_every": self._every} if self._every > 1 else {}
-        return {**self.sequences.describe(), **every}
+        return super().describe() | ({"score_every": self._every} if self._every > 1 else {})
+
+    def read(self, model: Any, examples: slice, sub_models: int) -> Tensor:
+        """Run the layers without the head; return the hidden states, (rows, tokens, width)."""
+        ids = self._input_ids[examples].repeat(sub_models, 1)
+        states: Tensor = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
+        return states
 
     def loss(self, model: Any, examples: slice) -> Tensor:
         """Return the mean negative log-likelihood per scored token, in nats.
@@ -76,7 +98,7 @@ class SequenceTask:
 
         The head is computed at scored positions only.
 
-        :param model: a causal language model that computes ``sub_models`` blocks of rows.
+        :param model: a model that computes ``sub_models`` blocks of rows.
         :param examples: the examples.
         :param sub_models: number of sub-models.
         """
@@ -88,16 +110,6 @@ class SequenceTask:
     def scored(self, examples: slice) -> int:
         """Return the number of scored tokens of some examples."""
         return len(self._input_ids[examples]) * len(self._scored)
-
-
-class CausalTask(SequenceTask):
-    """Base class of the tasks of causal language models."""
-
-    def read(self, model: Any, examples: slice, sub_models: int) -> Tensor:
-        """Run the layers without the head; return the hidden states, (rows, tokens, width)."""
-        ids = self._input_ids[examples].repeat(sub_models, 1)
-        states: Tensor = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
-        return states
 
 
 def targets(ids: Tensor, context: int = 1, every: int = 1) -> Tensor:
