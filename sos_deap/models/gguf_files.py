@@ -76,13 +76,15 @@ def _hash(name: str, path: Path) -> str:
 
 def _read(path: Path) -> tuple[Any, Any]:
     """Return the model, in the dtype to store it in, and the tokenizer."""
-    where: dict[str, Any] = {"gguf_file": path.name, "trust_remote_code": False}
-    dtype = _dtype(path)
-    model: Any = AutoModelForCausalLM.from_pretrained(path.parent, dtype=torch.float32, **where)
+    folder, file, dtype = path.parent, path.name, _dtype(path)
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        folder, gguf_file=file, dtype=torch.float32, trust_remote_code=False
+    )
     if hasattr(model, "hf_quantizer"):  # its weights are not quantised any more
         model.hf_quantizer.remove_quantization_config(model)
     model._weight_conversions = []  # it is saved under the names of its own class
-    return model.to(dtype), AutoTokenizer.from_pretrained(path.parent, **where)
+    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file, trust_remote_code=False)
+    return model.to(dtype), tokenizer
 
 
 def _dtype(path: Path) -> torch.dtype:
