@@ -12,8 +12,8 @@ from sos_deap.loss_settings import CURVE
 from sos_deap.settings_files import file_flags
 
 # The search of best-heads on heads and channels. As these are more genes, there are fewer sweeps,
-# so that each has more than one example. The refit helps on text of another kind, too, and a search
-# that refits each sub-model finds better ones, where its sums fit in memory (docs/numbers.md).
+# so that each has more than one example. The refit helps on text of another kind, too
+# (docs/numbers.md).
 _SWEEP: dict[str, Any] = {
     "genes": "heads+channels",
     "algorithm": "sweep,sweeps=2,near=0.25,candidates=1",
@@ -22,9 +22,6 @@ _SWEEP: dict[str, Any] = {
 }
 # The divergence changes with every sub-model, the accuracy only where an answer does.
 _CLASSIFIER: dict[str, Any] = {**_SWEEP, "metric": "kl", "samples": 256}
-
-#: Most bytes that a refit during the search may take.
-_MOST_BYTES = 4e9
 
 #: The settings of each preset; those under the name of a task apply to that task only.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -62,7 +59,7 @@ def named_flags(
             raise unknown("preset", name, PRESETS)
         return file_flags(Path(name), names)
     # These import torch.
-    from sos_deap.models.purposes import groups_heads, has_channels, refit_bytes
+    from sos_deap.models.purposes import groups_heads, has_channels
     from sos_deap.tasks.registry import resolved_task
 
     task = resolved_task(task, model, causal="kl")
@@ -73,8 +70,6 @@ def named_flags(
     if chosen.get("genes") == "heads+channels" and groups_heads(model):
         # Where groups differ in size, each key is copied for its heads: decoding saves little.
         chosen["genes"] = "groups+channels"
-    if task == "kl" and chosen.get("refit") and refit_bytes(model) <= _MOST_BYTES:
-        chosen["refit"] = "during"
     if bounded:
         chosen["algorithm"] += f",curve={CURVE}"
         if "max_evaluations" in chosen:

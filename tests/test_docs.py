@@ -98,7 +98,6 @@ def test_runs_have_flags_and_names_that_exist(
             patch.setattr("sos_deap.tasks.registry.kind_of", lambda name: "causal")
             patch.setattr("sos_deap.models.purposes.has_channels", lambda name: True)
             patch.setattr("sos_deap.models.purposes.groups_heads", lambda name: False)
-            patch.setattr("sos_deap.models.purposes.refit_bytes", lambda name: 0)
             check_names(arguments)
         return
     with pytest.raises(InputError) as raised:

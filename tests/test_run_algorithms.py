@@ -9,12 +9,10 @@ from typing import Any
 
 import pytest
 import yaml
-from transformers import LlamaConfig
 
 from benchmarks.variants.settings import VARIANTS_FILE
 from sos_deap.config import parse
-from sos_deap.models.purposes import refit_bytes
-from sos_deap.presets import PRESETS, named_flags
+from sos_deap.presets import PRESETS
 from sos_deap.report.formats import measurement
 from sos_deap.run import main
 from tests.test_run import read, rows
@@ -90,7 +88,6 @@ def test_the_preset_best_and_flags_over_it(small: list[str], tmp_path: Path) -> 
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     # This model has two query heads for each of two key/value heads.
     changed = {"genes": "groups+channels", "metric": "kl", "heldout_samples": 2}
-    changed |= {"refit": "during"}  # its sums are small
     expected = {"task": "kl", **BEST, **changed}
     assert {name: config[name] for name in expected} == expected
     result = read(tmp_path / "run")
@@ -122,19 +119,6 @@ def test_the_preset_is_the_variant_that_was_compared() -> None:
     assert variants["sweep-near"].items() <= {"task": "kl", **BEST}.items()
     heads = {**PRESETS["best-heads"], **PRESETS["best-heads"]["kl"]}
     assert variants["sweep"].items() <= {"task": "kl", **heads}.items()
-
-
-@pytest.mark.parametrize(("layers", "refit"), [(1, "during"), (32, "after")])
-def test_best_refits_during_the_search_where_its_sums_fit(
-    layers: int, refit: str, tmp_path: Path
-) -> None:
-    config = LlamaConfig(
-        hidden_size=4096, intermediate_size=11_008, num_attention_heads=32, num_hidden_layers=layers
-    )
-    config.save_pretrained(tmp_path)
-    # In float32, four times: 16 bytes for each product of two inputs of a projection.
-    assert refit_bytes(str(tmp_path)) == layers * 16 * (4096**2 + 11_008**2)
-    assert f"--refit={refit}" in named_flags("best", str(tmp_path), "auto", [])
 
 
 def test_best_removes_heads_where_channels_cannot_be_removed(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -69,27 +68,6 @@ def groups_heads(name: str) -> bool:
     text = config.get_text_config()
     heads = getattr(text, "num_attention_heads", None)
     return 1 < (getattr(text, "num_key_value_heads", None) or heads or 1) != heads
-
-
-def refit_bytes(name: str) -> float:
-    """Return the bytes that a refit during the search takes at most, about.
-
-    These are the sums over tokens of the products of the inputs of each output projection, in
-    float32, four times while they are computed.
-
-    :param name: as for :func:`sos_deap.load`.
-    :returns: the bytes; infinity if the config does not state the sizes.
-    :raises InputError: if the config.json is missing or damaged.
-    """
-    text = read_config(name).get_text_config()
-    names = ("num_hidden_layers", "num_attention_heads", "hidden_size")
-    sizes = [size for each in names if type(size := getattr(text, each, None)) is int and size > 0]
-    if len(sizes) < len(names):
-        return math.inf
-    layers, heads, hidden = sizes
-    attention = heads * (getattr(text, "head_dim", None) or hidden // heads)
-    channels = getattr(text, "intermediate_size", None) or 4 * hidden
-    return 16.0 * layers * (attention**2 + channels**2)
 
 
 def own_class(name: str, config: Any) -> Any:
