@@ -42,9 +42,9 @@ from sos_deap.tasks.language import Perplexity
 RESULTS = Path(__file__).parent / "results"
 
 
-def llama_2_7b() -> Any:
-    """Return a random model with the shape of LLaMA-2 7B."""
-    config = LlamaConfig(
+def llama_2_7b_config() -> LlamaConfig:
+    """Return a config with the shape of LLaMA-2 7B."""
+    return LlamaConfig(
         vocab_size=32_000,
         hidden_size=4096,
         intermediate_size=11_008,
@@ -52,7 +52,11 @@ def llama_2_7b() -> Any:
         num_attention_heads=32,
         max_position_embeddings=4096,
     )
-    return _random(LlamaForCausalLM, config)
+
+
+def llama_2_7b() -> Any:
+    """Return a random model with the shape of LLaMA-2 7B."""
+    return _random(LlamaForCausalLM, llama_2_7b_config())
 
 
 def gemma_3_270m() -> Any:

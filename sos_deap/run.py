@@ -95,7 +95,7 @@ def _announce(config: RunConfig) -> None:
 def _size(model: str) -> str:
     """Return the size of a file or of the weights in a folder; nothing for another name."""
     path = Path(model).expanduser()
-    files = [path] if path.is_file() else path.glob("*.safetensors")
+    files = path.glob("*.safetensors") if path.is_dir() else [path]
     total = sum(file.stat().st_size for file in files if file.is_file())
     return f" ({total / 1e6:,.1f} MB)" if total else ""
 

@@ -273,3 +273,20 @@ def test_a_low_temperature_is_greedy_and_steps_with_a_cache_are_whole_passes() -
         model.lm_head.weight.fill_(math.nan)
     with pytest.raises(InputError, match="computes no probabilities"):
         sampled_sequences(model, "x", 2, 12, temperature=1.0, seed=0)
+
+
+@pytest.mark.parametrize("task", ["kl", "perplexity"])
+def test_only_calibration_text_is_scored_at_every_so_many_positions(
+    task: str, model_folder: Path, text_file: Path
+) -> None:
+    evaluator: Any = Evaluator.from_pretrained(
+        str(model_folder), dataset=str(text_file), task=task, seqlen=16, samples=2,
+        validation_samples=2, heldout_samples=2, score_every=4,
+    )  # fmt: skip
+    assert evaluator.task.describe()["score_every"] == 4
+    assert evaluator.task.scored(slice(0, 2)) == 2 * 4  # positions 0, 4, 8 and 12
+    for other in (evaluator.heldout, evaluator.validation.task):
+        assert "score_every" not in other.describe()
+        assert other.scored(slice(0, 2)) == 2 * 15
+    with pytest.raises(InputError, match="score_every is 0"):
+        Evaluator.from_pretrained(str(model_folder), dataset=str(text_file), score_every=0)

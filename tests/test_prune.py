@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaForCausalLM
 
+from benchmarks.gpu import llama_2_7b_config
 from sos_deap import InputError, gene_map, head_map, load, masked, prune
 from sos_deap.models.families import FAMILIES
 from sos_deap.models.uniform import uniform_counts
@@ -290,15 +291,8 @@ def test_unknown_layouts() -> None:
 
 def test_the_bytes_of_the_paper_s_largest_model() -> None:
     """Table II, LLaMA-2 7B by LLM.int8: linear layers in int8, the rest in float16; no weights."""
-    config = LlamaConfig(
-        vocab_size=32_000,
-        hidden_size=4096,
-        intermediate_size=11_008,
-        num_hidden_layers=32,
-        num_attention_heads=32,
-    )
     with torch.device("meta"):
-        model = LlamaForCausalLM(config)
+        model = LlamaForCausalLM(llama_2_7b_config())
 
     def mebibytes(model: Any) -> float:
         int8 = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from functools import reduce
+from functools import lru_cache, reduce
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -44,33 +44,49 @@ def folder_of(name: str) -> Path:
     path = Path(name).expanduser()
     if find_spec("gguf") is None:
         raise InputError(f"{name} needs the package gguf: pip install 'sos_deap[gguf]'")
-    folder = Path(HF_HOME, "sos_deap", "gguf", _hash(name, path))
-    if not (folder / "config.json").is_file():
+    try:
+        state = path.stat()
+        key = _hash(path, state.st_size, state.st_mtime_ns)
+    except FileNotFoundError as error:
+        raise InputError(f"model file {name} does not exist") from error
+    except OSError as error:
+        raise InputError(f"model file {name} cannot be read: {error.strerror}") from error
+    folder = Path(HF_HOME, "sos_deap", "gguf", key)
+    if not _is_complete(folder):
         _log.warning("reading %s, which takes about a minute; kept in %s", name, folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
         try:
             model, tokenizer = _read(path)
         except Exception as error:  # damaged files cause errors of many types
             raise InputError(f"cannot read the GGUF file {name}: {first_line(error)}") from error
-        with whole_folder(folder) as part:
-            model.save_pretrained(part)
-            tokenizer.save_pretrained(part)
+        try:
+            with whole_folder(folder) as part:
+                model.save_pretrained(part)
+                tokenizer.save_pretrained(part)
+        except (OSError, InputError):
+            if not _is_complete(folder):  # else another process was faster
+                raise
     return folder
 
 
-def _hash(name: str, path: Path) -> str:
-    """Return a hash of a file's content, after a check of its first bytes."""
-    try:
-        with path.open("rb") as file:
-            if (magic := file.read(len(_MAGIC))) != _MAGIC:
-                raise InputError(f"{name} is not a GGUF file: it begins with {magic!r}")
-            found = xxhash.xxh3_128(magic)
-            while block := file.read(_READ):
-                found.update(block)
-    except FileNotFoundError as error:
-        raise InputError(f"model file {name} does not exist") from error
-    except OSError as error:
-        raise InputError(f"model file {name} cannot be read: {error.strerror}") from error
+def _is_complete(folder: Path) -> bool:
+    return (folder / "config.json").is_file()
+
+
+@lru_cache
+def _hash(path: Path, size: int, modified: int) -> str:
+    """Return a hash of a file's content, after a check of its first bytes.
+
+    :param path: the file.
+    :param size: its bytes.
+    :param modified: when it was changed; a file that has not is read once.
+    """
+    with path.open("rb") as file:
+        if (magic := file.read(len(_MAGIC))) != _MAGIC:
+            raise InputError(f"{path} is not a GGUF file: it begins with {magic!r}")
+        found = xxhash.xxh3_128(magic)
+        while block := file.read(_READ):
+            found.update(block)
     return found.hexdigest()
 
 

@@ -29,12 +29,12 @@ def source(name: str) -> str:
             raise unknown("model", name, BUILTIN)
         return str(BUILTIN[name])
     path = Path(name).expanduser()
-    if is_gguf(name):
-        return str(folder_of(name))
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise InputError(f"model folder {name} holds no config.json: give a transformers model")
         return str(path)
+    if is_gguf(name):
+        return str(folder_of(name))
     # A Hub name is "owner/name" or "name"; anything else is meant as a path.
     is_path = name.startswith((".", "~")) or name.endswith("/") or name.count("/") > 1
     if path.is_absolute() or is_path or path.exists():

@@ -20,8 +20,8 @@ from sos_deap.tasks.data.reading import Part
 #: Rows of running text below this number of characters, such as headings, may be in both parts.
 _SHORT = 100
 
-#: The longest sequence of text by default, by type of device, in tokens. A CPU reads some hundred
-#: tokens per second of a model of a billion parameters.
+#: The longest sequence of text by default, by type of device, in tokens. A CPU may read a hundred
+#: tokens per second of a small language model (docs/numbers.md, large vocabularies).
 LONGEST = {"cpu": 512}
 LONGEST_ACCELERATOR = 2048
 
