@@ -12,6 +12,7 @@ import torch
 import xxhash
 from huggingface_hub.constants import HF_HOME
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as logging_of_transformers
 
 from sos_deap.errors import InputError, first_line
 from sos_deap.files.atomic import whole_folder
@@ -33,7 +34,7 @@ def is_gguf(name: str) -> bool:
 def folder_of(name: str) -> Path:
     """Return a folder of transformers with the model and the tokenizer of a GGUF file.
 
-    transformers reads and dequantises the file, which takes a minute for a large vocabulary. The
+    transformers reads and dequantises the file, which takes minutes for a large vocabulary. The
     folder is kept in the cache of the Hugging Face libraries (``HF_HOME``), under a hash of the
     file, so that each file is read once.
 
@@ -53,12 +54,17 @@ def folder_of(name: str) -> Path:
         raise InputError(f"model file {name} cannot be read: {error.strerror}") from error
     folder = Path(HF_HOME, "sos_deap", "gguf", key)
     if not _is_complete(folder):
-        _log.warning("reading %s, which takes about a minute; kept in %s", name, folder)
+        _log.warning("reading %s once, which may take minutes; kept in %s", name, folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
+        bars = logging_of_transformers.is_progress_bar_enabled()
+        logging_of_transformers.disable_progress_bar()
         try:
             model, tokenizer = _read(path)
         except Exception as error:  # damaged files cause errors of many types
             raise InputError(f"cannot read the GGUF file {name}: {first_line(error)}") from error
+        finally:
+            if bars:
+                logging_of_transformers.enable_progress_bar()
         try:
             with whole_folder(folder) as part:
                 model.save_pretrained(part)
