@@ -32,8 +32,8 @@ from sos_deap.quality import quality
 from sos_deap.refitting import refit_of
 from sos_deap.rehearsal import timed_lengths
 
-_ALL = ("--task=kl", "--genes=heads+channels", "--refit=after", "--refit_samples=32")
-_HEADS = ("--task=kl", "--genes=heads", "--refit=after", "--refit_samples=32")
+_ALL = ("--task=kl", "--genes=heads+channels", "--refit=after", "--refit_samples=16")
+_HEADS = ("--task=kl", "--genes=heads", "--refit=after", "--refit_samples=16")
 _PAPER = ("--task=perplexity", "--genes=heads")
 
 #: Task and genes of each method, which methods with the same ones share, and its algorithm.
@@ -52,7 +52,7 @@ METHODS: dict[str, tuple[tuple[str, ...], str]] = {
 #: Flags of all methods. Every fourth position is scored: the head, of 262,144 tokens in Gemma 3,
 #: takes most of the time otherwise.
 DEFAULTS = [
-    *("--seqlen=512", "--samples=8", "--score_every=4", "--max_evaluations=24"),
+    *("--seqlen=512", "--samples=8", "--score_every=4", "--max_evaluations=16"),
     *("--heldout_samples=8", "--channel_blocks=8", "--sparsity_of=parameters"),
     *("--calibration_split=train", "--heldout_split=test", "--dtype=float32"),
 ]
@@ -81,12 +81,15 @@ def unspent(plan: Plan, evaluator: Evaluator, share: float) -> Evaluator:
     return found
 
 
-def result(plan: Plan, evaluator: Evaluator, folder: Path | None) -> dict[str, Any]:
+def result(
+    plan: Plan, evaluator: Evaluator, folder: Path | None, seconds_of_timing: float
+) -> dict[str, Any]:
     """Find a sub-model, score, refit, keep and time it.
 
     :param plan: the plan of the search.
     :param evaluator: its evaluator.
     :param folder: where to save the pruned model; ``None``: it is not saved.
+    :param seconds_of_timing: the most seconds of timing.
     """
     model: Any = evaluator.model
     started = time.perf_counter()
@@ -101,7 +104,6 @@ def result(plan: Plan, evaluator: Evaluator, folder: Path | None) -> dict[str, A
         "seconds": seconds,
         "spent": evaluator.spent(),
         "calibration": evaluator.task.describe(),
-        "dense": quality(evaluator, model, ("heldout",)).metrics["heldout"],
     }
     refit = refit_of(evaluator, plan.config)
     if refit is None:
@@ -117,7 +119,7 @@ def result(plan: Plan, evaluator: Evaluator, folder: Path | None) -> dict[str, A
             evaluator.tokenizer.save_pretrained(part)
     both = {"dense": model, "pruned": pruned}
     length, new_tokens = timed_lengths(model, evaluator.task.seqlen)
-    found["times"] = measure(both, lengths=[length], new_tokens=new_tokens, seconds=60)
+    found["times"] = measure(both, lengths=[length], new_tokens=new_tokens, seconds=seconds_of_timing)
     return found
 
 
@@ -132,7 +134,8 @@ def results(
     :param flags: flags of all searches.
     :param given: the settings of the study.
     """
-    first = None
+    first: Evaluator | None = None
+    dense: dict[str, float | None] = {}
     for share in shares:
         for name in names:
             file = f"{name}_{share:g}_{seed}"
@@ -142,10 +145,11 @@ def results(
             own = [*DEFAULTS, *common, f"--algorithm={algorithm}", f"--seed={seed}", *flags]
             plan = plan_of(*parse(own))
             first = first or evaluator_of(plan)
+            dense = dense or quality(first, first.model, ("heldout",)).metrics["heldout"]
             folder = given.models_dir and given.models_dir / file
-            row = result(plan, unspent(plan, first, share), folder)
-            device = device_name(first.model.device)
-            yield file, {"method": name, "share": share, "seed": seed, "device": device, **row}
+            row = result(plan, unspent(plan, first, share), folder, given.seconds)
+            about = {"method": name, "share": share, "seed": seed, "dense": dense}
+            yield file, {**about, "device": device_name(first.model.device), **row}
 
 
 def main() -> None:
@@ -156,6 +160,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument("--models_dir", type=Path)
+    parser.add_argument("--seconds", type=float, default=60, help="the most seconds of timing")
     given, flags = parser.parse_known_args()
     quiet()
     groups: dict[tuple[str, ...], list[str]] = {}
