@@ -155,7 +155,7 @@ def _draw_bars(axis: Axes, column: Mapping[int, Part], layers: Sequence[int]) ->
     axis.set_xlim(0, end)
     axis.spines["bottom"].set_bounds(0, 1)
     axis.set_xticks([0, 0.5, 1], ["0", "50 %", "100 %"])
-    axis.set_title("darker: more important")
+    axis.set_title("stronger colour: more important")
 
 
 def _fill(axis: Axes, boxes: Sequence[Any], fills: Sequence[Any]) -> None:
