@@ -32,8 +32,8 @@ from sos_deap.quality import quality
 from sos_deap.refitting import refit_of
 from sos_deap.rehearsal import timed_lengths
 
-_ALL = ("--task=kl", "--genes=heads+channels", "--refit=after", "--refit_samples=16")
-_HEADS = ("--task=kl", "--genes=heads", "--refit=after", "--refit_samples=16")
+_ALL = ("--task=kl", "--genes=heads+channels")
+_HEADS = ("--task=kl", "--genes=heads")
 _PAPER = ("--task=perplexity", "--genes=heads")
 
 #: Task and genes of each method, which methods with the same ones share, and its algorithm.
@@ -52,10 +52,12 @@ METHODS: dict[str, tuple[tuple[str, ...], str]] = {
 #: Flags of all methods. Every fourth position is scored: the head, of 262,144 tokens in Gemma 3,
 #: takes most of the time otherwise.
 DEFAULTS = [
-    *("--seqlen=512", "--samples=8", "--score_every=4", "--max_evaluations=16"),
+    *("--seqlen=512", "--samples=8", "--score_every=4", "--max_evaluations=30"),
     *("--heldout_samples=8", "--channel_blocks=8", "--sparsity_of=parameters"),
     *("--calibration_split=train", "--heldout_split=test", "--dtype=float32"),
 ]
+
+_REFIT = ["--refit=after", "--refit_samples=16"]
 
 
 def unspent(plan: Plan, evaluator: Evaluator, share: float) -> Evaluator:
@@ -81,15 +83,13 @@ def unspent(plan: Plan, evaluator: Evaluator, share: float) -> Evaluator:
     return found
 
 
-def result(
-    plan: Plan, evaluator: Evaluator, folder: Path | None, seconds_of_timing: float
-) -> dict[str, Any]:
+def result(plan: Plan, evaluator: Evaluator, folder: Path | None, timing: float) -> dict[str, Any]:
     """Find a sub-model, score, refit, keep and time it.
 
     :param plan: the plan of the search.
     :param evaluator: its evaluator.
     :param folder: where to save the pruned model; ``None``: it is not saved.
-    :param seconds_of_timing: the most seconds of timing.
+    :param timing: the most seconds of timing.
     """
     model: Any = evaluator.model
     started = time.perf_counter()
@@ -119,7 +119,7 @@ def result(
             evaluator.tokenizer.save_pretrained(part)
     both = {"dense": model, "pruned": pruned}
     length, new_tokens = timed_lengths(model, evaluator.task.seqlen)
-    found["times"] = measure(both, lengths=[length], new_tokens=new_tokens, seconds=seconds_of_timing)
+    found["times"] = measure(both, lengths=[length], new_tokens=new_tokens, seconds=timing)
     return found
 
 
@@ -143,6 +143,7 @@ def results(
                 continue
             common, algorithm = METHODS[name]
             own = [*DEFAULTS, *common, f"--algorithm={algorithm}", f"--seed={seed}", *flags]
+            own += [] if given.no_refit else _REFIT
             plan = plan_of(*parse(own))
             first = first or evaluator_of(plan)
             dense = dense or quality(first, first.model, ("heldout",)).metrics["heldout"]
@@ -160,6 +161,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument("--models_dir", type=Path)
+    parser.add_argument("--no_refit", action="store_true", help="no refit of what is found")
     parser.add_argument("--seconds", type=float, default=60, help="the most seconds of timing")
     given, flags = parser.parse_known_args()
     quiet()

@@ -1,0 +1,33 @@
+"""The table of the study on a real model."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.real_table import table
+from sos_deap.errors import InputError
+
+
+def row(method: str, seed: int, dense: float, **found: float) -> dict[str, Any]:
+    scores = {name: {"perplexity": value} for name, value in found.items()}
+    return {"method": method, "share": 0.27, "seed": seed, "dense": {"perplexity": dense}, **scores}
+
+
+def test_the_table_has_the_median_increase_of_the_seeds(tmp_path: Path) -> None:
+    for seed, pruned in enumerate((44.0, 60.0, 80.0)):
+        found = row("best", seed, 40.0, pruned=pruned, refitted=42.0)
+        (tmp_path / f"best_{seed}.json").write_text(json.dumps(found))
+    (tmp_path / "flap.json").write_text(json.dumps(row("flap", 0, 40.0, pruned=4000.0)))
+    head, _, *lines = table(tmp_path).splitlines()
+    assert head == "| search | 27% | 27%, refitted | seeds |"
+    assert [line.split(" | ")[1:] for line in lines] == [
+        ["+50.0 %", "+5.00 %", "3 |"],
+        ["+9,900 %", "", "1 |"],
+    ]
+
+
+def test_a_folder_without_results_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no results"):
+        table(tmp_path)
