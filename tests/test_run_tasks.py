@@ -376,13 +376,16 @@ def test_bad_input_is_one_line_before_any_search(
         ("accuracy", "classifier", "during"),
         ("multilabel", "labels", "bias"),
         ("perplexity", "masked", "after"),
+        ("summarization", "causal", "after"),
+        ("summarization", "seq2seq", "during"),
     ],
 )
-def test_refits_of_encoders(
+def test_refits_of_other_tasks(
     models: dict[str, Path], data: Path, tmp_path: Path, task: str, model: str, how: str
 ) -> None:
+    """A task that generates text is refitted on the summaries of the dense model."""
     more = [f"--task={task}", f"--refit={how}", "--refit_samples=5", "--seqlen=20"]
-    more += ["--genes=heads+channels", "--mutation_rate=0.3"]
+    more += ["--genes=heads+channels", "--mutation_rate=0.3", "--max_new_tokens=6"]
     assert main(flags(models[model], data, tmp_path / "run", *more)) == 0
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     refit, described = result["refit"], result["data"]["refit"]
@@ -391,11 +394,42 @@ def test_refits_of_encoders(
     assert all(site["error"] < site["error_before"] for site in refit["sites"] if site["damping"])
 
 
-@pytest.mark.parametrize("model", ["causal", "seq2seq"])
-def test_a_task_that_generates_text_has_no_refit(
-    models: dict[str, Path], data: Path, tmp_path: Path, model: str, capsys: Any
+def test_summaries_without_examples_left_have_no_refit(
+    models: dict[str, Path], data: Path, tmp_path: Path, capsys: Any
 ) -> None:
-    more = ["--task=summarization", "--refit=after", "--refit_samples=5", "--max_new_tokens=6"]
-    assert main(flags(models[model], data, tmp_path / "run", *more)) == 2
+    more = ["--task=summarization", "--refit=after", "--samples=12", "--max_new_tokens=6"]
+    assert main(flags(models["causal"], data, tmp_path / "run", *more)) == 2
     assert "this task generates text: leave the refit out" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("model", ["causal", "seq2seq"])
+def test_summaries_by_divergence(
+    models: dict[str, Path], data: Path, tmp_path: Path, model: str, capsys: Any
+) -> None:
+    more = ["--task=summarization", "--metric=kl", "--max_new_tokens=6", "--max_loss=50"]
+    more += ["--algorithm=nsga2", "--validation_samples=4", "--refit=after", "--refit_samples=5"]
+    assert main(flags(models[model], data, tmp_path / "run", *more)) == 0
+    shown = capsys.readouterr().out
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert list(result["dense"]["calibration"]) == ["kl"]
+    assert list(result["dense"]["heldout"])[:2] == ["kl", "rougeL_f1"]
+    assert result["dense"]["heldout"]["kl"] == 0 < result["best"]["heldout"]["kl"]
+    assert result["bound"]["metric"] == "rougeL_f1"
+    assert result["change"]["heldout"]["rougeL_f1"]["kind"] == "points"
+    assert "kl, calibration" in shown and "rougeL_f1, held-out, no refit" in shown
+    # The pruned folder gives the held-out figures again.
+    evaluator = Evaluator.from_pretrained(
+        str(models[model]),
+        dataset=str(data),
+        task="summarization",
+        metric="kl",
+        device="cpu",
+        samples=3,
+        max_new_tokens=6,
+    )
+    assert evaluator.heldout is not None
+    again = evaluator.metrics_of(load(tmp_path / "run" / "pruned"), evaluator.heldout)
+    assert again == pytest.approx(result["best"]["heldout"], rel=1e-4, abs=1e-6)
+    samples = json.loads((tmp_path / "run" / "samples.json").read_text())
+    assert {"prompt", "text", "dense", "pruned"} <= set(samples[0])

@@ -106,7 +106,7 @@ def check_refit(
     if not calibration.one_pass:
         raise InputError(
             "a refit needs examples that the model reads in one pass, and this task generates "
-            "text: leave the refit out, or use another task"
+            "text: leave the refit out, or use another task or metric"
         )
     if how == "after" and damping is None and len(calibration) < FOLDS:
         raise InputError(

@@ -16,7 +16,7 @@ from sos_deap.tasks.likelihood import (
     flat_positions,
     stack_with_count,
 )
-from sos_deap.tasks.logits import likeliest, log_probabilities
+from sos_deap.tasks.logits import likeliest, log_probabilities, partition
 from sos_deap.tasks.task import checked_metric
 
 
@@ -93,7 +93,7 @@ class KL(CausalTask):
             model, ids, wanted.flatten(0, 1).repeat(sub_models, 1), self._positions(ids)
         ).view(sub_models, *wanted.shape)
         dense = self._logs[examples]
-        difference = dense.exp() * (dense - _partition(logs[..., :-1]))
+        difference = dense.exp() * (dense - partition(logs[..., :-1]))
         divergence = difference.flatten(1).double().sum(1)
         nats = _nats(logs[..., -1], targets).flatten(1).sum(1)
         counted = stack_with_count(divergence, targets.numel())
@@ -118,14 +118,7 @@ class KL(CausalTask):
         targets = targets[:, :: self._every]
         found = likeliest(model, ids, self.top_k, targets.reshape(-1, 1), self._positions(ids))
         tokens, logs, own = (columns.view(*targets.shape, -1) for columns in found)
-        return tokens.to(torch.int32), _partition(logs), _nats(own[..., 0], targets).sum(1)
-
-
-def _partition(logs: Tensor) -> Tensor:
-    """Append the log-probability of all other tokens to that of some, (..., top_k)."""
-    # Below 1e-6 the difference 1 - sum has no exact digits, so 1e-6 is the least.
-    rest = (1 - logs.exp().sum(-1, keepdim=True)).clamp(min=1e-6)
-    return torch.cat((logs, rest.log()), dim=-1)
+        return tokens.to(torch.int32), partition(logs), _nats(own[..., 0], targets).sum(1)
 
 
 def _nats(logs: Tensor, targets: Tensor) -> Tensor:

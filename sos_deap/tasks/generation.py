@@ -10,15 +10,9 @@ import torch
 from torch import Tensor
 
 from sos_deap.models.generating import generate, token_settings
-from sos_deap.models.loading import Pretrained, load_encoder
-from sos_deap.tasks.data.columns import SOURCES, SUMMARIES, one, strings
-from sos_deap.tasks.data.draw import Draw, TaskMaker
-from sos_deap.tasks.data.encoded import Encoded, encode
-from sos_deap.tasks.data.reading import Part
-from sos_deap.tasks.data.sequences import longest
-from sos_deap.tasks.settings import TaskSettings
+from sos_deap.tasks.data.encoded import Encoded
 from sos_deap.tasks.task import checked_metric
-from sos_deap.tasks.texts import TextMetrics, fit_prompt
+from sos_deap.tasks.texts import TextMetrics
 
 
 class Summarization:
@@ -68,21 +62,30 @@ class Summarization:
         """Return the source, size and hashes of the examples, and the settings of generation."""
         references = hashlib.sha256("\0".join(self.references).encode()).hexdigest()[:16]
         return {
-            **self.prompts.describe(),
+            **self.describe_texts(),
             "reference_hash": references,
+            **self._text_metrics.describe(),
+        }
+
+    def describe_texts(self) -> dict[str, Any]:
+        """Return the source, size and hash of the texts, and the settings of generation."""
+        return {
+            **self.prompts.describe(),
             "max_new_tokens": self._new_tokens,
             "num_beams": self._num_beams,
-            **self._text_metrics.describe(),
         }
 
     def score(self, model: Any, examples: slice, sub_models: int) -> Tensor:
         """Return the sums of the text metrics, (sub_models, k)."""
         texts = self.summaries(model, examples, sub_models)
-        references = self.references[examples]
-        count = len(references)
+        count = len(self.references[examples])
         blocks = (texts[i * count : (i + 1) * count] for i in range(sub_models))
-        rows = [self._text_metrics.sums(block, references) for block in blocks]
-        return torch.tensor(rows, dtype=torch.float64)
+        return torch.stack([self.sums(block, examples) for block in blocks])
+
+    def sums(self, texts: Sequence[str], examples: slice) -> Tensor:
+        """Return the sums of the text metrics of summaries of some examples, (k,), float64."""
+        found = self._text_metrics.sums(texts, self.references[examples])
+        return torch.tensor(found, dtype=torch.float64)
 
     def metrics(self, sums: list[float]) -> dict[str, float]:
         """Return all text metrics by name."""
@@ -90,13 +93,31 @@ class Summarization:
 
     def summaries(self, model: Any, examples: slice, sub_models: int = 1) -> list[str]:
         """Return the generated summaries of some examples, sub-model after sub-model."""
-        batch = self.prompts.batch(examples, sub_models)
-        settings = greedy(model, self._tokenizer, self._new_tokens, self._num_beams)
-        generated = generate(model, settings, **batch)
-        if not model.config.is_encoder_decoder:
-            generated = generated[:, batch["input_ids"].shape[1] :]
-        texts: list[str] = self._tokenizer.batch_decode(generated, skip_special_tokens=True)
+        return self.decoded(self.generated(model, examples, sub_models)[1])
+
+    def decoded(self, summaries: Any) -> list[str]:
+        """Return summaries as texts.
+
+        :param summaries: the token ids of each summary.
+        """
+        texts: list[str] = self._tokenizer.batch_decode(summaries, skip_special_tokens=True)
         return [text.strip() for text in texts]
+
+    def generated(self, model: Any, examples: slice, sub_models: int = 1) -> tuple[Tensor, Tensor]:
+        """Generate summaries of some examples, sub-model after sub-model.
+
+        :returns: the token ids that the summaries continue, (rows, tokens): the prompts, padded on
+            the left, or the start token of an encoder-decoder; and those of the summaries,
+            (rows, tokens), padded on the right after their end tokens.
+        """
+        batch = self.prompts.batch(examples, sub_models)
+        tokens = generate(model, self.settings(model), **batch)
+        start = 1 if model.config.is_encoder_decoder else batch["input_ids"].shape[1]
+        return tokens[:, :start], tokens[:, start:]
+
+    def settings(self, model: Any) -> Any:
+        """Return the settings of generation."""
+        return greedy(model, self._tokenizer, self._new_tokens, self._num_beams)
 
 
 def greedy(model: Any, tokenizer: Any, new_tokens: int, num_beams: int = 1) -> Any:
@@ -110,36 +131,3 @@ def greedy(model: Any, tokenizer: Any, new_tokens: int, num_beams: int = 1) -> A
     settings = token_settings(model, tokenizer)
     settings.update(do_sample=False, num_beams=num_beams, max_new_tokens=new_tokens)
     return settings
-
-
-def make_summarization(loaded: Pretrained, settings: TaskSettings) -> TaskMaker:
-    """Return what makes the task ``summarization``, on texts and their summaries."""
-    model, tokenizer = loaded.model, loaded.tokenizer
-    encoder = load_encoder(settings.bertscore_model) if settings.bertscore_model else None
-    text_metrics = TextMetrics(encoder)
-    causal = not model.config.is_encoder_decoder  # prompt and summary are one sequence
-    prompt = settings.prompt or ("{text}\nTL;DR:" if causal else "{text}")
-    most = longest(loaded, settings.seqlen) - (settings.max_new_tokens if causal else 0)
-
-    def texts(part: Part) -> list[str]:
-        return strings(part, one(part, settings.text_column, SOURCES, "text"))
-
-    def task(draw: Draw) -> Summarization:
-        part = draw.part
-        assert part is not None
-        articles = texts(part)
-        summaries = strings(part, one(part, settings.summary_column, SUMMARIES, "summary"))
-        rows = draw.rows(texts)
-        prompts = [(fit_prompt(articles[i], tokenizer, prompt, most),) for i in rows]
-        return Summarization(
-            encode(part.split, prompts, tokenizer, most, model.config.pad_token_id, left=causal),
-            [summaries[i] for i in rows],
-            tokenizer,
-            text_metrics,
-            model.device,
-            settings.max_new_tokens,
-            settings.num_beams,
-            settings.metric,
-        )
-
-    return task

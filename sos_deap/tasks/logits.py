@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import linear
+from transformers.modeling_outputs import BaseModelOutput
 
 from sos_deap.models.narrow import replaced
 
@@ -28,43 +29,80 @@ _TOGETHER_ACCELERATOR = 1024
 _REDUCED_ON_CPU = 2**18
 
 
+def run_decoder(model: Any, input_ids: Tensor, source: Mapping[str, Tensor] | None = None) -> Any:
+    """Run the layers of a model that predicts next tokens, without its head.
+
+    :param model: a causal language model, or an encoder-decoder.
+    :param input_ids: token ids, of an encoder-decoder those of its decoder, (rows, tokens).
+    :param source: ``input_ids`` and ``attention_mask`` of the encoder; ``None`` for a causal model.
+    :returns: the output of the decoder.
+    """
+    if source is None:
+        return model.get_decoder()(input_ids=input_ids, use_cache=False)
+    encoded = model.get_encoder()(**source)
+    return model.get_decoder()(
+        input_ids=input_ids,
+        encoder_hidden_states=encoded.last_hidden_state,
+        encoder_attention_mask=source["attention_mask"],
+        use_cache=False,
+    )
+
+
 def log_probabilities(
-    model: Any, input_ids: Tensor, wanted: Tensor, positions: Tensor | None = None
+    model: Any,
+    input_ids: Tensor,
+    wanted: Tensor,
+    positions: Tensor | None = None,
+    source: Mapping[str, Tensor] | None = None,
 ) -> Tensor:
-    """Return log-probabilities of next tokens of a causal language model, in float32.
+    """Return log-probabilities of next tokens, in float32.
 
     The layers run once. The head then runs on tiles of positions and vocabulary, each of which is
     reduced at once to what is needed of it, so that memory never holds positions x vocabulary, and
     no weight of the head is read for a few positions only.
 
-    :param model: the model.
-    :param input_ids: token ids, (rows, tokens).
+    :param model: a causal language model, or an encoder-decoder.
+    :param input_ids: token ids, of an encoder-decoder those of its decoder, (rows, tokens).
     :param wanted: the tokens at each position, (positions, n). The log-probability of a token
         outside the vocabulary, such as -100, is ``-inf``.
     :param positions: indices of positions in the flattened ``input_ids``; default: all.
+    :param source: the encoder's inputs; see :func:`run_decoder`.
     :returns: (positions, n).
     """
-    head = _Head(model, input_ids, positions)
+    head = _Head(model, input_ids, positions, source)
     return torch.cat([_reduced(head.tiles(part), wanted[part])[1] for part in head.parts()])
 
 
 def likeliest(
-    model: Any, input_ids: Tensor, top_k: int, wanted: Tensor, positions: Tensor | None = None
+    model: Any,
+    input_ids: Tensor,
+    top_k: int,
+    wanted: Tensor,
+    positions: Tensor | None = None,
+    source: Mapping[str, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the most likely next tokens, and log-probabilities.
 
-    :param model: a causal language model.
-    :param input_ids: token ids, (rows, tokens).
+    :param model: a causal language model, or an encoder-decoder.
+    :param input_ids: token ids, of an encoder-decoder those of its decoder, (rows, tokens).
     :param top_k: number of tokens per position.
     :param wanted: further tokens at each position, (positions, n).
     :param positions: indices of positions in the flattened ``input_ids``; default: all.
+    :param source: the encoder's inputs; see :func:`run_decoder`.
     :returns: the most likely tokens, (positions, top_k); their log-probabilities; those of
         ``wanted``.
     """
-    head = _Head(model, input_ids, positions)
+    head = _Head(model, input_ids, positions, source)
     parts = [_reduced(head.tiles(part), wanted[part], top_k) for part in head.parts()]
     tokens, found = (torch.cat(columns) for columns in zip(*parts, strict=True))
     return tokens, found[:, :top_k], found[:, top_k:]
+
+
+def partition(logs: Tensor) -> Tensor:
+    """Append the log-probability of all other tokens to that of some, (..., top_k)."""
+    # Below 1e-6 the difference 1 - sum has no exact digits, so 1e-6 is the least.
+    rest = (1 - logs.exp().sum(-1, keepdim=True)).clamp(min=1e-6)
+    return torch.cat((logs, rest.log()), dim=-1)
 
 
 def logits_at(model: Any, input_ids: Tensor, positions: Tensor) -> Tensor:
@@ -84,23 +122,31 @@ def logits_at(model: Any, input_ids: Tensor, positions: Tensor) -> Tensor:
 
 
 class _Head:
-    """The head of a causal language model, on hidden states that its layers computed once.
+    """The head of a model that predicts next tokens, on hidden states that it computed once.
 
     The model's own code runs after the projection, such as soft-capping or scaling of the logits.
 
     :param model: the model.
     :param input_ids: token ids, (rows, tokens).
     :param positions: indices in the flattened ``input_ids``; default: all.
+    :param source: the encoder's inputs; see :func:`run_decoder`.
     """
 
-    def __init__(self, model: Any, input_ids: Tensor, positions: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        model: Any,
+        input_ids: Tensor,
+        positions: Tensor | None,
+        source: Mapping[str, Tensor] | None,
+    ) -> None:
         self._model, self._body = model, model.get_decoder()
-        self._ids = input_ids.flatten()
-        self._states = self._body(input_ids=input_ids, use_cache=False)
+        self._ids, self._encodes = input_ids.flatten(), source is not None
+        self._states = run_decoder(model, input_ids, source)
         hidden = self._states.last_hidden_state.flatten(0, 1)
         self._hidden = hidden if positions is None else hidden[positions]
         self._projection = model.get_output_embeddings()
-        divisible = type(self._projection) is torch.nn.Linear
+        # Encoder-decoders such as BART add a bias of the whole vocabulary to the logits.
+        divisible = type(self._projection) is torch.nn.Linear and not self._encodes
         text = model.config.get_text_config()
         self._vocabulary = self._projection.out_features if divisible else text.vocab_size
         kind = input_ids.device.type
@@ -125,8 +171,17 @@ class _Head:
                 stack.enter_context(_body_returning(self._body, self._states, hidden[None]))
                 if self._tokens < self._vocabulary:
                     stack.enter_context(_narrowed(self._projection, tokens))
-                logits = self._model(ids, use_cache=False).logits[0]
+                logits = self._logits(ids, hidden[None])
             yield start, logits
+
+    def _logits(self, ids: Tensor, hidden: Tensor) -> Tensor:
+        """Run the model, of which only what follows the layers computes anything."""
+        inputs: dict[str, Any] = {"input_ids": ids}
+        if self._encodes:  # the decoder, which is replaced, does not read what was encoded
+            encoded = BaseModelOutput(last_hidden_state=hidden)
+            inputs = {"decoder_input_ids": ids, "encoder_outputs": encoded}
+        logits: Tensor = self._model(**inputs, use_cache=False).logits[0]
+        return logits
 
 
 @contextmanager

@@ -13,10 +13,10 @@ from sos_deap.models.purposes import kind_of
 from sos_deap.tasks.custom import make_custom
 from sos_deap.tasks.data.draw import Draw, NoneLeftError, TaskMaker
 from sos_deap.tasks.data.reading import SELF, Part, read_parts
-from sos_deap.tasks.generation import make_summarization
 from sos_deap.tasks.labelled import make_accuracy, make_multilabel
 from sos_deap.tasks.language import make_kl, make_perplexity, make_reading
 from sos_deap.tasks.settings import TaskSettings
+from sos_deap.tasks.summaries import make_summarization
 from sos_deap.tasks.task import Task, Tasks, checked_metric
 from sos_deap.user_function import user_function
 

@@ -13,6 +13,7 @@ from sos_deap.models.generating import generate
 from sos_deap.tasks.divergence import KL
 from sos_deap.tasks.generation import Summarization, greedy
 from sos_deap.tasks.language import Perplexity
+from sos_deap.tasks.summary_divergence import DivergenceAndTexts, SummaryDivergence
 from sos_deap.tasks.task import Task
 
 #: A sample: its ``prompt``, the reference ``text``, and the text of each model by its name.
@@ -41,6 +42,8 @@ def samples(
     count = min(count, len(task))
     rows = [i * len(task) // count for i in range(count)]
     with torch.inference_mode():
+        if isinstance(task, SummaryDivergence | DivergenceAndTexts):
+            task = task.task
         if isinstance(task, Summarization):
             return [_summarized(task, row, models, tokenizer) for row in rows]
         if isinstance(task, Perplexity | KL):

@@ -11,8 +11,17 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-#: Metrics that are shares of examples or decisions, from 0 to 1; their changes are in points.
-SHARES = frozenset(["accuracy", "micro_f1", "macro_f1", "subset_accuracy", "jaccard"])
+#: ROUGE variants (Lin, 2004), and the names of their reported values.
+ROUGE_KINDS = ("rouge1", "rouge2", "rougeL")
+ROUGE = tuple(f"{kind}_{what}" for kind in reversed(ROUGE_KINDS) for what in ("f1", "precision"))
+
+#: Metrics from 0 to 1 of which higher is better; their changes are in points.
+SHARES = frozenset(
+    [
+        *("accuracy", "micro_f1", "macro_f1", "subset_accuracy", "jaccard"),
+        *(*ROUGE, "bertscore_precision"),
+    ]
+)
 
 
 #: Divergences from the dense model, which mean little by themselves.

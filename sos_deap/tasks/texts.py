@@ -10,10 +10,8 @@ from typing import Any
 import torch
 
 from sos_deap.errors import InputError
+from sos_deap.tasks.task import ROUGE, ROUGE_KINDS
 
-#: ROUGE variants (Lin, 2004), and the names of their reported values.
-_ROUGE = ("rouge1", "rouge2", "rougeL")
-ROUGE = tuple(f"{kind}_{what}" for kind in reversed(_ROUGE) for what in ("f1", "precision"))
 _BLEU_SUMS = 10  # matches and n-grams for n = 1 to 4, length, length of the reference
 
 
@@ -30,7 +28,7 @@ class TextMetrics:
 
     def __init__(self, encoder: tuple[Any, Any] | None = None) -> None:
         rouge = _extra("rouge_score.rouge_scorer")
-        self._rouge: Any = rouge.RougeScorer(list(_ROUGE), use_stemmer=True)
+        self._rouge: Any = rouge.RougeScorer(list(ROUGE_KINDS), use_stemmer=True)
         self._bleu: Any = _extra("sacrebleu.metrics").BLEU(effective_order=True)
         self._encoder = encoder
         if encoder is not None:

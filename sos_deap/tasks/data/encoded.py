@@ -48,12 +48,20 @@ class Encoded:
         inputs = {name: tensor.to(device) for name, tensor in self.inputs.items()}
         return Encoded(self.split, inputs, self.order, self.left)
 
+    def reordered(self, rows: Sequence[int]) -> Encoded:
+        """Return the examples in another order.
+
+        :param rows: for each new row the present one.
+        """
+        inputs = {name: tensor[list(rows)] for name, tensor in self.inputs.items()}
+        return Encoded(self.split, inputs, [self.order[row] for row in rows], self.left)
+
     def batch(self, examples: slice, sub_models: int) -> dict[str, Tensor]:
         """Return the inputs of some examples, repeated for each sub-model.
 
         :returns: inputs by name, (sub_models * examples, longest of these examples).
         """
-        longest = int(self.lengths[examples][0])
+        longest = int(self.lengths[examples].max())
         columns = slice(-longest, None) if self.left else slice(longest)
         return {
             name: tensor[examples, columns].repeat(sub_models, 1)
