@@ -23,6 +23,10 @@ _SWEEP: dict[str, Any] = {
 # The divergence changes with every sub-model, the accuracy only where an answer does.
 _CLASSIFIER: dict[str, Any] = {**_SWEEP, "metric": "kl", "samples": 256}
 
+# By ROUGE of generated text, as many evaluations took 14 times as long, and found no better heads
+# (docs/numbers.md).
+_SUMMARIES: dict[str, Any] = {"metric": "kl"}
+
 #: The settings of each preset; those under the name of a task apply to that task only.
 PRESETS: dict[str, dict[str, Any]] = {
     "best": {
@@ -30,6 +34,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "kl": {**_SWEEP, "samples": 128, "heldout_samples": 256},
         "accuracy": _CLASSIFIER,
         "multilabel": _CLASSIFIER,
+        "summarization": _SUMMARIES,
     },
     # The search that kept most of the quality in the comparisons (README, "Which search"), which
     # were of causal language models on heads: these get the task kl. The budget equals the tokens
@@ -37,6 +42,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "best-heads": {
         "algorithm": "sweep,prior=wanda",
         "kl": {"metric": "distillation", "samples": 128, "max_evaluations": 63},
+        "summarization": _SUMMARIES,
     },
 }
 

@@ -170,11 +170,12 @@ def test_the_task_fits_the_model(
         "causal": ("kl", None, 128),
         "classifier": ("accuracy", "kl", 256),
         "labels": ("multilabel", "kl", 256),
+        "seq2seq": ("summarization", "kl", None),
     }
     found = config.task, settings.metric, settings.samples
     assert found == wanted.get(model, (task, None, None))
     on_heads = config.algorithm == "sweep,prior=wanda"
-    assert on_heads == (config.genes == "heads") == (model not in wanted)
+    assert on_heads == (config.genes == "heads") == (model in ("masked", "seq2seq"))
     config, settings = parse(["best", f"--model={folder}", "--task=accuracy", "--samples=5"])
     assert (config.task, settings.metric, settings.samples) == ("accuracy", "kl", 5)
 
@@ -184,7 +185,7 @@ def test_the_task_fits_the_model(
     [
         ("classifier", "accuracy", "kl", []),
         ("labels", "multilabel", "kl", ["--task=multilabel"]),
-        ("seq2seq", "summarization", "rougeL_f1", ["--max_new_tokens=2"]),
+        ("seq2seq", "summarization", "kl", ["--max_new_tokens=2"]),
     ],
 )
 def test_the_best_search_of_other_tasks(

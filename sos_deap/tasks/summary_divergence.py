@@ -206,7 +206,7 @@ def _parts(task: Task) -> Iterator[slice]:
 def _written(task: Summarization, model: Any) -> list[tuple[Tensor, Tensor]]:
     """Return for each example the token ids before its summary, and those of the summary."""
     ends = task.settings(model).eos_token_id
-    ends = torch.tensor([] if ends is None else ends, device=model.device).flatten()
+    ends = torch.tensor([] if ends is None else ends, dtype=torch.long, device=model.device)
     lengths = task.prompts.lengths.tolist()
     found = []
     for part in _parts(task):
