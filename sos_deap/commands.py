@@ -188,7 +188,7 @@ def _genes(flags: Namespace, saved: dict[str, Any]) -> tuple[str, int, Any]:
     return genes, saved.get("channel_blocks", CHANNEL_BLOCKS), order
 
 
-def _check_free(path: Path) -> None:
+def check_free(path: Path) -> None:
     """Raise :class:`InputError` for an output that exists or whose folder does not exist."""
     try:
         exists = path.exists() or path.is_symlink()
@@ -237,7 +237,7 @@ def _measure(flags: Namespace) -> None:
 
     quiet()
     if flags.output is not None:
-        _check_free(flags.output)
+        check_free(flags.output)
     place, dtype = checked_device(flags.device), checked_dtype(flags.dtype)
     if dtype is None and place.type == "cpu":
         dtype = checked_dtype("float32")
@@ -268,7 +268,7 @@ def _export(flags: Namespace) -> None:
         raise unknown("format", flags.format, ("onnx", "gguf"))
     if flags.dtype is not None and flags.format != "onnx":
         raise InputError("--dtype is for onnx, a GGUF file has the model's: leave it out")
-    _check_free(flags.output)
+    check_free(flags.output)
     quiet()
     model = load(flags.model)
     stored = written = str(model.dtype).removeprefix("torch.")

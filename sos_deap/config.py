@@ -34,9 +34,9 @@ class RunConfig(RefitSettings, LossSettings, BudgetSettings):
         "auto",
         "task",
         "What to measure: perplexity (of causal or masked language models), kl (divergence from "
-        "the dense model), accuracy, multilabel, summarization, or module:function of your own; "
-        "auto is accuracy or multilabel for classifiers, summarization for encoder-decoders, and "
-        "perplexity for other models.",
+        "the dense model), accuracy, multilabel, summarization, multiple-choice, or "
+        "module:function of your own; auto is accuracy or multilabel for classifiers, "
+        "summarization for encoder-decoders, and perplexity for other models.",
         common=True,
     )
     algorithm: str = setting(

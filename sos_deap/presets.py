@@ -22,6 +22,7 @@ _SWEEP: dict[str, Any] = {
 }
 # The divergence changes with every sub-model, the accuracy only where an answer does.
 _CLASSIFIER: dict[str, Any] = {**_SWEEP, "metric": "kl", "samples": 256}
+_QUESTIONS: dict[str, Any] = {**_SWEEP, "metric": "answer_perplexity", "samples": 256}
 
 # By ROUGE of generated text, as many evaluations took 14 times as long, and found no better heads
 # (docs/numbers.md).
@@ -35,6 +36,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "accuracy": _CLASSIFIER,
         "multilabel": _CLASSIFIER,
         "summarization": _SUMMARIES,
+        "multiple-choice": _QUESTIONS,
     },
     # The search that kept most of the quality in the comparisons (README, "Which search"), which
     # were of causal language models on heads: these get the task kl. The budget equals the tokens

@@ -125,7 +125,7 @@ def test_folders_that_hold_no_usable_model(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot load the config.json of"):
         load_pretrained(str(tmp_path))
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "t5"}))
-    with pytest.raises(InputError, match="is a t5 encoder-decoder: perplexity needs a causal"):
+    with pytest.raises(InputError, match="is a t5 encoder-decoder: this task needs a causal"):
         load_pretrained(str(tmp_path))
     AutoModel.from_config(AutoConfig.for_model("bert", num_hidden_layers=1)).save_pretrained(
         tmp_path

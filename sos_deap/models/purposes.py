@@ -94,8 +94,8 @@ def _language_model(name: str, config: Any) -> Any:
         return MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     what = "encoder-decoder" if config.is_encoder_decoder else "model"
     raise InputError(
-        f"{name} is a {config.model_type} {what}: perplexity needs a causal language model or an "
-        "encoder"
+        f"{name} is a {config.model_type} {what}: this task needs a causal language model or "
+        "an encoder"
     )
 
 

@@ -109,7 +109,7 @@ def _changed(change: Mapping[str, Any], answers: str) -> str:
 def _answers(result: Mapping[str, Any], metric: str) -> str:
     """Return by how many answers the accuracy changed; empty for other metrics."""
     examples = result["data"]["held-out"].get("examples")
-    if metric != "accuracy" or examples is None:
+    if metric not in ("accuracy", "accuracy_norm") or examples is None:
         return ""
     changed = abs(result["best"]["heldout"][metric] - result["dense"]["heldout"][metric])
     return f", {round(changed * examples):,} of {examples:,} answers"

@@ -15,6 +15,7 @@ from sos_deap.tasks.data.draw import Draw, NoneLeftError, TaskMaker
 from sos_deap.tasks.data.reading import SELF, Part, read_parts
 from sos_deap.tasks.labelled import make_accuracy, make_multilabel
 from sos_deap.tasks.language import make_kl, make_perplexity, make_reading
+from sos_deap.tasks.multiple_choice import make_multiple_choice
 from sos_deap.tasks.settings import TaskSettings
 from sos_deap.tasks.summaries import make_summarization
 from sos_deap.tasks.task import Task, Tasks, checked_metric
@@ -49,6 +50,7 @@ TASKS: dict[str, TaskKind] = {
     "accuracy": TaskKind("classification", make_accuracy, samples=256),
     "kl": TaskKind("language modelling", make_kl, samples=8, self_text=True),
     "multilabel": TaskKind("classification", make_multilabel, samples=256),
+    "multiple-choice": TaskKind("language modelling", make_multiple_choice, samples=256),
     "perplexity": TaskKind("language modelling", make_perplexity, samples=8, self_text=True),
     "summarization": TaskKind("generation", make_summarization, samples=16),
 }

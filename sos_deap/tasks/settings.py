@@ -57,7 +57,7 @@ class TaskSettings:
         None,
         "data",
         "Calibration examples that score each sub-model.",
-        unset="8 sequences of text, 256 labelled examples, or 16 texts to summarise",
+        unset="8 sequences of text, 256 labelled examples or questions, or 16 texts to summarise",
         common=True,
     )
     validation_samples: int | None = setting(
@@ -146,8 +146,8 @@ class TaskSettings:
         None,
         "task",
         "Metric of the task that the fitness is computed from: perplexity, kl, distillation, "
-        "accuracy; micro_f1, macro_f1, subset_accuracy, jaccard; rougeL_f1, rouge1_precision, "
-        "..., bleu, bertscore_precision.",
+        "accuracy; micro_f1, macro_f1, subset_accuracy, jaccard; accuracy_norm, "
+        "answer_perplexity; rougeL_f1, rouge1_precision, ..., bleu, bertscore_precision.",
         unset="the main metric of the task",
     )
     label_threshold: float = setting(
@@ -169,8 +169,10 @@ class TaskSettings:
     prompt: str | None = setting(
         None,
         "task",
-        "summarization: input of the model, with {text} in place of the text.",
-        unset="{text} for encoder-decoders; {text}, a new line and TL;DR: for other models",
+        "summarization, multiple-choice: input of the model, with {text} in place of the text or "
+        "the question.",
+        unset="{text} for encoder-decoders; {text}, a new line and TL;DR: for other models; for "
+        "questions {text}, and a line Answer: if one of its lines begins with Question:",
     )
     max_new_tokens: int = setting(64, "task", "summarization: most tokens of a summary.")
     num_beams: int = setting(1, "task", "summarization: beams of the beam search; 1 is greedy.")

@@ -18,7 +18,7 @@ ROUGE = tuple(f"{kind}_{what}" for kind in reversed(ROUGE_KINDS) for what in ("f
 #: Metrics from 0 to 1 of which higher is better; their changes are in points.
 SHARES = frozenset(
     [
-        *("accuracy", "micro_f1", "macro_f1", "subset_accuracy", "jaccard"),
+        *("accuracy", "accuracy_norm", "micro_f1", "macro_f1", "subset_accuracy", "jaccard"),
         *(*ROUGE, "bertscore_precision"),
     ]
 )
