@@ -168,12 +168,17 @@ def evaluated(
     """
     from lm_eval import simple_evaluate
     from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks import TaskManager
 
     try:
         with redirect_stdout(sys.stderr):
             harness = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
             found = simple_evaluate(
-                model=harness, tasks=list(tasks), limit=limit, bootstrap_iters=_DRAWS
+                harness,
+                tasks=list(tasks),
+                limit=limit,
+                bootstrap_iters=_DRAWS,
+                task_manager=TaskManager(include_defaults=False),  # the tasks are loaded already
             )
     except ValueError as error:  # such as tasks that execute code or need images
         raise InputError(f"lm-eval: {first_line(error)}") from error

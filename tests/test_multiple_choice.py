@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from tokenizers.processors import TemplateProcessing
-from transformers import AutoTokenizer
+from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from sos_deap import Evaluator, InputError, prune
 from sos_deap.models.sources import BUILTIN
@@ -112,6 +112,7 @@ def test_log_likelihoods_and_decisions_are_lm_evals(kind: str, start: bool) -> N
     from lm_eval import simple_evaluate
     from lm_eval.api.task import ConfigurableTask
     from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks import TaskManager
 
     from sos_deap.harness import checked_harness, task_config
 
@@ -123,7 +124,8 @@ def test_log_likelihoods_and_decisions_are_lm_evals(kind: str, start: bool) -> N
     asked = questions(part_of(given))
     harness = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=5)
     other = ConfigurableTask(config=task_config("x", asked))
-    found = simple_evaluate(model=harness, tasks=[other], bootstrap_iters=10)
+    manager = TaskManager(include_defaults=False)
+    found = simple_evaluate(harness, tasks=[other], bootstrap_iters=10, task_manager=manager)
     samples = sorted(found["samples"]["x"], key=lambda sample: int(sample["doc_id"]))
 
     task = task_of(asked, tokenizer)
@@ -160,19 +162,13 @@ def test_log_likelihoods_and_decisions_are_lm_evals(kind: str, start: bool) -> N
 def test_batched_sub_models_are_the_sliced_ones(family: str, batching: str) -> None:
     """Against stock transformers on the sliced model, a choice at a time, metrics by hand."""
     model, tokenizer = build(family, vocab_size=2048), tokenizer_of(True)
-    given = rows(5, "query") + rows(3, "options") + rows(3, "context")
-    asked = questions(part_of(given))
+    asked = questions(part_of(rows(5, "query") + rows(3, "options") + rows(3, "context")))
+    several = [[int(random.random() < 0.6) for _ in range(12)] for _ in range(3)]
+    wanted = [expected(prune(model, genes), tokenizer, asked) for genes in several]
     for metric in MultipleChoice.METRICS:
         task = task_of(asked, tokenizer, metric=metric)
-        evaluator = Evaluator(model, task, batch_tokens=400, batching=batching)
-        several = [
-            [int(random.random() < 0.6) for _ in evaluator.gene_map.sites[0:1] * 12]
-            for _ in range(3)
-        ]
-        for genes, value in zip(several, evaluator.metrics(several), strict=True):
-            assert value == pytest.approx(
-                expected(prune(model, genes), tokenizer, asked)[metric], rel=1e-4
-            )
+        found = Evaluator(model, task, batch_tokens=400, batching=batching).metrics(several)
+        assert found == pytest.approx([values[metric] for values in wanted], rel=1e-4)
 
 
 def expected(model: Any, tokenizer: Any, asked: list[Question]) -> dict[str, float]:
@@ -196,7 +192,7 @@ def expected(model: Any, tokenizer: Any, asked: list[Question]) -> dict[str, flo
 
 def test_choices_share_the_rows_that_they_begin_with() -> None:
     tokenizer = tokenizer_of(True)
-    given = [{"query": "is it a list", "choices": ["no", "yes", "no value"], "gold": 0}]
+    given = [{"query": "is it a list", "choices": ["no", "value", "no value"], "gold": 0}]
     asked = questions(part_of(given))
     (example,) = encoded_questions("x", asked, tokenizer, 64, start_of_sequences(tokenizer, "auto"))
     context = tokenizer("is it a list")["input_ids"]
@@ -214,7 +210,7 @@ def test_long_contexts_lose_tokens_after_the_start_token() -> None:
     (example,) = encoded_questions("x", asked, tokenizer, 12, start_of_sequences(tokenizer, "auto"))
     whole = tokenizer(f"{given[0]['context'].rstrip()} error value")["input_ids"]
     assert example.rows == [[7, *whole[-12:-1]]]
-    assert example.choices[0].tokens == whole[12 - 1 - example.choices[0].start - 12 :]
+    assert example.choices[0].tokens == whole[example.choices[0].start - 12 :]
     with pytest.raises(
         InputError, match=r"x has an answer of \d+ tokens, and the model reads 1 at"
     ):
@@ -233,10 +229,8 @@ def test_prompts() -> None:
     (example,) = encoded_questions(
         "x", [other], tokenizer, 64, start_of_sequences(tokenizer, "auto")
     )
-    assert (
-        example.rows[0] + example.choices[0].tokens
-        == tokenizer("Question: why? So:\na")["input_ids"]
-    )
+    whole = tokenizer("Question: why? So:\na")["input_ids"]
+    assert [*example.rows[0], example.choices[0].tokens[-1]] == whole
 
 
 def test_a_model_that_computes_nan_has_no_metric() -> None:
@@ -250,7 +244,7 @@ def test_a_model_that_computes_nan_has_no_metric() -> None:
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"text": "a"}, "x has the columns text: a question needs query+choices+gold or context_o"),
+        ({"text": "a"}, "x has the columns text: a question needs query.choices.gold or con"),
         ({"query": "a", "choices": ["b"]}, "x has choices, query in row 0: a question needs"),
         (
             {"query": "a", "choices": [], "gold": 0},
@@ -285,8 +279,8 @@ def test_a_run_reports_points_and_answers(
     flags = [
         *(f"--model={model_folder}", f"--dataset={file}", "--task=multiple-choice"),
         *("--metric=answer_perplexity", "--algorithm=sweep,prior=taylor", "--samples=8"),
-        *("--max_evaluations=4", "--max_sparsity=0.5", f"--output_dir={tmp_path / 'run'}"),
-        *("--validation_samples=4", "--refit=after", "--refit_samples=6"),
+        *("--max_evaluations=12", "--max_sparsity=0.5", f"--output_dir={tmp_path / 'run'}"),
+        *("--validation_samples=4", "--finalists=2", "--refit=after", "--refit_samples=6"),
     ]
     assert main(flags) == 0
     result = json.loads((tmp_path / "run" / "result.json").read_text())
@@ -303,4 +297,9 @@ def test_a_run_reports_points_and_answers(
 
 
 def test_an_encoder_cannot_choose(tmp_path: Path) -> None:
-    build("bert", auto=None).save_pretrained(tmp_path)
+    build("bert", auto=AutoModelForMaskedLM, vocab_size=2048).save_pretrained(tmp_path)
+    tokenizer_of(False).save_pretrained(tmp_path)
+    file = tmp_path / "asked.jsonl"
+    file.write_text("".join(f"{json.dumps(row)}\n" for row in rows(4, "query")))
+    with pytest.raises(InputError, match="a bert encoder has none: give a causal language model"):
+        Evaluator.from_pretrained(str(tmp_path), dataset=str(file), task="multiple-choice")
