@@ -141,8 +141,9 @@ def _change(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, fl
     stderr = None
     if before["value"] is None or after["value"] is None:
         return {"value": None, "stderr": None}
-    if before["each"] and after["each"] and len(before["each"]) > 1 and before["stderr"]:
+    if before["each"] and after["each"] and len(before["each"]) > 1:
         each = [b - a for a, b in zip(before["each"], after["each"], strict=True)]
+        # Not of metrics that are other functions of the examples' values, such as perplexity.
         if math.isclose(statistics.fmean(each), after["value"] - before["value"], abs_tol=1e-9):
             stderr = statistics.stdev(each) / math.sqrt(len(each))
     return {"value": after["value"] - before["value"], "stderr": stderr}

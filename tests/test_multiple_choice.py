@@ -131,7 +131,7 @@ def test_log_likelihoods_and_decisions_are_lm_evals(kind: str, start: bool) -> N
     task = task_of(asked, tokenizer)
     with torch.inference_mode():
         logs, greedy = task.likelihoods(model, slice(0, 12))
-        each = [task.score(model, slice(i, i + 1), 1)[0].tolist() for i in range(12)]
+        each = task.each(model, slice(0, 12))[0].tolist()
     for place, number in enumerate(task.order):
         sample = samples[number]
         expected = [response[0] for response in sample["resps"]]

@@ -89,10 +89,15 @@ class MultipleChoice:
         }
 
     def score(self, model: Any, examples: slice, sub_models: int) -> Tensor:
-        """Return sums, (sub_models, 4); NaN if a log-likelihood is not finite.
+        """Return the sums over some examples of what :meth:`each` returns, (sub_models, 4)."""
+        return self.each(model, examples, sub_models).sum(1)
 
-        They are: right by log-likelihood per character, right by log-likelihood, negative
-        log-probability of the right answers in nats, examples.
+    def each(self, model: Any, examples: slice, sub_models: int = 1) -> Tensor:
+        """Return the values of each example, (sub_models, examples, 4), float64.
+
+        They are: right by log-likelihood per character (0 or 1), right by log-likelihood, negative
+        log-probability of the right answer in nats, and 1 to be counted. The first three are NaN if
+        a log-likelihood is not finite.
         """
         logs, greedy = self.likelihoods(model, examples, sub_models)
         part = self.examples[examples]
@@ -113,8 +118,7 @@ class MultipleChoice:
         chosen = equal.log_softmax(-1).gather(-1, gold[..., None])[..., 0]
         nats = -torch.where(alone, logs[..., 0], chosen)
         each = [nan_if_nonfinite(values, logs) for values in (*right, nats)]
-        each.append(torch.ones_like(nats))
-        return torch.stack(each, dim=-1).sum(1)
+        return torch.stack((*each, torch.ones_like(nats)), dim=-1)
 
     def loss(self, model: Any, examples: slice) -> Tensor:
         """Return the mean negative log-probability of the right answers, a scalar, in nats."""
