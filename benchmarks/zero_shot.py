@@ -61,7 +61,7 @@ def evaluated(loaded: Pretrained, path: Path, limit: int, batch_tokens: int) -> 
             values[number] = row
         read += sum(len(row) for one in task.examples[examples] for row in one.rows)
         start, seconds = start + len(found), time.perf_counter() - started
-        if seconds - shown > 20:
+        if seconds - shown > 20 and start < len(task):
             shown, left = seconds, seconds * (task.tokens / read - 1)
             print(f"  {read:,} of {task.tokens:,} tokens, ETA {duration(left)}", flush=True)
     sums = [sum(column) for column in zip(*values, strict=True)]

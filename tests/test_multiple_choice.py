@@ -241,6 +241,16 @@ def test_a_model_that_computes_nan_has_no_metric() -> None:
         assert task.score(model, slice(0, 4), 1)[0, :3].isnan().all()
 
 
+def test_the_loss_is_what_importances_derive() -> None:
+    model = small_llama()
+    task = task_of(questions(part_of(rows(4, "query") + rows(2, "context"))), tokenizer_of(False))
+    evaluator = Evaluator(model, task)
+    perplexity = evaluator.metrics_of(model, task)["answer_perplexity"]
+    loss = task.loss(model, slice(0, 6))
+    assert loss.requires_grad and math.exp(float(loss.detach())) == pytest.approx(perplexity)
+    assert all(value > 0 for value in evaluator.importance("taylor"))
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [
@@ -277,14 +287,15 @@ def test_a_run_reports_points_and_answers(
     file = tmp_path / "asked.jsonl"
     file.write_text("".join(f"{json.dumps(row)}\n" for row in rows(40, "query")))
     flags = [
-        *(f"--model={model_folder}", f"--dataset={file}", "--task=multiple-choice"),
-        *("--metric=answer_perplexity", "--algorithm=sweep,prior=taylor", "--samples=8"),
-        *("--max_evaluations=12", "--max_sparsity=0.5", f"--output_dir={tmp_path / 'run'}"),
-        *("--validation_samples=4", "--finalists=2", "--refit=after", "--refit_samples=6"),
+        *("best", f"--model={model_folder}", f"--dataset={file}", "--task=multiple-choice"),
+        *("--samples=8", "--max_evaluations=12", "--channel_blocks=4", "--max_sparsity=0.1"),
+        *("--validation_samples=4", "--finalists=2", "--refit_samples=6"),
+        f"--output_dir={tmp_path / 'run'}",
     ]
     assert main(flags) == 0
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["data"]["calibration"]["chance"] == pytest.approx(0.33, abs=0.1)
+    assert next(iter(result["best"]["heldout"])) == "answer_perplexity"
     assert set(result["best"]["heldout"]) == set(MultipleChoice.METRICS)
     change = result["change"]["heldout"]
     assert {name: one["kind"] for name, one in change.items()} == {
