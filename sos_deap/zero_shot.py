@@ -6,6 +6,7 @@ import math
 import statistics
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,7 @@ def evaluate(arguments: list[str]) -> int:
 
 
 def _evaluate(flags: Namespace) -> None:
+    from sos_deap.cards import versions
     from sos_deap.files.atomic import write_json
     from sos_deap.harness import checked_harness, evaluated, local_tasks, own_tasks
     from sos_deap.models.devices import checked_device, checked_dtype
@@ -61,24 +63,32 @@ def _evaluate(flags: Namespace) -> None:
     place, dtype = checked_device(flags.device), checked_dtype(flags.dtype)
     if dtype is None and place.type == "cpu":
         dtype = checked_dtype("float32")
-    models = {"model": flags.model}
+    given = {"model": flags.model}
     if flags.against is not None:
-        models = {"dense": flags.against, "pruned": flags.model}
-    for name in models.values():
+        given = {"dense": flags.against, "pruned": flags.model}
+    for name in given.values():
         _check_writes_text(name)
     checked_harness()
     tasks = own_tasks(names) if flags.data is None else local_tasks(flags.data, names or None)
+    # Both before the first is evaluated, which may take hours.
+    tokenizers = {column: load_tokenizer(name) for column, name in given.items()}
+    models: dict[str, Any] = {
+        column: load(name, dtype=dtype or "auto").to(place)  # type: ignore[arg-type]
+        for column, name in given.items()
+    }
     found = {}
-    for column, name in models.items():
-        print_lines(f"{column}: {name}")
-        model: Any = load(name, dtype=dtype or "auto")
-        model.to(place)
-        found[column] = evaluated(model, load_tokenizer(name), tasks, flags.limit, flags.batch_size)
+    for column, model in models.items():
+        print_lines(f"{column}: {given[column]}")
+        found[column] = evaluated(model, tokenizers[column], tasks, flags.limit, flags.batch_size)
     rows = side_by_side(found)
     print_lines(_table(rows, list(models)))
     if flags.output is not None:
-        about = {"models": models, "limit": flags.limit, "dtype": str(model.dtype)}
-        write_json(flags.output, {**about, "tasks": rows})
+        about = {
+            "models": given,
+            "limit": flags.limit,
+            "versions": versions() | {"lm_eval": version("lm_eval")},
+        }
+        write_json(flags.output, {**about, "dtype": str(model.dtype), "tasks": rows})
 
 
 def _names(flags: Namespace) -> list[str]:

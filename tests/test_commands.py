@@ -369,7 +369,7 @@ def test_export(
     assert {path.stat().st_mode & 0o777 for path in (file, *graph.iterdir())} == {0o644}
 
 
-@pytest.mark.parametrize("command", ["prune", "measure", "export"])
+@pytest.mark.parametrize("command", ["prune", "measure", "eval", "export"])
 def test_help(command: str, capsys: Any) -> None:
     with pytest.raises(SystemExit) as ended:
         main([command, "--help"])

@@ -18,7 +18,7 @@ import sos_deap
 from benchmarks.variants import settings as variants
 from benchmarks.variants import tables
 from benchmarks.variants.statistics import least_pairs
-from sos_deap import commands
+from sos_deap import commands, zero_shot
 from sos_deap.__main__ import main
 from sos_deap.config import parse
 from sos_deap.errors import InputError
@@ -113,6 +113,7 @@ def test_other_commands_are_read(
     read = []
     for name in ("_prune", "_measure", "_export", "_report"):
         monkeypatch.setattr(commands, name, lambda *given: read.append(given))
+    monkeypatch.setattr(zero_shot, "_evaluate", lambda *given: read.append(given))
     assert main(arguments) == 0
     assert read and not bad
 
@@ -121,6 +122,7 @@ def test_every_other_command_is_shown() -> None:
     assert {case.values[0][0] for case in shown("sos_deap")} >= {
         "prune",
         "measure",
+        "eval",
         "export",
         "report",
     }
