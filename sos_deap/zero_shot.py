@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+import sys
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -81,14 +82,15 @@ def _evaluate(flags: Namespace) -> None:
         print_lines(f"{column}: {given[column]}")
         found[column] = evaluated(model, tokenizers[column], tasks, flags.limit, flags.batch_size)
     rows = side_by_side(found)
-    print_lines(_table(rows, list(models)))
     if flags.output is not None:
         about = {
             "models": given,
             "limit": flags.limit,
+            "dtype": str(model.dtype),
             "versions": versions() | {"lm_eval": version("lm_eval")},
         }
-        write_json(flags.output, {**about, "dtype": str(model.dtype), "tasks": rows})
+        write_json(flags.output, {**about, "tasks": rows})
+    print_lines(_table(rows, list(models)))
 
 
 def _names(flags: Namespace) -> list[str]:
@@ -187,7 +189,7 @@ def _aligned(lines: Sequence[Sequence[str]]) -> str:
 
 def _cell(value: Mapping[str, Any], share: bool, signed: bool) -> str:
     """Return a value with its standard error; shares in percent, changes of them in points."""
-    from sos_deap.report.formats import measurement
+    from sos_deap.report.formats import measurement, plus_minus
 
     factor, unit = (100, " points" if signed else " %") if share else (1, "")
     number, error = value["value"], value["stderr"]
@@ -195,5 +197,5 @@ def _cell(value: Mapping[str, Any], share: bool, signed: bool) -> str:
         return "not finite"
     number *= factor
     shown = "{:.1f}".format if share else measurement
-    spread = "" if error is None else f" ± {shown(factor * error)}"
+    spread = "" if error is None else f" {plus_minus(sys.stdout)} {shown(factor * error)}"
     return f"{'+' if signed and number >= 0 else ''}{shown(number)}{spread}{unit}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import statistics
@@ -15,7 +16,7 @@ import pytest
 from benchmarks import zero_shot as benchmark
 from sos_deap import Evaluator, load
 from sos_deap.__main__ import main
-from sos_deap.zero_shot import side_by_side
+from sos_deap.zero_shot import _cell, side_by_side
 from tests.test_multiple_choice import rows
 
 
@@ -141,6 +142,14 @@ def test_changes_by_hand() -> None:
     assert side_by_side(groups)["x"]["metrics"]["acc"]["change"]["stderr"] is None
     nothing = {"dense": result(0.75, None), "pruned": result(None, None)}
     assert side_by_side(nothing)["x"]["metrics"]["acc"]["change"]["value"] is None
+
+
+def test_a_terminal_without_the_sign_of_a_standard_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = {"value": 0.5, "stderr": 0.25}
+    for encoding, expected in (("ascii", "50.0 +- 25.0 %"), ("utf-8", "50.0 ± 25.0 %")):
+        monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding=encoding))
+        assert _cell(values, True, False) == expected
+    assert _cell({"value": -0.125, "stderr": None}, True, True) == "-12.5 points"
 
 
 TASK = """

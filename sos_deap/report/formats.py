@@ -127,11 +127,26 @@ def title_of(name: str) -> str:
 
 def arrow(stream: TextIO) -> str:
     """Return an arrow, or ``"->"`` if the encoding of a stream has no arrow."""
+    return printable("→", "->", stream)
+
+
+def plus_minus(stream: TextIO) -> str:
+    """Return the sign of a standard error, or ``"+-"`` if the encoding of a stream lacks it."""
+    return printable("±", "+-", stream)
+
+
+def printable(text: str, plain: str, stream: TextIO) -> str:
+    """Return a text, or another if the encoding of a stream does not have its characters.
+
+    :param text: the text.
+    :param plain: ASCII text for it.
+    :param stream: the stream.
+    """
     try:
-        "→".encode(getattr(stream, "encoding", None) or "ascii")
+        text.encode(getattr(stream, "encoding", None) or "ascii")
     except (UnicodeEncodeError, LookupError):
-        return "->"
-    return "→"
+        return plain
+    return text
 
 
 def format_value(value: object) -> str:

@@ -42,12 +42,6 @@ class Question:
         )
         return list(zip(contexts, answers, strict=True))
 
-    @property
-    def chance(self) -> float:
-        """The probability that a random choice is right; 0 where any text may be the answer."""
-        count = len(self.choices)
-        return 1 / count if count > 1 else 0.0
-
 
 def questions(part: Part, prompt: str | None = None) -> list[Question]:
     """Return the questions of a part.
