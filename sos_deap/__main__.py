@@ -11,7 +11,11 @@ from sos_deap.errors import one_line, unknown
 COMMANDS = {
     "run": ("sos_deap.run", "main", "search for what to remove, and prune a model"),
     "report": ("sos_deap.commands", "report", "compare runs, and write their pages again"),
-    "prune": ("sos_deap.commands", "prune", "remove given heads and channels, without a search"),
+    "prune": (
+        "sos_deap.prune_command",
+        "prune",
+        "remove given heads and channels, without a search",
+    ),
     "measure": ("sos_deap.commands", "measure", "measure time and size of a model, or compare two"),
     "eval": ("sos_deap.zero_shot", "evaluate", "evaluate a model, or two, on tasks of lm-eval"),
     "export": ("sos_deap.commands", "export", "write a model as ONNX or GGUF"),

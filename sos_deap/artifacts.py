@@ -19,6 +19,7 @@ from sos_deap.models.genes import GeneMap
 from sos_deap.models.identity import fingerprint
 from sos_deap.models.loading import load, load_as
 from sos_deap.models.prune import prune
+from sos_deap.models.quantised import dtype_name, quantisation, weight_bytes
 from sos_deap.models.site_times import measured_speedup
 from sos_deap.quality import Quality, quality
 from sos_deap.report.tables import front_hypervolume
@@ -79,7 +80,7 @@ def initial_result(
             "parts": list(map(asdict, evaluator.gene_map.parts)),
         },
         "data": {part: task.describe() for part, task in tasks.items()},
-        "dtype": str(evaluator.model.dtype).removeprefix("torch."),
+        "dtype": dtype_name(evaluator.model),
         "command": command,
         "versions": versions(),
     }
@@ -103,6 +104,7 @@ def save_best(
     chromosome: list[int],
     layout: str,
     name: str,
+    quantize: str,
     change: Callable[[PreTrainedModel], None] | None = None,
 ) -> tuple[dict[str, Any], PreTrainedModel, Quality]:
     """Write the winner of a search into the run folder: ``chromosome.json`` and ``pruned/``.
@@ -112,14 +114,19 @@ def save_best(
     :param chromosome: the winner, one 0/1 gene for each in the evaluator's gene map.
     :param layout: a name in :data:`sos_deap.models.prune.LAYOUTS`.
     :param name: name of the dense model.
+    :param quantize: the quantisation of the pruned model.
     :param change: changes the pruned model in place before it is saved.
     :returns: the ``best`` part of ``result.json``, the pruned model as loaded from the files, and
         its quality.
     """
     genes, stored = evaluator.gene_map, evaluator.stored_dtype
-    model = original(name, evaluator)
+    searched = quantisation(evaluator.model)
+    model = original(name, evaluator, searched)
+    how = {**genes.described(), **({} if searched == "none" else {"quantize": searched})}
     path, mark = folder / "chromosome.json", fingerprint(model, stored)
-    write_chromosome(path, chromosome, model=name, fingerprint=mark, genes=genes.described())
+    write_chromosome(path, chromosome, model=name, fingerprint=mark, genes=how)
+    if quantize != searched:
+        model = original(name, evaluator, quantize)
     with whole_folder(folder / "pruned") as temporary:
         pruned: Any = prune_to(temporary, model, chromosome, genes, layout, stored, change)
         evaluator.tokenizer.save_pretrained(temporary)
@@ -140,10 +147,10 @@ def size(
     genes: GeneMap,
     chromosome: Sequence[int] | None = None,
 ) -> dict[str, int]:
-    """Return the numbers of heads, channels and parameters, and the bytes in a dtype.
+    """Return the numbers of heads, channels and parameters, and the bytes as stored.
 
     :param model: the dense model, or the one pruned by the chromosome.
-    :param stored_dtype: dtype of the weights as stored.
+    :param stored_dtype: dtype of the weights as stored, except int8 weights.
     :param genes: gene map of the dense model.
     :param chromosome: genes of the pruned model; default: all kept.
     """
@@ -151,20 +158,25 @@ def size(
     found = {"heads": sum(map(len, genes.kept_heads(kept)))}
     if genes.feed_forward:
         found["channels"] = sum(map(len, genes.kept_channels(kept)))
-    parameters = model.num_parameters()
     return {
         **found,
-        "parameters": parameters,
-        "bytes": parameters * stored_dtype.itemsize,
+        "parameters": model.num_parameters(),
+        "bytes": weight_bytes(model, stored_dtype),
     }
 
 
-def original(name: str, evaluator: Evaluator) -> PreTrainedModel:
-    """Return the dense model with its weights as stored: reloaded if the search rounded them."""
+def original(name: str, evaluator: Evaluator, quantize: str) -> PreTrainedModel:
+    """Return the dense model with its weights as stored: reloaded if the search rounded them.
+
+    :param name: name of the dense model.
+    :param evaluator: the evaluator of the search.
+    :param quantize: the quantisation of the result.
+    """
     stored, computed = evaluator.stored_dtype, evaluator.model.dtype
-    if torch.promote_types(stored, computed) == computed:
+    as_stored = torch.promote_types(stored, computed) == computed
+    if as_stored and quantize == quantisation(evaluator.model):
         return evaluator.model
-    model = load_as(name, type(evaluator.model), str(stored).removeprefix("torch."))
+    model = load_as(name, type(evaluator.model), str(stored).removeprefix("torch."), quantize)
     model.config.pad_token_id = evaluator.model.config.pad_token_id  # set where it had none
     return model
 

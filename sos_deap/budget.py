@@ -10,6 +10,7 @@ from fractions import Fraction
 from sos_deap.errors import InputError
 from sos_deap.evaluation.evaluator import Evaluator
 from sos_deap.models.costs import sparsity_defaults
+from sos_deap.models.quantised import quantisation, weight_bytes
 
 _COUNTS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "b": 10**9, "t": 10**12}
 _BYTES = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12} | {
@@ -51,10 +52,9 @@ class Budget:
         if self.speedup is not None:
             self._check_speedup(evaluator)
         if self.parameters is not None:
-            return _bound(evaluator, self.parameters, "target_parameters", 1, "parameters")
+            return _bound(evaluator, self.parameters, "target_parameters", "parameters")
         if self.bytes is not None:
-            each = evaluator.stored_dtype.itemsize
-            return _bound(evaluator, self.bytes, "target_bytes", each, "bytes of weights")
+            return _bound(evaluator, self.bytes, "target_bytes", "bytes of weights")
         return self.max_sparsity
 
     def _check_speedup(self, evaluator: Evaluator) -> None:
@@ -132,30 +132,34 @@ def _number(text: str, units: dict[str, int], name: str, suffixes: str, example:
     return count
 
 
-def _bound(evaluator: Evaluator, target: int, name: str, each: int, what: str) -> float:
-    """Return S for a number of parameters.
+def _bound(evaluator: Evaluator, target: int, name: str, what: str) -> float:
+    """Return S for a number of parameters or bytes.
 
     :param evaluator: the evaluator of the run.
     :param target: the most parameters or bytes of the pruned model.
     :param name: name of the flag.
-    :param each: bytes of a parameter, or 1.
     :param what: what is counted, for error messages.
     """
     genes, total = len(evaluator.gene_map), evaluator.model.num_parameters()
+    each, dense = 1, total
+    if name == "target_bytes":
+        # A removed parameter is of a matrix, and one of int8 removes a part of a scale, too.
+        each = 1 if quantisation(evaluator.model) == "int8" else evaluator.stored_dtype.itemsize
+        dense = weight_bytes(evaluator.model, evaluator.stored_dtype)
 
     def removed(chromosome: list[int]) -> int:
         return round(evaluator.sparsity(chromosome) * total)
 
     most = removed([0] * genes)
-    least = (total - most) * each
+    least = dense - most * each
     if target < least:
         raise InputError(
             f"{name} is {target:,}: with every gene removed the model still has {least:,} {what}; "
             "give at least that, or other genes"
         )
-    if target >= total * each:
+    if target >= dense:
         raise InputError(
-            f"{name} is {target:,}: the dense model has {total * each:,} {what}, so nothing needs "
+            f"{name} is {target:,}: the dense model has {dense:,} {what}, so nothing needs "
             "to be removed; give less"
         )
     # What a gene removes as the last one: a key/value head is removed with its last query head.
@@ -164,5 +168,5 @@ def _bound(evaluator: Evaluator, target: int, name: str, each: int, what: str) -
     )
     # A search ends when no gene fits any more, so that it has removed more than S less the
     # parameters of one gene.
-    needed = total - target // each
+    needed = -((target - dense) // each)
     return min((needed + cheapest - 0.5) / total - _TOLERANCE, most / total)

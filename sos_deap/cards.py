@@ -74,11 +74,20 @@ def write_card(
     write_text(folder / "README.md", card)
 
 
+def weights_fact(quantize: str) -> dict[str, str]:
+    """Return the line of a card on quantised weights; empty without quantisation.
+
+    :param quantize: the quantisation of the pruned model.
+    """
+    return {"weights": "int8, which the package torchao reads"} if quantize == "int8" else {}
+
+
 def write_run_card(
     folder: Path,
     evaluator: Evaluator,
     layout: str,
     name: str,
+    quantize: str,
     result: Mapping[str, Any],
     measured: Sequence[Mapping[str, Any]],
 ) -> None:
@@ -88,6 +97,7 @@ def write_run_card(
     :param evaluator: the evaluator of the search.
     :param layout: a name in :data:`sos_deap.models.prune.LAYOUTS`.
     :param name: name of the dense model.
+    :param quantize: the quantisation of the pruned model.
     :param result: the content of ``result.json``.
     :param measured: the content of ``measured.json``.
     """
@@ -95,6 +105,7 @@ def write_run_card(
         "command": result["command"],
         "seed": result["search"]["seed"],
         **{f"{part} data": inline(described) for part, described in result["data"].items()},
+        **weights_fact(quantize),
     }
     write_card(
         folder,

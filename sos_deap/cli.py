@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import logging
 import os
 import signal
 import sys
@@ -21,6 +22,11 @@ from sos_deap.errors import (
     one_line,
     unknown,
 )
+
+# torchao, which transformers imports if it is installed, logs which of its kernels it cannot load,
+# also on machines that have no use for them.
+for _name in ("torchao", "torch.utils._pytree"):
+    logging.getLogger(_name).setLevel(logging.ERROR)
 
 
 class _HelpShown(SystemExit):

@@ -10,13 +10,14 @@ from sos_deap.budget_settings import BudgetSettings
 from sos_deap.flags import FlagParser
 from sos_deap.loss_settings import LossSettings
 from sos_deap.presets import PRESETS, named_flags
+from sos_deap.quantize_settings import QuantizeSettings
 from sos_deap.refit_settings import RefitSettings
 from sos_deap.settings_files import check_resumed, saved_flags
 from sos_deap.tasks.settings import TaskSettings, setting
 
 
 @dataclass(frozen=True)
-class RunConfig(RefitSettings, LossSettings, BudgetSettings):
+class RunConfig(QuantizeSettings, RefitSettings, LossSettings, BudgetSettings):
     """All settings of a run; every field is a flag and a key of a configuration file."""
 
     model: str = setting(

@@ -66,6 +66,8 @@ class Finish:
     :param evaluator: the evaluator of the search.
     :param name: name of the dense model.
     :param layout: a name in :data:`sos_deap.models.prune.LAYOUTS`.
+    :param quantize: the quantisation of the pruned model, a name in
+        :data:`sos_deap.models.quantised.QUANTISATIONS`.
     :param folder: the run folder.
     :param console: the output.
     :param dense: the dense model's quality.
@@ -78,6 +80,7 @@ class Finish:
     evaluator: Evaluator
     name: str
     layout: str
+    quantize: str
     folder: Path
     console: Console
     dense: Quality
@@ -118,7 +121,7 @@ class Finish:
         console.print(f"\n{headline(result, timings, arrow(sys.stdout))}\n")
         console.print(f"{table(result)}\n\n{measured_table(timings)}\n")
         with console.step("writing samples and the report"):
-            card = folder / "pruned", evaluator, self.layout, self.name
+            card = folder / "pruned", evaluator, self.layout, self.name, self.quantize
             write_run_card(*card, result, timings)
             write_samples(folder / "samples.json", evaluator, models)
             console.event("result", **result, measured=timings)
@@ -144,7 +147,13 @@ class Finish:
         evaluator = self.evaluator
         with self.console.step("pruning, and measuring the quality on held-out text"):
             best, pruned, reached = save_best(
-                self.folder, evaluator, chromosome, self.layout, self.name, self.refit
+                self.folder,
+                evaluator,
+                chromosome,
+                self.layout,
+                self.name,
+                self.quantize,
+                self.refit,
             )
             return best, pruned, changes_of(evaluator, self.dense, reached)
 

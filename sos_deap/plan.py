@@ -24,6 +24,7 @@ from sos_deap.flags import changed_flags
 from sos_deap.loss_settings import WIDEST, check_max_loss, with_validation_samples
 from sos_deap.models.costs import check_time_options
 from sos_deap.models.find_genes import checked_kinds
+from sos_deap.models.quantised import check_quantisations
 from sos_deap.models.uniform import uniform_counts
 from sos_deap.presets import PRESETS
 from sos_deap.refit_settings import with_refit_samples
@@ -138,6 +139,7 @@ def _check_process(config: RunConfig) -> None:
             f"algorithm is {config.algorithm}, which is a preset of several settings: give it "
             f"first, python -m sos_deap.run {config.algorithm}"
         )
+    check_quantisations(config.quantize, config.written)
     check_engine(config.engine, config.workers, config.hostfile)
     if config.tensorboard:
         check_tensorboard()
@@ -228,6 +230,7 @@ def evaluator_of(plan: Plan) -> Evaluator:
         objective=plan.fitness,
         device=config.device,
         dtype=config.dtype,
+        quantize=config.quantize,
         seed=config.seed,
         **options,
         **vars(plan.settings),

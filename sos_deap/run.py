@@ -76,7 +76,7 @@ def run(config: RunConfig, settings: TaskSettings, out: TextIO | None = None) ->
         rehearse(evaluator, config.layout, *timed_lengths(evaluator.model, evaluator.task.seqlen))
     with console.step("measuring the quality of the dense model"):
         dense = quality(evaluator, evaluator.model)
-    names = config.model, config.layout
+    names = config.model, config.layout, config.written
     finish = Finish(
         evaluator, *names, folder, console, dense, refit, config.max_loss, config.tensorboard
     )

@@ -106,7 +106,7 @@ def test_the_stored_dtype_is_that_of_the_files_whatever_the_config_names(
         str(tmp_path), dataset=str(text_file), dtype=computed, seqlen=8
     )
     assert evaluator.stored_dtype == loaded.dtype == stored
-    for model in (loaded, original(str(tmp_path), evaluator)):
+    for model in (loaded, original(str(tmp_path), evaluator, "none")):
         for name, parameter in model.named_parameters():
             assert torch.equal(parameter.double(), weights[name].double())
 

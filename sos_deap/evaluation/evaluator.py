@@ -92,6 +92,7 @@ class Evaluator(FitnessEvaluator):
         objective: str | Objective = "paper",
         device: str = "auto",
         dtype: str = "auto",
+        quantize: str = "none",
         seed: int = 0,
         **settings: Any,
     ) -> Evaluator:
@@ -107,6 +108,8 @@ class Evaluator(FitnessEvaluator):
         :param device: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ...
         :param dtype: ``"auto"`` (on a CPU bfloat16 if it has that in hardware, else float32;
             elsewhere as stored), ``"float32"``, ``"bfloat16"`` or ``"float16"``.
+        :param quantize: ``"none"``, or ``"int8"`` for linear layers with int8 weights, for which
+            the package torchao must be installed.
         :param seed: seed of the choice of calibration examples.
         :param settings: further parameters of the evaluator, such as ``batch_tokens`` or ``genes``,
             and fields of :class:`sos_deap.tasks.settings.TaskSettings`, such as ``samples``,
@@ -121,9 +124,8 @@ class Evaluator(FitnessEvaluator):
             task = resolved_task(task, model)
         task_kind(task)  # cheap checks first: loading a large model takes long
         goal = checked_objective(objective) if isinstance(objective, str) else objective
-        loaded, tasks = make_tasks(
-            task, dataset, chosen, seed, partial(load_pretrained, model, device=device, dtype=dtype)
-        )
+        load = partial(load_pretrained, model, device=device, dtype=dtype, quantize=quantize)
+        loaded, tasks = make_tasks(task, dataset, chosen, seed, load)
         evaluator = cls(
             loaded.model,
             tasks.calibration,
@@ -142,6 +144,7 @@ class Evaluator(FitnessEvaluator):
                 "task": task,
                 "device": device,
                 "dtype": str(loaded.model.dtype).removeprefix("torch."),
+                "quantize": quantize,
                 "seed": seed,
                 **own,
                 "channel_order": evaluator.gene_map.channel_order,

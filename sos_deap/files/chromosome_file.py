@@ -29,7 +29,8 @@ def write_chromosome(
     :param chromosome: 0/1 genes; 1 keeps what the gene stands for.
     :param model: name of the model.
     :param fingerprint: of the model (see :func:`sos_deap.models.identity.fingerprint`).
-    :param genes: what the genes stand for, as arguments of :func:`sos_deap.gene_map`.
+    :param genes: what the genes stand for, as arguments of :func:`sos_deap.gene_map`, and
+        ``quantize`` if the chromosome was found on quantised weights.
     """
     write_json(
         path, {"model": model, "fingerprint": fingerprint, **genes, "chromosome": chromosome}
@@ -39,9 +40,9 @@ def write_chromosome(
 def read_chromosome(path: Path) -> dict[str, Any]:
     """Read a chromosome file, or a plain JSON list of genes.
 
-    :returns: ``chromosome``, and ``model``, ``fingerprint``, ``genes``, ``channel_blocks`` and
-        ``channel_order`` if the file has them. A file of an earlier version has the ``unit`` head
-        or group in place of ``genes``.
+    :returns: ``chromosome``, and ``model``, ``fingerprint``, ``genes``, ``channel_blocks``,
+        ``channel_order`` and ``quantize`` if the file has them. A file of an earlier version has
+        the ``unit`` head or group in place of ``genes``.
     :raises InputError: if the file is missing, unreadable or holds no chromosome.
     """
     content = read_json(path, "chromosome file")
@@ -53,7 +54,7 @@ def read_chromosome(path: Path) -> dict[str, Any]:
             f"chromosome file {path} holds no chromosome: give the chromosome.json of a run, or a "
             "JSON list of 0 and 1"
         )
-    for name in ("model", "fingerprint", "genes", "unit"):
+    for name in ("model", "fingerprint", "genes", "unit", "quantize"):
         if not isinstance(content.get(name, ""), str):
             raise InputError(f"chromosome file {path} is damaged: its {name} is not text")
     if not isinstance(content.get("channel_blocks", 1), int) or not _is_order(

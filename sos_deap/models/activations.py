@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from sos_deap.models.quantised import dequantised
 from sos_deap.models.sites import Site
 
 
@@ -63,8 +64,11 @@ class Inputs:
 
 
 def consumer_weight(consumer: Any) -> Tensor:
-    """Return the weight of a projection, (outputs, inputs), in the memory of the module."""
-    weight: Tensor = consumer.weight.detach()
+    """Return the weight of a projection, (outputs, inputs).
+
+    It is in the memory of the module, unless that has int8 weights.
+    """
+    weight = dequantised(consumer.weight.detach())
     return weight.T if isinstance(consumer, Conv1D) else weight  # Conv1D stores (in, out)
 
 

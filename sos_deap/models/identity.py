@@ -10,6 +10,8 @@ import torch
 import xxhash
 from torch import Tensor
 
+from sos_deap.models.quantised import stored_parts
+
 #: Fields of a config that do not change what a model computes: names, versions, and what its
 #: forward pass returns besides the logits. The dtype is counted with the weights, and special
 #: tokens with the task (the scope of an evaluator includes the padding token).
@@ -42,8 +44,7 @@ def fingerprint(model: Any, dtype: torch.dtype | None = None) -> str:
     config = getattr(model, "config", None)
     settings = _computing(config.to_dict()) if config is not None else {}
     found.update(json.dumps(settings, sort_keys=True).encode())
-    for name, loaded in _weights(model):
-        tensor = loaded if dtype is None or not loaded.is_floating_point() else loaded.to(dtype)
+    for name, tensor in _weights(model, dtype):
         found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype};".encode())
         values = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
         found.update(values.numpy().data)
@@ -65,13 +66,23 @@ def state(model: Any) -> tuple[Any, ...]:
     )
 
 
-def _weights(model: Any) -> Iterator[tuple[str, Tensor]]:
-    """The parameters, each shared one once, and the buffers that are saved with them."""
-    yield from model.named_parameters()
+def _weights(model: Any, dtype: torch.dtype | None = None) -> Iterator[tuple[str, Tensor]]:
+    """The parameters, each shared one once, and the buffers that are saved with them.
+
+    :param model: a module.
+    :param dtype: dtype of floating-point numbers, except the scales of int8 weights.
+    """
+    for name, parameter in model.named_parameters():
+        for part, tensor in stored_parts(parameter):
+            yield f"{name}{part}", tensor if part else _in(dtype, tensor)
     for prefix, module in model.named_modules():
         for name, buffer in module.named_buffers(prefix, recurse=False):
             if name.rpartition(".")[2] not in module._non_persistent_buffers_set:
-                yield name, buffer
+                yield name, _in(dtype, buffer)
+
+
+def _in(dtype: torch.dtype | None, tensor: Tensor) -> Tensor:
+    return tensor if dtype is None or not tensor.is_floating_point() else tensor.to(dtype)
 
 
 def _computing(value: Any) -> Any:

@@ -20,6 +20,7 @@ from sos_deap.models.examples import random_inputs
 from sos_deap.models.flops import counting
 from sos_deap.models.length import most_tokens
 from sos_deap.models.memory import fits_in_memory
+from sos_deap.models.quantised import weight_bytes
 from sos_deap.models.timing import alternate, decode_seconds, generates, prefill
 
 #: Maximum tokens of a batch, including the new ones; more would not fit into any memory.
@@ -161,7 +162,7 @@ def _figures(model: Any, batch: dict[str, Tensor], cached: float) -> dict[str, A
     :param batch: the inputs of a prefill.
     :param cached: mean number of tokens in the key/value cache during decoding.
     """
-    weights = sum(parameter.nbytes for parameter in model.parameters())
+    weights = weight_bytes(model)
     with counting(model) as counter:
         output = prefill(model, batch)
     cache_bytes = _cache_bytes(output) / next(iter(batch.values())).shape[:2].numel()

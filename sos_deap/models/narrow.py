@@ -17,6 +17,7 @@ from sos_deap.models.sites import (
     EmptyConv1D,
     Family,
     Site,
+    selected,
     set_attention_sizes,
     site_slices,
 )
@@ -106,7 +107,7 @@ def _selected(module: Any, axis: int, kept: list[int]) -> Iterator[None]:
         own["forward"] = functools.partial(EmptyConv1D.forward, module)
     try:
         stored_axis = 1 - axis if conv else axis  # Conv1D stores (in, out)
-        parameters["weight"] = weight.index_select(stored_axis, index)
+        parameters["weight"] = selected(weight, stored_axis, index)
         if axis == 0 and bias is not None:
             parameters["bias"] = bias.index_select(0, index)
         with replaced(module, **own):

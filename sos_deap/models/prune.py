@@ -16,6 +16,7 @@ from sos_deap.errors import InputError, unknown
 from sos_deap.models.families import why_unsliceable
 from sos_deap.models.find_genes import gene_map
 from sos_deap.models.genes import GeneMap
+from sos_deap.models.quantised import is_int8
 from sos_deap.models.saving import pruned_type
 from sos_deap.models.sites import ATTENTION, Site, set_sizes, site_slices, smaller_modules
 from sos_deap.models.uniform import Kept, uniform_config, uniform_counts
@@ -186,11 +187,18 @@ def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def _check_projection(path: str, projection: Any) -> None:
-    if not isinstance(projection, nn.Linear | Conv1D) or not projection.weight.is_floating_point():
+    weight = projection.weight
+    plain = weight.is_floating_point() and not hasattr(weight, "__tensor_flatten__")
+    if not isinstance(projection, nn.Linear | Conv1D) or not (plain or is_int8(weight)):
         raise InputError(
-            f"{path} is a {type(projection).__name__} of {projection.weight.dtype}: pruning needs "
-            "plain floating-point weights; load the model without quantisation"
+            f"{path} is a {type(projection).__name__} of {_kind(weight)}: pruning needs weights in "
+            "floating point or of quantize int8; load the model without quantisation"
         )
+
+
+def _kind(weight: Any) -> str:
+    """Name what a weight consists of, for error messages."""
+    return type(weight).__name__ if hasattr(weight, "__tensor_flatten__") else str(weight.dtype)
 
 
 def _zeroed(model: PreTrainedModel, genes: GeneMap, kept: Kept) -> PreTrainedModel:
@@ -198,7 +206,8 @@ def _zeroed(model: PreTrainedModel, genes: GeneMap, kept: Kept) -> PreTrainedMod
     for site, keep in zip(genes.sites, kept, strict=True):
         consumer: Any = pruned.get_submodule(site.consumer)
         # Views of shape (units, width, outputs), so that the assignment changes the weights.
-        weight = consumer.weight if isinstance(consumer, Conv1D) else consumer.weight.T
+        numbers = getattr(consumer.weight, "qdata", consumer.weight)  # the integers of int8
+        weight = numbers if isinstance(consumer, Conv1D) else numbers.T
         by_unit = weight.detach().unflatten(0, (site.units, site.width))
         by_unit[sorted(set(range(site.units)) - set(keep))] = 0
     return pruned

@@ -23,6 +23,7 @@ from sos_deap.models.find_genes import head_map
 from sos_deap.models.guard import evaluating
 from sos_deap.models.layer_by_layer import LayerByLayer, recorded_outputs
 from sos_deap.models.least_squares import DAMPINGS, Fit, SingularError, Sums, bias_fitted, fitted
+from sos_deap.models.quantised import set_weight
 from sos_deap.models.sites import Site
 from sos_deap.models.text import FOLDS, RefitText, batches_of
 
@@ -236,6 +237,7 @@ class _Refit:
             weight[:, kept] = fit.weight[:, : len(kept)].to(weight.dtype)
             if bias is not None:
                 bias.copy_(fit.weight[:, len(kept)])
+            set_weight(consumer, weight)
         return SiteFit(
             site.consumer, len(kept), training.tokens, fit.damping, fit.before, fit.after
         )

@@ -380,10 +380,10 @@ def sliced(module: nn.Module, axis: int, kept: list[int]) -> nn.Module:
     weight: Any = module.weight
     index = torch.tensor(kept, dtype=torch.long, device=weight.device)
     stored_axis = 1 - axis if isinstance(module, Conv1D) else axis  # Conv1D stores (in, out)
-    memo: dict[int, Any] = {id(weight): _selected(weight, stored_axis, index)}
+    memo: dict[int, Any] = {id(weight): _smaller(weight, stored_axis, index)}
     bias: Any = getattr(module, "bias", None)
     if axis == 0 and bias is not None:
-        memo[id(bias)] = _selected(bias, 0, index)
+        memo[id(bias)] = _smaller(bias, 0, index)
     new: Any = copy.deepcopy(module, memo)
     names = ("nf", "nx") if isinstance(module, Conv1D) else ("out_features", "in_features")
     if hasattr(new, names[axis]):
@@ -392,8 +392,30 @@ def sliced(module: nn.Module, axis: int, kept: list[int]) -> nn.Module:
     return smaller
 
 
-def _selected(parameter: Tensor, axis: int, index: Tensor) -> nn.Parameter:
-    return nn.Parameter(parameter.detach().index_select(axis, index), parameter.requires_grad)
+def _smaller(parameter: Tensor, axis: int, index: Tensor) -> nn.Parameter:
+    return nn.Parameter(selected(parameter.detach(), axis, index), parameter.requires_grad)
+
+
+def selected(weight: Any, axis: int, index: Tensor) -> Tensor:
+    """Select rows or columns of a weight, of int8 weights without a change of any value.
+
+    :param weight: the weight; one of torchao's class ``Int8Tensor`` has an integer for each element
+        and a scale for each row.
+    :param axis: 0 for rows, 1 for columns.
+    :param index: their indices.
+    """
+    if not hasattr(weight, "qdata"):
+        selection: Tensor = weight.index_select(axis, index)
+        return selection
+    if not len(index):  # Int8Tensor fails without elements
+        shape = [size if axis != own else 0 for own, size in enumerate(weight.shape)]
+        return torch.empty(shape, dtype=weight.dtype, device=weight.device)
+    parts = {name: getattr(weight, name) for name in weight.__tensor_flatten__()[0]}
+    for name in parts if axis == 0 else ["qdata"]:  # each row keeps its scale
+        parts[name] = parts[name].index_select(axis, index)
+    block = [1, parts["qdata"].shape[1]]
+    int8: Tensor = type(weight)(**parts, block_size=block, dtype=weight.dtype)
+    return int8
 
 
 def set_sizes(

@@ -16,6 +16,7 @@ from sos_deap.models.devices import device_name
 from sos_deap.models.genes import GeneMap
 from sos_deap.models.identity import fingerprint
 from sos_deap.models.length import most_tokens
+from sos_deap.models.quantised import dtype_name
 from sos_deap.models.site_times import NEW_TOKENS, TOKENS, measured_table
 from sos_deap.models.time_table import Conditions, TimeTable, read_time_table, table_of
 from sos_deap.models.timing import TIMES_OF, generates
@@ -103,5 +104,5 @@ def time_conditions(model: PreTrainedModel, of: str, tokens: int | None) -> Cond
         raise InputError(
             f"time_tokens is {length}: give at least 1, and at most {most}{positions}{kept}"
         )
-    dtype = str(model.dtype).removeprefix("torch.")
-    return Conditions(fingerprint(model), device_name(model.device), dtype, of, length)
+    device = device_name(model.device)
+    return Conditions(fingerprint(model), device, dtype_name(model), of, length)

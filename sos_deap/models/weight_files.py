@@ -51,8 +51,10 @@ def stored_dtype(source: str, config: Any) -> torch.dtype | None:
             f"the weights of {source} do not fit its config.json: {layers} layers, and "
             f"{len(tensors)} tensors; save or download the model again"
         )
-    # Old checkpoints contain the frequencies of rotary embeddings, which are not weights.
-    weights = {dtype for name, dtype in tensors.items() if not name.endswith("inv_freq")}
+    # Old checkpoints contain the frequencies of rotary embeddings, which are not weights. The
+    # scales of int8 weights are float32, whatever dtype the others have.
+    others = ("inv_freq", "._weight_scale")
+    weights = {dtype for name, dtype in tensors.items() if not name.endswith(others)}
     found = [_DTYPES[dtype] for dtype in weights if dtype in _DTYPES]
     return reduce(torch.promote_types, found) if found else None
 
