@@ -134,6 +134,7 @@ def _measure(flags: Namespace) -> None:
 
 def _export(flags: Namespace) -> None:
     from sos_deap.models.loading import load
+    from sos_deap.models.quantised import check_floating
     from sos_deap.models.tokenizer import load_tokenizer
 
     if flags.format not in ("onnx", "gguf"):
@@ -143,6 +144,7 @@ def _export(flags: Namespace) -> None:
     check_free(flags.output)
     quiet()
     model = load(flags.model)
+    check_floating(flags.model, model)
     stored = written = str(model.dtype).removeprefix("torch.")
     if flags.format == "onnx":
         from sos_deap.export.onnx import write_onnx

@@ -68,7 +68,7 @@ def consumer_weight(consumer: Any) -> Tensor:
 
     It is in the memory of the module, unless that has int8 weights.
     """
-    weight = dequantised(consumer.weight.detach())
+    weight = dequantised(consumer.weight).detach()
     return weight.T if isinstance(consumer, Conv1D) else weight  # Conv1D stores (in, out)
 
 

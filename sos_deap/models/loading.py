@@ -153,7 +153,7 @@ def _read_weights(
     try:
         with quiet():
             stored, renamed = stored_dtype(source(name), config), key_mapping(source(name), config)
-            wanted = stored or "auto" if dtype == "auto" else dtype
+            wanted = stored or "float32" if dtype == "auto" else dtype
             model, info = kind.from_pretrained(
                 source(name),
                 config=config,
@@ -186,7 +186,7 @@ def _read_weights(
         _log.warning("%s: the language model of a multimodal model, without its other parts", name)
     if options:
         _check_quantised(name, model)
-        model.to(stored or torch.float32 if dtype == "auto" else dtype)
+        model.to(getattr(torch, wanted) if isinstance(wanted, str) else wanted)
     _tidy(model)
     result: PreTrainedModel = model.eval()
     return result

@@ -102,7 +102,7 @@ def set_weight(module: Any, weight: Tensor) -> None:
     :param module: the projection.
     :param weight: (outputs, inputs).
     """
-    if is_int8(module.weight):
+    if is_int8(module.weight) and not torch.equal(weight, dequantised(module.weight)):
         from torchao.quantization import Int8Tensor, PerRow
 
         rounded = Int8Tensor.from_hp(weight.float(), PerRow()).to(weight.dtype)
