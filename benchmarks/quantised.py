@@ -1,12 +1,13 @@
-"""Pruning and int8 weights: does it matter on which weights a sub-model is found, and the order?
+"""Sub-models found on int8 weights or on others, and the order of pruning and quantisation.
 
-    python -m benchmarks.quantised best --refit none --samples 32 --seeds 5 \
+    python -m benchmarks.quantised --algorithm one-shot --genes heads+channels \
+        --sparsity_of parameters --max_sparsity 0.2 --samples 4 --seqlen 64 --heldout_samples 64 \
         --output benchmarks/results/quantised_tiny.json
-    python -m benchmarks.quantised best --refit none --model DIR --dataset FILE --rank taylor \
-        --seeds 1 --output FILE
+    python -m benchmarks.quantised --model DIR --dataset FILE --rank taylor --genes channels \
+        --sparsity_of parameters --max_sparsity 0.1 --seeds 1 --output FILE
 
-For each seed, a search on the weights as stored and one on int8 weights remove the same share of the
-parameters. Both sub-models are sliced, and their held-out perplexity is computed in float32, in
+For each seed, a search on the weights as stored and one on int8 weights remove the same share of
+the parameters. Both sub-models are sliced, and their held-out perplexity is computed in float32, in
 bfloat16, with int8 weights that were quantised before slicing (quantise, then prune), and with int8
 weights that were quantised after it (prune, then quantise), whose scales are those of the kept
 columns. ``--rank`` takes one ranking of the genes in place of a search.

@@ -16,7 +16,6 @@ class QuantizeSettings:
         "data",
         "Weights of the linear layers of the model, except its output layer: none (as stored) or "
         "int8 (integers of 8 bits with one scale for each row, by the package torchao).",
-        common=True,
     )
     quantize_output: str | None = setting(
         None,
