@@ -18,7 +18,7 @@ COMMANDS = {
     ),
     "measure": ("sos_deap.commands", "measure", "measure time and size of a model, or compare two"),
     "eval": ("sos_deap.zero_shot", "evaluate", "evaluate a model, or two, on tasks of lm-eval"),
-    "export": ("sos_deap.commands", "export", "write a model as ONNX or GGUF"),
+    "export": ("sos_deap.exporting", "export", "write a model as ONNX, GGUF or DeciLM"),
 }
 
 

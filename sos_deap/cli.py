@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from itertools import takewhile
+from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 from sos_deap.errors import (
@@ -57,6 +58,19 @@ class Parser(argparse.ArgumentParser):
     def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
         """Exit after the help was printed."""
         raise _HelpShown(status)
+
+
+def check_free(path: Path) -> None:
+    """Raise :class:`InputError` for an output that exists or whose folder does not exist."""
+    try:
+        exists = path.exists() or path.is_symlink()
+    except (OSError, ValueError) as error:  # a name that is too long or invalid
+        why = getattr(error, "strerror", None) or error
+        raise InputError(f"cannot write --output {str(path)[:40]}...: {why}") from error
+    if exists:
+        raise InputError(f"output {path} exists: give another --output")
+    if not path.parent.is_dir():
+        raise InputError(f"cannot write {path}: there is no folder {path.parent}")
 
 
 class Interrupted(KeyboardInterrupt):

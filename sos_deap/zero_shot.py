@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from sos_deap.cli import Parser, quiet, run_with_exit_status
+from sos_deap.cli import Parser, check_free, quiet, run_with_exit_status
 from sos_deap.errors import InputError, print_lines
 
 
@@ -105,8 +105,6 @@ def _names(flags: Namespace) -> list[str]:
 
 
 def _check(flags: Namespace) -> None:
-    from sos_deap.commands import check_free
-
     for name in ("limit", "batch_size"):
         value = getattr(flags, name)
         if value is not None and value < 1:

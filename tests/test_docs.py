@@ -18,7 +18,7 @@ import sos_deap
 from benchmarks.variants import settings as variants
 from benchmarks.variants import tables
 from benchmarks.variants.statistics import least_pairs
-from sos_deap import commands, prune_command, zero_shot
+from sos_deap import commands, exporting, prune_command, zero_shot
 from sos_deap.__main__ import main
 from sos_deap.config import parse
 from sos_deap.errors import InputError
@@ -111,10 +111,14 @@ def test_other_commands_are_read(
     arguments: list[str], bad: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read = []
-    monkeypatch.setattr(prune_command, "_prune", lambda *given: read.append(given))
-    for name in ("_measure", "_export", "_report"):
-        monkeypatch.setattr(commands, name, lambda *given: read.append(given))
-    monkeypatch.setattr(zero_shot, "_evaluate", lambda *given: read.append(given))
+    for module, names in (
+        (commands, ("_measure", "_report")),
+        (exporting, ("_export",)),
+        (prune_command, ("_prune",)),
+        (zero_shot, ("_evaluate",)),
+    ):
+        for name in names:
+            monkeypatch.setattr(module, name, lambda *given: read.append(given))
     assert main(arguments) == 0
     assert read and not bad
 

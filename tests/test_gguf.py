@@ -6,7 +6,8 @@ import json
 import random
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+import unicodedata
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +30,12 @@ from sos_deap.__main__ import main
 from sos_deap.export.gguf import write_gguf
 from sos_deap.models.sources import BUILTIN
 from tests.conftest import small_llama
+from tests.llama_cpp import architecture, check_numbers, llama_cpp
 from tests.tiny import random_order
 
 gguf = pytest.importorskip("gguf", reason="needs the package gguf")
 pytest.importorskip("xllamacpp", reason="needs llama.cpp: the package xllamacpp")
 
-STEPS = 8
 TEXTS = [
     "Return the value of the list.",
     " one  two   three" + " " * 40 + "x",
@@ -45,80 +46,6 @@ TEXTS = [
     " ",
     "",
 ]
-
-# In a separate process, since llama.cpp calls abort() on unexpected input. Keys and values are in
-# float32 and flash attention is off, so that values agree to 1e-4.
-SERVE = """
-import json, os, sys, urllib.request
-import xllamacpp as x
-
-path, size, steps, texts, prompts = json.loads(sys.stdin.read())
-params = x.CommonParams()
-params.model.path, params.n_ctx, params.n_parallel, params.port = path, 128, 1, 0
-params.warmup = params.fit_params = False
-params.cpuparams.n_threads = 1
-params.cache_type_k = params.cache_type_v = x.ggml_type.GGML_TYPE_F32
-params.flash_attn_type = x.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
-server = x.Server(params)
-
-def ask(where, **content):
-    body = json.dumps(content).encode()
-    header = {"Content-Type": "application/json"}
-    request = urllib.request.Request(server.listening_address + where, body, header)
-    return json.loads(urllib.request.urlopen(request).read())
-
-def complete(prompt, count, probabilities=0):
-    return ask("/completion", prompt=prompt, n_predict=count, n_probs=probabilities,
-               temperature=0.0, return_tokens=True, cache_prompt=False)
-
-def tokenize(text):
-    return ask("/tokenize", content=text, add_special=True, parse_special=True)["tokens"]
-
-tokens = [tokenize(text) for text in texts]
-greedy = [complete(prompt, steps)["tokens"] for prompt in prompts]
-first = [complete(prompt, 1, size)["completion_probabilities"][0] for prompt in prompts]
-logprobs = [{one["id"]: one["logprob"] for one in step["top_logprobs"]} for step in first]
-print("RESULT", json.dumps([tokens, greedy, logprobs]), flush=True)
-os._exit(0)
-"""
-
-
-def llama_cpp(
-    path: Path, size: int, texts: Sequence[str] = (), prompts: Sequence[list[int]] = ()
-) -> tuple[list[list[int]], list[list[int]], list[dict[str, float]]]:
-    """The tokens of texts, and the greedy continuations and next-token logprobs of prompts."""
-    job = json.dumps([str(path), size, STEPS, texts, prompts])
-    done = subprocess.run(
-        [sys.executable, "-c", SERVE],
-        input=job,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
-    assert lines, f"exit status {done.returncode}: {done.stderr[-3000:]}"
-    tokens, greedy, logprobs = json.loads(lines[0].removeprefix("RESULT "))
-    return tokens, greedy, logprobs
-
-
-def architecture(path: Path) -> str:
-    return str(gguf.GGUFReader(path).get_field("general.architecture").contents())
-
-
-def check_numbers(model: Any, path: Path, prompts: list[list[int]], tolerance: float) -> None:
-    """Compare a file with its model: greedy tokens, and the logprobs of all tokens."""
-    model = model.float()
-    size = model.config.vocab_size
-    _, greedy, logprobs = llama_cpp(path, size, prompts=prompts)
-    for prompt, continued, found in zip(prompts, greedy, logprobs, strict=True):
-        with torch.no_grad():
-            ids = torch.tensor([prompt])
-            expected = model(ids).logits[0, -1].log_softmax(-1)
-            out = model.generate(ids, do_sample=False, max_new_tokens=STEPS, pad_token_id=0)
-        actual = torch.tensor([found[str(token)] for token in range(size)])
-        torch.testing.assert_close(actual, expected, rtol=0, atol=tolerance)
-        assert continued == out[0, len(prompt) :].tolist()
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -327,9 +254,9 @@ def sentencepiece_like(*, byte_fallback: bool = True, **changes: Any) -> Any:
     return tokenizer
 
 
-def llama3_words() -> Any:
+def llama3_words(digits: str = r"\p{N}{1,3}") -> Any:
     regex = (
-        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|"
+        rf"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|{digits}|"
         r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
     )
     bytes_only = pre.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -364,6 +291,18 @@ def without_space_in_front() -> Any:
     return tokenizer
 
 
+def like_gemma() -> Any:
+    tokenizer = without_space_in_front()
+    tokenizer.backend_tokenizer.pre_tokenizer = pre.Split(" ", "merged_with_previous")
+    return tokenizer
+
+
+def like_qwen() -> Any:
+    tokenizer = byte_level(llama3_words(r"\p{N}"))
+    tokenizer.backend_tokenizer.normalizer = normalizers.NFC()
+    return tokenizer
+
+
 def llama_for(tokenizer: Any) -> Any:
     """A model with a few more rows than the tokenizer has tokens, as some models have."""
     config = LlamaConfig(
@@ -388,6 +327,8 @@ def llama_for(tokenizer: Any) -> Any:
         (sentencepiece_like, "default"),
         (with_template, "default"),
         (without_space_in_front, "default"),
+        (like_gemma, "default"),
+        (lambda: byte_level(llama3_words(r"\p{N}")), "qwen2"),
     ],
 )
 def test_the_tokens_are_those_of_transformers(make: Any, name: str, tmp_path: Path) -> None:
@@ -414,6 +355,16 @@ def test_metaspace_differs_only_where_the_docstring_states(tmp_path: Path) -> No
         if tokens != tokenizer(text)["input_ids"]
     ]
     assert different == [text for text in TEXTS if text.startswith(" ") or "<|end|>" in text]
+
+
+def test_nfc_differs_only_where_the_docstring_states(tmp_path: Path) -> None:
+    tokenizer, texts = like_qwen(), [*TEXTS, "e\u0301", documents()[0][:3000]]
+    write_gguf(llama_for(tokenizer), tokenizer, tmp_path / "model.gguf")
+    found, _, _ = llama_cpp(tmp_path / "model.gguf", len(tokenizer), texts)
+    for text, tokens in zip(texts, found, strict=True):
+        same = tokens == tokenizer(text)["input_ids"]
+        assert same == unicodedata.is_normalized("NFC", text), text
+    assert not all(unicodedata.is_normalized("NFC", text) for text in texts)
 
 
 def lowercase() -> Any:
@@ -494,7 +445,9 @@ def test_a_tokenizer_larger_than_the_model(tokenizer: Any, tmp_path: Path) -> No
 def test_other_models_are_refused(tokenizer: Any, tmp_path: Path) -> None:
     path = tmp_path / "model.gguf"
     gpt2 = GPT2LMHeadModel(GPT2Config(n_layer=1, n_head=2, n_embd=8, vocab_size=2048))
-    with pytest.raises(InputError, match="a gpt2 model cannot be written as GGUF: give a llama"):
+    with pytest.raises(
+        InputError, match="a gpt2 model cannot be written as GGUF: give a model of type"
+    ):
         write_gguf(gpt2, tokenizer, path)
     config = small_llama().config
     with pytest.raises(InputError, match="give a LlamaForCausalLM"):

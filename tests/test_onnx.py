@@ -163,8 +163,26 @@ def test_float16_has_half_the_bytes_and_the_tokenizer_is_copied(
     assert found.dtype == torch.float16
     expected = output(model, {"input_ids": stock["input_ids"]})
     assert (found.float() - expected).abs().max() <= 1e-2 * expected.abs().max()
-    with pytest.raises(InputError, match="unknown dtype of ONNX 'int8'"):
-        write_onnx(model, tmp_path / "int8", dtype="int8")
+    with pytest.raises(InputError, match="unknown dtype of ONNX 'int4'"):
+        write_onnx(model, tmp_path / "int4", dtype="int4")
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "bert"])
+def test_int8_has_a_quarter_of_the_bytes(runtime: Any, family: str, tmp_path: Path) -> None:
+    sizes = {"hidden_size": 64, "intermediate_size": 128} if family != "gpt2" else {"n_embd": 64}
+    model = build(family, **sizes, **ONE_LAYER)
+    genes = gene_map(model, "heads+channels", 4, random_order(model))
+    pruned = prune(model, [1, 0, 1, 1] + [0, 1, 0, 1], genes)
+    difference = write_onnx(pruned, tmp_path / "int8", dtype="int8")
+    assert 1e-4 < difference < 0.15
+    size = (tmp_path / "int8/model.onnx.data").stat().st_size
+    assert size < 0.5 * 4 * pruned.num_parameters()  # positions and norms stay in float32
+    opened = session(runtime, tmp_path / "int8")
+    for batch in batches(opened):
+        found, expected = run(opened, batch), output(pruned, batch)
+        visible = batch["attention_mask"].bool()
+        error = (found[visible] - expected[visible]).abs().max() / expected[visible].abs().max()
+        assert error < 0.15
 
 
 def test_a_model_without_any_head(runtime: Any, tmp_path: Path) -> None:

@@ -16,17 +16,19 @@ _LLAMA3_WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+_QWEN_WORDS = _LLAMA3_WORDS.replace(r"\p{N}{1,3}", r"\p{N}")
 _BYTES: dict[str, Any] = {"type": "ByteLevel", "add_prefix_space": False}
 _GPT2 = [_BYTES | {"use_regex": True}]
-_LLAMA3 = [
-    {
-        "type": "Split",
-        "pattern": {"Regex": _LLAMA3_WORDS},
-        "behavior": "Isolated",
-        "invert": False,
-    },
-    _BYTES | {"use_regex": False},
-]
+
+
+def _split(words: str) -> list[dict[str, Any]]:
+    """Return the steps that split a text into words by a regular expression."""
+    pattern = {"Regex": words}
+    split = {"type": "Split", "pattern": pattern, "behavior": "Isolated", "invert": False}
+    return [split, _BYTES | {"use_regex": False}]
+
+
+_LLAMA3 = _split(_LLAMA3_WORDS)
 _SMOLLM = [{"type": "Digits", "individual_digits": True}, *_GPT2]
 
 #: llama.cpp's pre-tokenizers by name: the steps, and whether a word of the vocabulary is one token
@@ -34,6 +36,7 @@ _SMOLLM = [{"type": "Digits", "individual_digits": True}, *_GPT2]
 _WORDS: dict[str, tuple[list[dict[str, Any]], bool]] = {
     "gpt-2": (_GPT2, False),
     "llama-bpe": (_LLAMA3, True),
+    "qwen2": (_split(_QWEN_WORDS), False),
     "smaug-bpe": (_LLAMA3, False),
     "smollm": (_SMOLLM, False),
 }
@@ -146,7 +149,8 @@ def _added_around(tokenizer: Any) -> dict[str, bool]:
 
 def _words(spec: Any) -> str:
     """Return llama.cpp's name for the pre-tokenizer of a byte-level tokenizer."""
-    if spec["normalizer"]:
+    # llama.cpp does not normalise. Most texts are in NFC, to which Qwen's tokenizers normalise.
+    if spec["normalizer"] not in (None, {"type": "NFC"}):
         raise _refused(f"it normalises text ({spec['normalizer']['type']}), and llama.cpp does not")
     pre = spec["pre_tokenizer"] or {"type": "none"}
     steps = [
@@ -170,7 +174,9 @@ def _space_prefix(spec: Any) -> bool:
     prepend = {"type": "Prepend", "prepend": "▁"}
     replace = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
     pre = spec["pre_tokenizer"]
-    if pre is None and steps in ([replace], [prepend, replace]):
+    # Gemma's: nothing to split is left after the replacement.
+    spaces = {"pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": False}
+    if pre in (None, {"type": "Split", **spaces}) and steps in ([replace], [prepend, replace]):
         return len(steps) == 2
     metaspace = {"type": "Metaspace", "replacement": "▁", "split": False}
     if pre and not steps and metaspace.items() <= pre.items():

@@ -59,7 +59,7 @@ def measure(
     :raises InputError: for a size below 1 or too large for the memory, for a prompt longer than the
         model's positions, and for models whose inputs differ.
     """
-    _check_sizes(batch_sizes, lengths, new_tokens, rounds, seconds)
+    check_sizes(batch_sizes, lengths, new_tokens, rounds, seconds)
     _check_same_input(models)
     first, rows = next(iter(models.values())), []
     decoded = new_tokens if all(map(generates, models.values())) else 0
@@ -81,13 +81,14 @@ def measure(
     return rows
 
 
-def _check_sizes(
+def check_sizes(
     batch_sizes: Sequence[int],
     lengths: Sequence[int],
     new_tokens: int,
     rounds: int | None,
     seconds: float,
 ) -> None:
+    """Raise :class:`InputError` for sizes that :func:`measure` cannot use."""
     sizes = [*batch_sizes, *lengths, 1 if rounds is None else rounds]
     if new_tokens == 1 or min(sizes) < 1 or new_tokens < 0:
         raise InputError(

@@ -77,6 +77,24 @@ def alternate(
         prefilled = seconds_of(model, "prefill", batch)
         return prefilled, decode_seconds(model, batch, new_tokens) if new_tokens else None
 
+    return timed(models, once, rounds, seconds)
+
+
+def timed(
+    names: Iterable[str],
+    once: Callable[[str], tuple[float, float | None]],
+    rounds: int | None,
+    seconds: float,
+) -> dict[str, Times]:
+    """Return the times of models by name; see :func:`alternate`.
+
+    :param names: names of the models.
+    :param once: function from a name to the seconds of a prefill and of a decoding step, the latter
+        ``None`` without decoding.
+    :param rounds: number of rounds, or ``None`` until the quartiles settle.
+    :param seconds: after this time no further round starts.
+    """
+
     def enough(found: Mapping[str, list[tuple[float, float | None]]]) -> bool:
         series = [list(zip(*both, strict=True)) for both in found.values()]
         return all(settled(times) for pair in series for times in pair if None not in times)
@@ -84,7 +102,7 @@ def alternate(
     most, ended = (10**6, enough) if rounds is None else (rounds, None)
     return {
         name: Times([first for first, _ in both], [last for _, last in both if last is not None])
-        for name, both in interleaved(models, once, most, seconds, ended=ended).items()
+        for name, both in interleaved(names, once, most, seconds, ended=ended).items()
     }
 
 
