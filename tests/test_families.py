@@ -27,6 +27,19 @@ from sos_deap.models.genes import GeneMap
 from sos_deap.models.hidden_states import States
 from sos_deap.models.prune import check_layout
 from sos_deap.models.sharing import shared
+from tests.rows import (
+    VARIANTS,
+    corners,
+    difference,
+    differences,
+    gene_map_of,
+    generates,
+    generates_alike,
+    kinds_of,
+    kv_heads_of,
+    layouts,
+    mixed,
+)
 from tests.tiny import (
     HEAD_DIM,
     HEADS,
@@ -42,28 +55,37 @@ from tests.tiny import (
     without,
 )
 
-CASES = [
-    (family, kv_heads)
-    for family in sorted(FAMILIES)
-    for kv_heads in (None, 2, 1)
-    if kv_heads is None
-    or (
-        (kv_heads == 2 or family == "llama")
-        and hasattr(AutoConfig.for_model(family), "num_key_value_heads")
-    )
+MASKED_ONLY = sorted(name for name, row in FAMILIES.items() if row.unsliceable)
+SLICED = sorted(set(FAMILIES) - set(MASKED_ONLY))
+#: Architectures, numbers of key/value heads (default: the stock number) and settings.
+CASES: list[tuple[str, int | None, dict[str, Any]]] = [
+    *((name, kv_heads_of(name), {}) for name in SLICED),
+    *((name, None, one) for name, several in VARIANTS.items() for one in several),
+    *((name, kv, {}) for name in ("cohere", "llama", "olmo2", "phi3") for kv in (None, 1)),
 ]
-SLICED = [(family, kv) for family, kv in CASES if not FAMILIES[family].unsliceable]
-MASKED_ONLY = sorted({family for family, _ in CASES} - {family for family, _ in SLICED})
-TEXT = [(family, kv) for family, kv in SLICED if family != "vit"]
-GENERATE = [(family, kv) for family, kv in TEXT if build(family, kv).can_generate()]
 
 
-@pytest.mark.parametrize(("family", "kv_heads"), SLICED)
-def test_masked_single_sliced_and_reloaded_agree(
-    family: str, kv_heads: int | None, tmp_path: Path
+@pytest.mark.parametrize(("family", "kv_heads", "settings"), CASES)
+def test_masked_alone_narrowed_sliced_and_reloaded_agree(
+    family: str, kv_heads: int | None, settings: dict[str, Any], tmp_path: Path
 ) -> None:
+    model = build(family, kv_heads, **settings)
+    genes, batch = gene_map_of(model, kinds_of(family)), inputs(model)
+    several = [*corners(genes), mixed(genes, 1), [1] * len(genes)]
+    # Kernels of mixtures of experts sum in an order that depends on the weights' addresses.
+    exact = {"reloaded": 1e-6 * (FAMILIES[family].feed_forward is None), "restored": 0.0}
+    for what, found in differences(model, genes, several, tmp_path):
+        assert found <= exact.get(what, 1e-5), what
+    with masked(model, [several[2]], genes):
+        assert difference(output(model, batch), output(prune(model, several[-1], genes), batch)) > 0
+    if generates(model):
+        assert generates_alike(model, genes, several[2])
+
+
+@pytest.mark.parametrize(("family", "kv_heads"), [("llama", 2), ("llama", None), ("bart", None)])
+def test_many_chromosomes_of_heads(family: str, kv_heads: int | None, tmp_path: Path) -> None:
     model = build(family, kv_heads)
-    batch, several = inputs(model), chromosomes(len(head_map(model)), 5)
+    batch, several = inputs(model), chromosomes(len(head_map(model)), 20)
     with masked(model, several):
         together = output(model, repeated(batch, len(several))).split(2)
     dense = output(model, batch)
@@ -75,7 +97,6 @@ def test_masked_single_sliced_and_reloaded_agree(
         assert_close(output(pruned, batch), batched)
         pruned.save_pretrained(tmp_path / str(number))
         reloaded = load(tmp_path / str(number))
-        assert isinstance(reloaded, type(model)) and not reloaded.training
         assert torch.equal(output(reloaded, batch), output(pruned, batch))
     assert (together[1] - dense).abs().max() > 0.05 * dense.abs().max()  # heads matter here
     assert torch.equal(output(model, batch), dense)  # and the model is as it was
@@ -86,7 +107,7 @@ def test_unsliceable_families_are_masked_and_zeroed_and_slicing_is_an_error(
     family: str, tmp_path: Path
 ) -> None:
     model = build(family)
-    batch, several = inputs(model), chromosomes(len(head_map(model)), 20)
+    batch, several = inputs(model), chromosomes(len(head_map(model)), 5)
     with masked(model, several):
         together = output(model, repeated(batch, len(several))).split(2)
     for number, (genes, batched) in enumerate(zip(several, together, strict=True)):
@@ -98,6 +119,11 @@ def test_unsliceable_families_are_masked_and_zeroed_and_slicing_is_an_error(
         assert_close(output(type(model).from_pretrained(tmp_path / str(number)), batch), batched)
     with pytest.raises(InputError, match=f"a {family} model cannot be sliced: .*; use .* zeroed"):
         prune(model, several[1])
+    if FAMILIES[family].feed_forward:
+        channels = gene_map_of(model, "channels")
+        some = [mixed(channels, 1), [1] * len(channels)]
+        for what, found in differences(model, channels, some, tmp_path / "c"):
+            assert found <= 1e-5, what
 
 
 @pytest.mark.parametrize(
@@ -146,26 +172,33 @@ def test_a_bert_decoder_with_cross_attention() -> None:
         assert_close(output(prune(model, chromosome, genes), batch), expected)
 
 
-@pytest.mark.parametrize("side", ["left", "right"])
-@pytest.mark.parametrize(("family", "kv_heads"), TEXT)
-def test_padding(family: str, kv_heads: int | None, side: str) -> None:
-    model = build(family, kv_heads)
+PADDED = [name for name in layouts(SLICED) if "input_ids" in inputs(build(name))]
+
+
+@pytest.mark.parametrize("family", PADDED)
+def test_padding(family: str) -> None:
+    model = build(family, kv_heads_of(family))
     batch, genes = inputs(model), chromosomes(len(head_map(model)), 0)[3]
-    attention_mask = torch.ones_like(batch["input_ids"])
-    attention_mask[0, slice(0, 3) if side == "left" else slice(6, 9)] = 0
-    batch |= {"attention_mask": attention_mask}
-    with masked(model, [genes, genes]):
-        both = output(model, repeated(batch, 2))
-    sliced = output(prune(model, genes), batch)
-    visible = attention_mask.bool()
-    if model.config.is_encoder_decoder:  # here the padding is the encoder's
-        visible = torch.ones_like(visible)
-    assert_close(both[:2][visible], sliced[visible])
-    assert_close(both[:2][visible], both[2:][visible])
+    pruned = prune(model, genes)
+    for padding in (slice(0, 3), slice(6, 9)):
+        attention_mask = torch.ones_like(batch["input_ids"])
+        attention_mask[0, padding] = 0
+        padded = batch | {"attention_mask": attention_mask}
+        with masked(model, [genes, genes]):
+            both = output(model, repeated(padded, 2))
+        sliced = output(pruned, padded)
+        visible = attention_mask.bool()
+        if both.shape[1] != 9 or model.config.is_encoder_decoder:
+            visible = torch.ones(both[:2].shape[:-1], dtype=torch.bool)
+        assert_close(both[:2][visible], sliced[visible])
+        assert_close(both[:2][visible], both[2:][visible])
+
+
+GENERATE = [("llama", 2), ("gpt2", None), ("bart", None), ("falcon", None), ("phi3", 2)]
 
 
 @pytest.mark.parametrize("eager", [False, True])
-@pytest.mark.parametrize(("family", "kv_heads"), GENERATE)
+@pytest.mark.parametrize(("family", "kv_heads"), [*GENERATE, ("t5", None), ("bloom", None)])
 def test_generation_uses_the_cache(
     family: str, kv_heads: int | None, eager: bool, tmp_path: Path
 ) -> None:
@@ -175,7 +208,7 @@ def test_generation_uses_the_cache(
         model.set_attn_implementation("eager")
     how: dict[str, Any] = {"max_new_tokens": 8, "do_sample": False, "pad_token_id": 0}
     several = chromosomes(len(head_map(model)), 2)
-    for number, genes in enumerate(several[-2:] if eager else several):
+    for number, genes in enumerate(several[-2:] if eager else several[1:]):
         pruned: Any = prune(model, genes)
         pruned.save_pretrained(tmp_path / str(number))
         reloaded: Any = load(tmp_path / str(number))
@@ -220,7 +253,17 @@ def test_half_precision(
     assert torch.equal(output(reloaded, batch), output(pruned, batch))
 
 
-@pytest.mark.parametrize(("family", "kv_heads"), SLICED)
+BY_HAND: list[tuple[str, int | None]] = [
+    ("bart", None),
+    ("bert", None),
+    ("gpt2", None),
+    ("gpt_neox", None),
+    ("modernbert", None),
+]
+BY_HAND += [(name, kv) for name in ("llama", "phi3", "qwen3") for kv in (None, 2, 1)]
+
+
+@pytest.mark.parametrize(("family", "kv_heads"), [*BY_HAND, ("deberta-v2", None), ("falcon", None)])
 def test_pruning_removes_parameters_of_the_copy_only(family: str, kv_heads: int | None) -> None:
     model = build(family, kv_heads)
     before, config = copy.deepcopy(model.state_dict()), model.config.to_dict()
@@ -338,34 +381,31 @@ def test_unknown_units() -> None:
 
 
 def test_an_architecture_without_a_row_is_masked_and_zeroed_but_not_sliced() -> None:
-    model = build("arcee")
-    assert "arcee" not in FAMILIES
+    model = build("doge")
+    assert "doge" not in FAMILIES
     batch, genes = inputs(model), [1, 0, 0, 1] * LAYERS
     with masked(model, [genes]):
         expected = output(model, batch)
     assert_close(output(prune(model, genes, layout="zeroed"), batch), expected)
-    with pytest.raises(InputError, match=r"arcee model cannot be sliced: the table .* no row"):
+    with pytest.raises(InputError, match=r"doge model cannot be sliced: the table .* no row"):
         prune(model, genes)
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"new_decoder_architecture": True, "num_kv_heads": 2},
-        {"multi_query": False},
-        {"alibi": True},
-    ],
-)
-def test_falcon_variants_that_can_only_be_masked(settings: dict[str, Any]) -> None:
-    model = build("falcon", **settings)
-    heads, batch, genes = head_map(model), inputs(model), [1, 0, 0, 1] * LAYERS
-    assert heads.heads_per_layer == (HEADS,) * LAYERS
-    with masked(model, [genes], heads):
-        expected = output(model, batch)
-    assert_close(output(prune(model, genes, layout="zeroed"), batch), expected)
-    assert why_unsliceable(heads.family, model.config)
-    with pytest.raises(InputError, match=f"cannot be sliced: it has {next(iter(settings))}="):
-        prune(model, genes)
+def test_settings_that_can_only_be_masked() -> None:
+    for family, settings in (
+        ("falcon", {"new_decoder_architecture": True, "num_kv_heads": 2}),
+        ("stablelm", {"qk_layernorm": True}),
+        ("big_bird", {"attention_type": "block_sparse", "block_size": 2, "num_random_blocks": 1}),
+    ):
+        model = build(family, **settings)
+        heads, batch, genes = head_map(model), inputs(model), [1, 0, 0, 1] * LAYERS
+        assert heads.heads_per_layer == (HEADS,) * LAYERS
+        with masked(model, [genes], heads):
+            expected = output(model, batch)
+        assert_close(output(prune(model, genes, layout="zeroed"), batch), expected)
+        assert why_unsliceable(heads.family, model.config)
+        with pytest.raises(InputError, match=f"cannot be sliced: it has {next(iter(settings))}="):
+            prune(model, genes)
 
 
 def test_a_model_without_its_architecture_s_layers_is_refused() -> None:
@@ -376,7 +416,7 @@ def test_a_model_without_its_architecture_s_layers_is_refused() -> None:
 
 
 def test_unknown_architecture_names_the_known_ones() -> None:
-    with pytest.raises(InputError, match=r"'Linear'.*known are bart, bert, bloom"):
+    with pytest.raises(InputError, match=r"'Linear'.*known are albert, apertus"):
         head_map(torch.nn.Linear(2, 2))
     with pytest.raises(InputError, match=r"unknown architecture 'mamba'"):
         head_map(AutoModel.from_config(AutoConfig.for_model("mamba", num_hidden_layers=1)))
@@ -550,7 +590,7 @@ def test_tensors_that_depend_on_the_channels_and_are_in_no_row_are_refused(
 
 
 def test_an_architecture_without_a_row_has_masked_and_zeroed_channels() -> None:
-    model = build("arcee")
+    model = build("doge")
     genes, batch = gene_map(model, "heads+channels", 4, random_order(model)), inputs(model)
     chromosome = chromosomes(len(genes), 1)[-1]
     with masked(model, [chromosome], genes):
@@ -558,5 +598,5 @@ def test_an_architecture_without_a_row_has_masked_and_zeroed_channels() -> None:
     assert_close(output(prune(model, chromosome, genes, layout="zeroed"), batch), expected)
     for kinds in ("channels", "heads+channels"):
         genes = gene_map(model, kinds, 4)
-        with pytest.raises(InputError, match=r"arcee model cannot be sliced: the table .* no row"):
+        with pytest.raises(InputError, match=r"doge model cannot be sliced: the table .* no row"):
             prune(model, [1] * len(genes), genes)

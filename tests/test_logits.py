@@ -8,17 +8,17 @@ import pytest
 import torch
 
 from sos_deap import head_map, masked
-from sos_deap.models.families import FAMILIES
 from sos_deap.models.measure import peak_bytes
 from sos_deap.tasks.data.sequences import Sequences
 from sos_deap.tasks.divergence import KL
 from sos_deap.tasks.language import Perplexity
 from sos_deap.tasks.logits import likeliest, log_probabilities
+from tests.rows import layouts
 from tests.tiny import VOCABULARY, assert_close, build
 
 CAUSAL = [
     family
-    for family in sorted(FAMILIES)
+    for family in layouts()
     if (model := build(family)).can_generate() and not model.config.is_encoder_decoder
 ]
 

@@ -16,35 +16,10 @@ from sos_deap import InputError, gene_map, load, prune, refit
 from sos_deap.models.families import FAMILIES
 from sos_deap.models.least_squares import DAMPINGS, SingularError, Sums
 from tests.conftest import small_llama
+from tests.rows import Batches, layouts
 from tests.tiny import build, inputs, output, random_order
 
-SLICED = sorted(n for n, row in FAMILIES.items() if row.feed_forward and not row.unsliceable)
-
-
-class Batches:
-    """Calibration text of random examples, each an input of the model."""
-
-    one_pass = True
-    seqlen = 9
-
-    def __init__(self, model: Any, count: int = 6) -> None:
-        torch.manual_seed(11)
-        self._batches = [inputs(model) for _ in range(count)]
-
-    def __len__(self) -> int:
-        return len(self._batches)
-
-    def describe(self) -> dict[str, Any]:
-        return {"split": "random", "batches": len(self)}
-
-    def score(self, model: Any, examples: slice, sub_models: int) -> Any:
-        batches = self._batches[examples]
-        joined = {name: torch.cat([one[name] for one in batches]) for name in batches[0]}
-        return model(**joined, use_cache=False) if _takes_cache(model) else model(**joined)
-
-
-def _takes_cache(model: Any) -> bool:
-    return model.main_input_name != "pixel_values" and hasattr(model.config, "use_cache")
+SLICED = layouts([n for n, row in FAMILIES.items() if row.feed_forward and not row.unsliceable])
 
 
 def pruned_at_random(model: Any, seed: int = 3) -> tuple[Any, list[int], Any]:

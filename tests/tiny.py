@@ -9,10 +9,12 @@ import torch
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_MASKED_LM_MAPPING,
+    MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING,
     AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
+    AutoModelForSpeechSeq2Seq,
 )
 
 from sos_deap import gene_map
@@ -41,6 +43,19 @@ _SIZES = {
     "vocab_size": VOCABULARY,
     **dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id"), 0),
     "decoder_start_token_id": 0,
+    "attention_types": [[["global", "local", "global"], 1]],
+    "attention_type": "original_full",
+    **dict.fromkeys(("window_size", "attention_window"), 4),
+    # Of models of sound: two convolutions, then positions by a third one.
+    **dict.fromkeys(("conv_dim", "tdnn_dim"), (8, 8)),
+    **dict.fromkeys(("conv_stride", "conv_kernel"), (2, 2)),
+    **dict.fromkeys(("num_feat_extract_layers", "num_conv_pos_embedding_groups"), 2),
+    **dict.fromkeys(("num_conv_pos_embeddings", "num_mel_bins"), 8),
+    **dict.fromkeys(("max_source_positions", "max_target_positions"), 16),
+    **dict.fromkeys(("vocab_size_per_layer_input",), VOCABULARY),
+    **dict.fromkeys(("hidden_size_per_layer_input", "laurel_rank"), 8),
+    "num_kv_shared_layers": 0,
+    "max_length": 24,
 }
 
 
@@ -51,21 +66,34 @@ def build(family: str, kv_heads: int | None = None, auto: Any = None, **settings
     """
     torch.manual_seed(5)
     stock: Any = AutoConfig.for_model(family)
-
-    def settable(name: str) -> bool:
-        return hasattr(stock, name) and not isinstance(getattr(type(stock), name, None), property)
-
-    sizes = {name: value for name, value in _SIZES.items() if settable(name)}
     grouped = {} if kv_heads is None else {"num_key_value_heads": kv_heads}
-    config: Any = AutoConfig.for_model(family, **sizes | grouped | settings)
+    config: Any = AutoConfig.for_model(family, **_sizes(stock) | grouped | settings)
+    if config.is_encoder_decoder:
+        config.decoder_start_token_id = 0
     model = (auto or _default(config)).from_config(config).eval()
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.1)
+            if parameter.requires_grad:  # others may be computed, such as sinusoids
+                parameter.add_(torch.randn_like(parameter) * 0.1)
     return model
 
 
+def _sizes(stock: Any) -> dict[str, Any]:
+    """The sizes that a config has, and those of the configs inside it."""
+    sizes = {
+        name: value
+        for name, value in _SIZES.items()
+        if hasattr(stock, name) and not isinstance(getattr(type(stock), name, None), property)
+    }
+    if isinstance(getattr(stock, "image_size", None), list | tuple):
+        sizes["image_size"] = [_SIZES["image_size"]] * 2
+    inner = {name: _sizes(kind()) for name, kind in type(stock).sub_configs.items()}
+    return sizes | inner
+
+
 def _default(config: Any) -> Any:
+    if type(config) in MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING:
+        return AutoModelForSpeechSeq2Seq
     if config.is_encoder_decoder:
         return AutoModelForSeq2SeqLM
     # Architectures such as BERT also have causal classes, for their decoder variant only.
@@ -77,11 +105,22 @@ def _default(config: Any) -> Any:
 
 
 def inputs(model: Any) -> dict[str, torch.Tensor]:
-    """Two random examples: token ids, with decoder token ids for an encoder-decoder; or pixels."""
+    """Two random examples.
+
+    Token ids, with decoder token ids for an encoder-decoder; pixels; both; or sound.
+    """
+    config, ids = model.config, torch.randint(1, VOCABULARY, (2, 9))
+    pixels = {"pixel_values": torch.randn(2, 3, 16, 16)}
+    if "vision_config" in type(config).sub_configs:
+        return {"input_ids": ids} | pixels
     if model.main_input_name == "pixel_values":
-        return {"pixel_values": torch.randn(2, 3, 16, 16)}
-    ids = torch.randint(1, VOCABULARY, (2, 9))
-    if model.config.is_encoder_decoder:
+        return pixels
+    if model.main_input_name == "input_features":
+        return {"input_features": torch.randn(2, 8, 32), "decoder_input_ids": ids}
+    if model.main_input_name == "input_values":
+        size = (24, 8) if hasattr(config, "num_mel_bins") else (64,)
+        return {"input_values": torch.randn(2, *size)}
+    if config.is_encoder_decoder:
         return {"input_ids": ids, "decoder_input_ids": ids.flip(1)}
     return {"input_ids": ids}
 
@@ -92,7 +131,10 @@ def repeated(batch: dict[str, torch.Tensor], times: int) -> dict[str, torch.Tens
 
 def output(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     with torch.inference_mode():
-        return model(**batch)[0]  # type: ignore[no-any-return]
+        result: Any = model(**batch)
+    if "image_embeds" in result:  # the first output compares every text with every image
+        return torch.cat([result["text_embeds"], result["image_embeds"]], -1)
+    return result[0]  # type: ignore[no-any-return]
 
 
 def chromosomes(genes: int, count: int) -> list[list[int]]:

@@ -14,7 +14,7 @@ from sos_deap.models.examples import random_inputs
 from sos_deap.models.families import why_unsliceable
 from sos_deap.models.flops import Flops
 from sos_deap.models.genes import GeneMap
-from sos_deap.models.sites import ATTENTION, Site, features, site_slices
+from sos_deap.models.sites import ATTENTION, Family, Site, features, head_parameters, site_slices
 from sos_deap.models.time_table import TimeTable
 
 #: What sparsity can be a share of.
@@ -259,12 +259,28 @@ def _removed_parameters(model: nn.Module, genes: GeneMap, site: Site, keep: Sequ
     removed = outputs * (inputs - len(consumer.kept))
     if not keep and site.kind == ATTENTION:
         # The attention module is removed, except for the bias of the output projection.
-        own = _parameters(model.get_submodule(site.module))
-        return own - _parameters(consumer.module) * genes.family.output_inside + removed
+        attention = model.get_submodule(site.module)
+        own = _parameters(attention) - _parameters(consumer.module) * genes.family.output_inside
+        return own - _kept_without_heads(attention, genes.family) + removed
     for part in producers:
-        own, rows = _parameters(part.module), features(part.module)[0]
-        removed += own // rows * (rows - len(part.kept))
+        if not part.whole:
+            own, units = _parameters(part.module), features(part.module)[part.axis]
+            removed += own // units * (units - len(part.kept))
+    module = model.get_submodule(site.module)
+    for name, parameter in head_parameters(model, genes.family, site, keep).items():
+        removed += module.get_parameter(name).numel() - parameter.numel()
     return removed
+
+
+def _kept_without_heads(attention: nn.Module, family: Family) -> int:
+    """The number of parameters besides the output projection that attention without heads keeps."""
+    if family.norm:
+        return _parameters(attention.get_submodule(family.norm))
+    if not family.returns_bias:
+        return 0
+    projections = (family.query, family.key, family.value, family.output)
+    own = (module for name, module in attention.named_children() if name not in projections)
+    return sum(map(_parameters, own))
 
 
 def _parameters(module: nn.Module) -> int:

@@ -1,8 +1,7 @@
 """The table of architectures: names and layout of their attention and feed-forward modules.
 
-To add an architecture, add a row; tests/test_families.py tests every row. Paths are those of the
-classes in `transformers.models`, without the model's prefix (`model.`, `transformer.`, `bert.`, or
-none).
+To add an architecture, add a row; tests/test_families.py tests every row. Most architectures share
+the names of an older one, in :mod:`sos_deap.models.layouts`.
 """
 
 from __future__ import annotations
@@ -10,60 +9,118 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from sos_deap.models.layouts import (
+    BART,
+    BERT,
+    BERT_WIDTH,
+    CLIP,
+    FC,
+    FUSED_GATE,
+    GLM,
+    GPT2,
+    GPT_NEOX,
+    LAYER_FC,
+    LLAMA,
+    LLAMA_MIXTURE,
+    OLMO2,
+    PLAIN,
+    T5,
+    VIT,
+    WAV2VEC2,
+    XLM,
+)
 from sos_deap.models.sites import Family, FeedForward
 
-_GATED = FeedForward(("mlp",), "down_proj", ("gate_proj", "up_proj"))
-_PLAIN = FeedForward(("mlp",), "dense_4h_to_h", ("dense_h_to_4h",))
 
-_LLAMA = Family(
-    block="layers.*",
-    attention=("self_attn",),
-    query="q_proj",
-    key="k_proj",
-    value="v_proj",
-    output="o_proj",
-    feed_forward=_GATED,
-)
-_BART = replace(
-    _LLAMA,
-    attention=("self_attn", "encoder_attn"),
-    output="out_proj",
-    feed_forward=FeedForward(("",), "fc2", ("fc1",), sizes=("encoder_ffn_dim", "decoder_ffn_dim")),
-)
-_BERT = Family(
-    block="layer.*",
-    attention=("attention.self", "crossattention.self"),
-    query="query",
-    key="key",
-    value="value",
-    output="../output.dense",
-    head_dim="attention_head_size",
-    feed_forward=FeedForward(("",), "output.dense", ("intermediate.dense",)),
-)
+def _rows(names: str, family: Family) -> dict[str, Family]:
+    """A row for each of several architectures, all alike."""
+    return dict.fromkeys(names.split(), family)
+
 
 #: Architectures by ``config.model_type``.
 FAMILIES: dict[str, Family] = {
-    "bart": _BART,
-    "bert": _BERT,
+    **_rows("bart blenderbot blenderbot-small m2m_100 marian mbart pegasus plbart", BART),
+    **_rows(
+        "bert bert-generation camembert data2vec-text electra ernie layoutlm roberta "
+        "xlm-roberta xlm-roberta-xl",
+        BERT,
+    ),
+    **_rows("megatron-bert rembert roformer visual_bert", BERT_WIDTH),
+    **_rows("clip clip_text_model clip_vision_model siglip siglip_vision_model", CLIP),
+    **_rows("glm glm4", GLM),
+    **_rows(
+        "apertus arcee cohere2 cwm ernie4_5 eurobert exaone4 gemma gemma2 gemma3_text "
+        "granite helium hunyuan_v1_dense internlm3 jais2 llama ministral ministral3 "
+        "mistral nomic_bert olmo qwen2 qwen3 seed_oss smollm3 vaultgemma",
+        LLAMA,
+    ),
+    **_rows(
+        "ernie4_5_moe glm4_moe granitemoe granitemoeshared hunyuan_v1_moe llama4_text "
+        "mixtral phimoe qwen2_moe qwen3_moe",
+        LLAMA_MIXTURE,
+    ),
+    **_rows("olmo2 olmo3", OLMO2),
+    **_rows("mt5 t5", T5),
+    **_rows("audio-spectrogram-transformer deit ijepa vit vit_msn", VIT),
+    **_rows("data2vec-audio hubert unispeech unispeech-sat wav2vec2", WAV2VEC2),
+    **_rows("flaubert xlm", XLM),
+    "albert": replace(
+        BERT,
+        block="albert_layer_groups.*.albert_layers.*",
+        attention=("attention",),
+        output="dense",
+        norm="LayerNorm",
+        feed_forward=FeedForward(("",), "ffn_output", ("ffn",)),
+    ),
+    "beit": replace(
+        VIT,
+        requires=(
+            ("use_relative_position_bias", False),
+            ("use_shared_relative_position_bias", False),
+        ),
+    ),
+    "big_bird": replace(BERT_WIDTH, requires=(("attention_type", "original_full"),)),
+    "biogpt": replace(
+        LLAMA,
+        output="out_proj",
+        feed_forward=replace(LAYER_FC, sizes=("intermediate_size",)),
+    ),
     "bloom": Family(
         block="h.*",
         attention=("self_attention",),
         query="query_key_value",
         output="dense",
         interleaved=True,
-        unsliceable="its position bias (ALiBi) is one tensor over all the heads of all layers",
-        feed_forward=replace(_PLAIN, sizes=()),
+        by_head=("alibi",),
+        adds_residual=True,
+        attributes=(("num_heads", "heads"),),
+        feed_forward=replace(PLAIN, sizes=()),
     ),
-    "camembert": _BERT,
-    "cohere": replace(_LLAMA, per_head=(("q_norm", "heads"), ("k_norm", "kv_heads"))),
+    "codegen": Family(
+        block="h.*",
+        attention=("attn",),
+        query="qkv_proj",
+        output="out_proj",
+        unsliceable="its projection of queries, keys and values is cut into four equal parts",
+        feed_forward=FeedForward(("mlp",), "fc_out", ("fc_in",), sizes=("n_inner",)),
+    ),
+    "cohere": replace(LLAMA, per_head=(("q_norm", "heads"), ("k_norm", "kv_heads"))),
     "deberta-v2": replace(
-        _BERT,
+        BERT,
         attention=("attention.self",),
         query="query_proj",
         key="key_proj",
         value="value_proj",
         more=("pos_key_proj", "pos_query_proj"),
         attributes=(("num_attention_heads", "heads"),),
+    ),
+    "dinov2": replace(VIT, block="layer.*", feed_forward=replace(FC, sizes=())),
+    "dinov2_with_registers": replace(VIT, block="layer.*", feed_forward=replace(FC, sizes=())),
+    "dinov3_vit": replace(
+        VIT,
+        block="layer.*",
+        attributes=(("num_heads", "heads"),),
+        feed_forward=FeedForward(("mlp",), "down_proj", ("up_proj", "gate_proj")),
     ),
     "distilbert": Family(
         block="layer.*",
@@ -75,49 +132,50 @@ FAMILIES: dict[str, Family] = {
         head_dim="attention_head_size",
         feed_forward=FeedForward(("ffn",), "lin2", ("lin1",), sizes=("hidden_dim",)),
     ),
-    "electra": _BERT,
+    "esm": replace(BERT, whole=("contact_head",)),
     "falcon": Family(
         block="h.*",
         attention=("self_attention",),
         query="query_key_value",
         output="dense",
-        attributes=(("num_heads", "heads"),),
-        requires=(("multi_query", True), ("new_decoder_architecture", False), ("alibi", False)),
-        feed_forward=replace(_PLAIN, sizes=("ffn_hidden_size",)),
+        interleaved="multi_query",
+        by_head=("alibi", "attention_mask"),
+        attributes=(("num_heads", "heads"), ("num_kv_heads", "kv_heads")),
+        requires=(("new_decoder_architecture", False),),
+        feed_forward=replace(PLAIN, sizes=("ffn_hidden_size",)),
     ),
-    "gemma": _LLAMA,
-    "gemma2": _LLAMA,
-    "gemma3_text": _LLAMA,
-    "gpt2": Family(
+    "flex_olmo": replace(OLMO2, feed_forward=None),
+    "gemma3n_text": replace(LLAMA_MIXTURE, requires=(("num_kv_shared_layers", 0),)),
+    "gpt2": GPT2,
+    "gpt_bigcode": replace(
+        GPT2,
+        interleaved="multi_query",
+        attributes=(("embed_dim", "width"), ("num_heads", "heads")),
+    ),
+    "gpt_neo": replace(
+        LLAMA,
         block="h.*",
-        attention=("attn",),
-        query="c_attn",
-        output="c_proj",
-        attributes=(("split_size", "width"),),
-        feed_forward=FeedForward(("mlp",), "c_proj", ("c_fc",), sizes=("n_inner",)),
+        attention=("attn.attention",),
+        output="out_proj",
+        attributes=(("num_heads", "heads"),),
+        feed_forward=FeedForward(("mlp",), "c_proj", ("c_fc",)),
     ),
-    "gpt_neox": Family(
-        block="layers.*",
-        attention=("attention",),
-        query="query_key_value",
-        output="dense",
-        interleaved=True,
-        head_dim="head_size",
-        feed_forward=_PLAIN,
-    ),
+    "gpt_neox": GPT_NEOX,
+    "gpt_oss": replace(LLAMA_MIXTURE, per_head=(("sinks", "heads"),)),
     "gptj": replace(
-        _LLAMA,
+        LLAMA,
         block="h.*",
         attention=("attn",),
         output="out_proj",
         attributes=(("num_attention_heads", "heads"),),
         feed_forward=FeedForward(("mlp",), "fc_out", ("fc_in",), sizes=("n_inner",)),
     ),
-    "granite": _LLAMA,
-    "llama": _LLAMA,
-    "mbart": _BART,
-    "mistral": _LLAMA,
-    "mixtral": replace(_LLAMA, feed_forward=None),
+    "longformer": replace(
+        BERT,
+        attention=("attention.self",),
+        head_dim="head_dim",
+        unsliceable="its code requires that all heads together are as wide as the hidden state",
+    ),
     "modernbert": Family(
         block="layers.*",
         attention=("attn",),
@@ -125,56 +183,86 @@ FAMILIES: dict[str, Family] = {
         output="Wo",
         feed_forward=FeedForward(("mlp",), "Wo", ("Wi",), fused=2),
     ),
-    "olmo2": replace(
-        _LLAMA, unsliceable="its query and key norms span all the heads, so each affects the others"
+    "modernbert-decoder": replace(
+        LLAMA,
+        attention=("attn",),
+        output="Wo",
+        feed_forward=FeedForward(("mlp",), "Wo", ("Wi",), fused=2),
     ),
-    "opt": replace(
-        _LLAMA,
-        output="out_proj",
-        attributes=(("num_heads", "heads"),),
-        feed_forward=FeedForward(("",), "fc2", ("fc1",), sizes=("ffn_dim",)),
-    ),
-    "pegasus": _BART,
-    "phi3": replace(
-        _LLAMA,
-        query="qkv_proj",
-        key="",
-        value="",
-        attributes=(("config.num_attention_heads", "heads"), ("num_key_value_heads", "kv_heads")),
-        feed_forward=FeedForward(("mlp",), "down_proj", ("gate_up_proj",), fused=2),
-    ),
-    "qwen2": _LLAMA,
-    "qwen3": _LLAMA,
-    "qwen3_moe": replace(_LLAMA, feed_forward=None),
-    "roberta": _BERT,
-    "smollm3": _LLAMA,
-    "starcoder2": replace(_LLAMA, feed_forward=FeedForward(("mlp",), "c_proj", ("c_fc",))),
-    "t5": Family(
-        block="block.*",
-        attention=("layer.0.SelfAttention", "layer.1.EncDecAttention"),
+    "mpnet": replace(
+        BERT_WIDTH,
+        attention=("attention.attn",),
         query="q",
         key="k",
         value="v",
         output="o",
-        head_dim="key_value_proj_dim",
-        unsliceable="the heads of its first layer hold the position bias of every layer's heads",
-        feed_forward=FeedForward(
-            ("layer.1.DenseReluDense", "layer.2.DenseReluDense"),
-            "wo",
-            ("wi", "wi_0", "wi_1"),
-            sizes=("d_ff",),
-        ),
+        by_head=("position_bias",),
+        whole=("relative_attention_bias",),
     ),
-    "vit": replace(
-        _LLAMA, attention=("attention",), feed_forward=FeedForward(("mlp",), "fc2", ("fc1",))
+    "mpt": Family(
+        block="blocks.*",
+        attention=("attn",),
+        query="Wqkv",
+        output="out_proj",
+        by_head=("position_bias",),
+        attributes=(("n_heads", "heads"),),
+        feed_forward=FeedForward(("ffn",), "down_proj", ("up_proj",), sizes=()),
     ),
-    "xlm-roberta": _BERT,
+    "mvp": replace(BART, attributes=(("num_heads", "heads"), ("embed_dim", "width"))),
+    "nanochat": replace(LLAMA, feed_forward=FC),
+    "nemotron": replace(LLAMA, attributes=(("num_heads", "heads"),)),
+    "olmoe": replace(OLMO2, feed_forward=None),
+    "opt": replace(
+        LLAMA,
+        output="out_proj",
+        attributes=(("num_heads", "heads"),),
+        feed_forward=replace(LAYER_FC, sizes=("ffn_dim",)),
+    ),
+    "persimmon": replace(
+        GPT_NEOX,
+        attention=("self_attn",),
+        head_dim="head_dim",
+        attributes=(("num_heads", "heads"),),
+    ),
+    "phi": replace(LLAMA, output="dense", feed_forward=FC),
+    "phi3": replace(
+        LLAMA,
+        query="qkv_proj",
+        key="",
+        value="",
+        attributes=(("config.num_attention_heads", "heads"), ("num_key_value_heads", "kv_heads")),
+        feed_forward=FUSED_GATE,
+    ),
+    "roberta-prelayernorm": replace(BERT, attention=("attention.self",)),
+    "splinter": replace(BERT, attention=("attention.self",)),
+    "stablelm": replace(
+        LLAMA,
+        attributes=(("num_heads", "heads"), ("num_key_value_heads", "kv_heads")),
+        requires=(("qk_layernorm", False),),
+    ),
+    "starcoder2": replace(LLAMA, feed_forward=FeedForward(("mlp",), "c_proj", ("c_fc",))),
+    "umt5": replace(
+        T5,
+        bias_by_head=(),
+        whole=(),
+        returns_bias=False,
+        per_head=(("relative_attention_bias", "heads"),),
+        attributes=(("n_heads", "heads"),),
+    ),
+    "whisper": replace(BART, attributes=(("num_heads", "heads"),)),
+    "xglm": replace(
+        LLAMA,
+        output="out_proj",
+        attributes=(("num_heads", "heads"), ("embed_dim", "width")),
+        feed_forward=replace(LAYER_FC, sizes=("ffn_dim",)),
+    ),
+    "yolos": replace(BERT_WIDTH, attention=("attention.attention",)),
 }
 
 _NO_ROW = "the table of architectures (sos_deap/models/families.py) has no row for it"
 
 #: Rows that are tried for an architecture without a row; they suffice for masking, not for slicing.
-FALLBACK_FAMILIES = tuple(replace(row, unsliceable=_NO_ROW) for row in (_LLAMA, _BART))
+FALLBACK_FAMILIES = tuple(replace(row, unsliceable=_NO_ROW) for row in (LLAMA, BART))
 
 
 def why_unsliceable(family: Family, config: Any, attention: bool = True) -> str:

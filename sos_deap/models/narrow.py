@@ -13,10 +13,12 @@ from transformers.pytorch_utils import Conv1D
 
 from sos_deap.models.sites import (
     ATTENTION,
-    EmptyAttention,
     EmptyConv1D,
     Family,
+    SelectOutputs,
     Site,
+    empty_attention,
+    head_parameters,
     selected,
     set_attention_sizes,
     site_slices,
@@ -65,24 +67,31 @@ def narrowed(
                 stack.callback(_restore, attention, dict(vars(attention)))
                 set_attention_sizes(model, family, site, keep)
             else:
-                output = model.get_submodule(site.consumer)
-                empty = EmptyAttention(
-                    {family.output: output} if family.output_inside else {}, None
-                )
+                output = model.get_submodule(site.consumer) if family.output_inside else None
+                empty = empty_attention(attention, family, output)
+                empty.layer_idx = None  # key/value caches are not filled
                 stack.enter_context(replaced(attention, forward=empty.forward))
+            own = head_parameters(model, family, site, keep)
+            stack.enter_context(_with_parameters(attention, **own))
         for part in site_slices(model, family, site, keep):
-            stack.enter_context(_selected(part.module, part.axis, part.kept))
+            if part.whole:
+                hook = part.module.register_forward_hook(SelectOutputs(part.kept))
+                stack.callback(hook.remove)
+            else:
+                stack.enter_context(_selected(part.module, part.axis, part.kept))
         if fitted is not None:
-            stack.enter_context(_with_parameters(model.get_submodule(site.consumer), *fitted))
+            weight, bias = fitted
+            both = {"weight": weight} | ({} if bias is None else {"bias": bias})
+            stack.enter_context(_with_parameters(model.get_submodule(site.consumer), **both))
         yield
 
 
 @contextmanager
-def _with_parameters(module: nn.Module, weight: Tensor, bias: Tensor | None) -> Iterator[None]:
-    """Give a module another weight and bias, inside the context."""
+def _with_parameters(module: nn.Module, **own: Tensor) -> Iterator[None]:
+    """Give a module other parameters, inside the context."""
     parameters: dict[str, Any] = module._parameters
     before = dict(parameters)
-    parameters.update(weight=weight, **({} if bias is None else {"bias": bias}))
+    parameters.update(own)
     try:
         yield
     finally:

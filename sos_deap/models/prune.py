@@ -6,6 +6,7 @@ import copy
 import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,14 @@ from sos_deap.models.find_genes import gene_map
 from sos_deap.models.genes import GeneMap
 from sos_deap.models.quantised import is_int8
 from sos_deap.models.saving import pruned_type
-from sos_deap.models.sites import ATTENTION, Site, set_sizes, site_slices, smaller_modules
+from sos_deap.models.sites import (
+    ATTENTION,
+    Site,
+    head_parameters,
+    set_sizes,
+    site_slices,
+    smaller_modules,
+)
 from sos_deap.models.uniform import Kept, uniform_config, uniform_counts
 
 #: How removed units are represented: sliced out of the weights, with any number of units left per
@@ -26,11 +34,12 @@ from sos_deap.models.uniform import Kept, uniform_config, uniform_counts
 #: model; or kept in place with zero weights.
 LAYOUTS = ("sliced", "uniform", "zeroed")
 
-#: Attributes of configs that hold the hidden size and numbers of heads.
-_HEAD_SIZES = (
-    *("hidden_size", "num_attention_heads", "num_key_value_heads"),
+# Attributes of configs that hold numbers of heads.
+_HEADS = (
+    *("num_attention_heads", "num_key_value_heads"),
     *("encoder_attention_heads", "decoder_attention_heads"),
 )
+_checked: WeakKeyDictionary[nn.Module, set[tuple[str, str]]] = WeakKeyDictionary()
 
 
 def prune(
@@ -92,6 +101,10 @@ def sliced_copy(
         memo = {id(t): t for t in itertools.chain(model.parameters(), model.buffers())}
     smaller = smaller_modules(model, genes.family, genes.sites, kept)
     memo |= {id(model.get_submodule(path)): new for path, new in smaller.items()}
+    for site, keep in zip(genes.sites, kept, strict=True):
+        module = model.get_submodule(site.module)
+        for name, parameter in head_parameters(model, genes.family, site, keep).items():
+            memo[id(module.get_parameter(name))] = parameter
     copied = copy.deepcopy(model, memo)
     set_sizes(copied, genes.family, genes.sites, kept)
     return copied
@@ -117,7 +130,7 @@ def check_layout(model: PreTrainedModel, genes: GeneMap, layout: str) -> None:
         raise InputError(
             f"a {model.config.model_type} model cannot be sliced: {why}; use the layout zeroed"
         )
-    if unnamed := _unnamed(model, genes):
+    if unnamed := _unnamed(model, genes, layout):
         raise InputError(
             f"a {model.config.model_type} model with {unnamed} cannot be sliced: its size depends "
             "on the number of heads or channels, and the table of architectures does not name "
@@ -132,36 +145,57 @@ def _touched(genes: GeneMap) -> list[Site]:
     return [site for site, own in zip(genes.sites, genes.site_genes, strict=True) if own]
 
 
-def _unnamed(model: PreTrainedModel, genes: GeneMap) -> str:
+def _unnamed(model: PreTrainedModel, genes: GeneMap, layout: str) -> str:
     """Find a tensor whose size depends on the number of units and that the family does not name.
 
     :returns: the tensor's name; empty if there is none.
     """
-    forward = genes.family.feed_forward
-    for kind in {site.kind for site in _touched(genes)}:
-        sizes = _HEAD_SIZES if kind == ATTENTION else forward.sizes if forward else ()
-        others = dict[str, torch.Size]()
-        for site in _touched(genes):
-            # A layer that computes its feed-forward itself has other parts.
-            if site.kind == kind and site.module != site.block:
-                others |= _others(model, genes, site)
-        if others:
-            wider = _with_twice(model, sizes)
-            for name, shape in others.items():
-                if wider.get(name, shape) != shape:
-                    return name
+    # What was checked before is remembered: a model's class does not change.
+    checked = _checked.setdefault(model, set())
+    for kind in sorted({site.kind for site in _touched(genes)}):
+        if (kind, layout) not in checked:
+            if name := _unnamed_of(model, genes, kind, layout):
+                return name
+            checked.add((kind, layout))
     return ""
 
 
-def _others(model: PreTrainedModel, genes: GeneMap, site: Site) -> dict[str, torch.Size]:
-    """The shapes of a site's tensors that the family does not name."""
-    parts = site_slices(model, genes.family, site, range(site.units))
-    named = tuple(f"{part.path}." for part in parts)
-    shapes = {
-        f"{site.module}.{name}": tensor.shape
-        for name, tensor in _tensors(model.get_submodule(site.module))
+def _unnamed_of(model: PreTrainedModel, genes: GeneMap, kind: str, layout: str) -> str:
+    named, family = _named(model, genes, kind), genes.family
+    inside = tuple(f"{site.module}." for site in genes.sites if site.kind == kind)
+    others = {
+        name: tensor.shape
+        for name, tensor in _tensors(model)
+        if not name.startswith(named) and not any(part in name for part in family.whole)
     }
-    return {path: shape for path, shape in shapes.items() if not path.startswith(named)}
+    if kind == ATTENTION:
+        # With the hidden size, the width of a head stays, and without it that of all heads may.
+        for name, shape in _with_twice(model, (*_HEADS, "hidden_size")).items():
+            if name.startswith(inside) and others.get(name, shape) != shape:
+                return name
+    forward = family.feed_forward
+    sizes = _HEADS if kind == ATTENTION else forward.sizes if forward else ()
+    for name, shape in _with_twice(model, sizes).items():
+        # Another module may have channels of its own, as many as a feed-forward in the config.
+        own = kind == ATTENTION or layout == "uniform" or name.startswith(inside)
+        pairs = zip(shape, others.get(name, ()), strict=False)
+        if own and any(0 < 2 * before == after for after, before in pairs):
+            return name
+    return ""
+
+
+def _named(model: PreTrainedModel, genes: GeneMap, kind: str) -> tuple[str, ...]:
+    """What the names of the tensors begin with whose sizes the family accounts for."""
+    family, named = genes.family, list[str]()
+    for site in genes.sites:
+        if site.kind == kind:
+            every = range(site.units)
+            named += [f"{part.path}." for part in site_slices(model, family, site, every)]
+            own = [*head_parameters(model, family, site, every)]
+            own += [f"{projection}." for _, projection, _ in family.spanning]
+            own += [f"{family.norm}."] * bool(family.norm)
+            named += [f"{site.module}.{name}" for name in own]
+    return tuple(named)
 
 
 def _with_twice(model: PreTrainedModel, sizes: Sequence[str]) -> dict[str, torch.Size]:

@@ -67,7 +67,9 @@ def __getattr__(name: str) -> Any:
 def _complete(config: Any) -> Iterator[None]:
     """Add to a config, inside the context, what only other programs read from the folder."""
     config.auto_map = {auto: f"{CODE}.{name}" for auto, name in _auto_classes(type(config)).items()}
-    if len(config.kept_heads) == config.num_hidden_layers:  # false with cross-attention
+    if len(config.kept_heads) == getattr(
+        config, "num_hidden_layers", None
+    ):  # not with cross-attention
         # Otherwise the stock config classes fail when they validate hidden_size.
         config.allow_global_per_layer_attribute_access = True
         config.per_layer_config = _per_layer(config)
@@ -99,13 +101,19 @@ def _per_layer(config: Any) -> dict[int, dict[str, Any]]:
 def _auto_classes(config: Any) -> dict[str, str]:
     """The stock class that each auto class builds from a config of this type."""
     found = {}
-    for auto in (name for name in dir(transformers) if name.startswith("AutoModel")):
+    for auto in _auto_names():
         mapping = getattr(transformers, auto)._model_mapping
         # The decoder of an encoder-decoder alone has fewer layers than kept_heads lists.
         if config in mapping and not (config.is_encoder_decoder and auto == "AutoModelForCausalLM"):
             stock = mapping[config]
             found[auto] = (stock[0] if isinstance(stock, tuple) else stock).__name__
     return found
+
+
+@functools.cache
+def _auto_names() -> tuple[str, ...]:
+    """The names of the auto classes; listing the contents of transformers takes half a second."""
+    return tuple(name for name in dir(transformers) if name.startswith("AutoModel"))
 
 
 def auto_class(model: Any) -> str:

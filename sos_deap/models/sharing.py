@@ -37,12 +37,15 @@ def blocks_of(model: Any, genes: GeneMap) -> list[str] | None:
     :param model: the model.
     :param genes: its gene map.
     :returns: one path for each attention module; ``None`` if the blocks are not a single chain with
-        one attention module each, as in an encoder-decoder.
+        one attention module each that runs once, as in an encoder-decoder or in ALBERT.
     """
     if getattr(model.config, "is_encoder_decoder", False):
         return None
     paths = [site.block for site in genes.attention]
-    return paths if len(set(paths)) == len(paths) else None
+    layers = getattr(model.config, "num_hidden_layers", len(paths))
+    chain = layers == len(set(paths)) == len(paths)
+    inside = all(site.module != site.block for site in genes.attention)
+    return paths if chain and inside else None
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import inspect
 import re
 import sys
 from collections import Counter
@@ -64,15 +65,29 @@ class Family:
     :param value: path of the value projection; empty if ``query`` computes the values.
     :param interleaved: whether the outputs of a fused projection are ordered by head (query, key
         and value of the first head, then of the second, ...); otherwise all queries come first,
-        then all keys, then all values.
+        then all keys, then all values. Or the name of a config value: ordered by head if it is
+        false.
     :param more: paths of further projections whose outputs belong to the query heads.
-    :param per_head: modules whose weight has one row per head, such as norms with a scale for each
-        head, and which heads these are: ``"heads"`` or ``"kv_heads"``. A model may lack them.
+    :param per_head: modules and parameters of the attention module with one row per head, such as
+        norms with a scale for each head or attention sinks, and which heads these are: ``"heads"``
+        or ``"kv_heads"``. An embedding has one column per head. A model may lack them.
+    :param spanning: norms over the outputs of all heads of a projection, with their projection and
+        which heads these are. Both keep all heads, since the norm of a kept head depends on the
+        removed ones; only their result is sliced.
+    :param by_head: arguments of the attention module's ``forward`` with one value per query head of
+        the dense model, such as a position bias; their first or second axis is that of the heads.
+    :param bias_by_head: the same for arguments of the attention function that ``forward`` calls.
+    :param whole: tensors of the model that a sliced model needs for all heads, such as the table of
+        a position bias that all layers read; a part of their names.
     :param head_dim: attribute of the attention module that holds the width of a head.
     :param attributes: attributes of the attention module that ``forward`` reads besides the
         weights, and what each counts: ``"heads"``, ``"kv_heads"`` or ``"width"`` (heads *
         head_dim). A name that starts with ``config.`` is an attribute of the module's config.
     :param requires: config values without which the architecture cannot be sliced by this row.
+    :param adds_residual: whether the attention module adds its second argument to its output.
+    :param returns_bias: whether the attention module returns the position bias for later layers.
+    :param norm: path in the attention module of a norm of the sum of its input and its output, if
+        the module applies one.
     :param unsliceable: why slicing heads would change what the kept heads compute; empty if it
         would not. Masking works in either case, and so does slicing channels.
     :param feed_forward: the feed-forward; ``None`` if its channels cannot be removed, as in a
@@ -85,12 +100,19 @@ class Family:
     output: str
     key: str = ""
     value: str = ""
-    interleaved: bool = False
+    interleaved: bool | str = False
     more: tuple[str, ...] = ()
     per_head: tuple[tuple[str, str], ...] = ()
+    spanning: tuple[tuple[str, str, str], ...] = ()
+    by_head: tuple[str, ...] = ()
+    bias_by_head: tuple[str, ...] = ()
+    whole: tuple[str, ...] = ()
     head_dim: str = "head_dim"
     attributes: tuple[tuple[str, str], ...] = ()
     requires: tuple[tuple[str, Any], ...] = ()
+    adds_residual: bool = False
+    returns_bias: bool = False
+    norm: str = ""
     unsliceable: str = ""
     feed_forward: FeedForward | None = None
 
@@ -98,6 +120,11 @@ class Family:
     def fused(self) -> bool:
         """Whether one projection computes queries, keys and values."""
         return not self.key
+
+    @property
+    def needs_dense_heads(self) -> bool:
+        """Whether a stock model with fewer heads would not compute what a sliced model does."""
+        return bool(self.spanning or self.by_head or self.bias_by_head)
 
     @property
     def output_inside(self) -> bool:
@@ -170,7 +197,7 @@ def _attention_site(layer: nn.Module, family: Family, block: str, path: str) -> 
     attention = layer.get_submodule(path)
     parent = path.rpartition(".")[0]
     output = (
-        f"{path}.{family.output}" if family.output_inside else _joined(parent, family.output[3:])
+        _joined(path, family.output) if family.output_inside else _joined(parent, family.output[3:])
     )
     head_dim: Any = getattr(attention, family.head_dim)
     heads = features(layer.get_submodule(output))[1] // head_dim
@@ -178,7 +205,7 @@ def _attention_site(layer: nn.Module, family: Family, block: str, path: str) -> 
     return Site(
         kind=ATTENTION,
         block=block,
-        module=f"{block}.{path}",
+        module=_joined(block, path),
         consumer=f"{block}.{output}",
         units=heads,
         width=head_dim,
@@ -224,6 +251,9 @@ def slice_model(model: Any, family: Family, heads: Any, channels: Any = None) ->
     """
     sites = find_sites(model, family)
     kept = _checked_kept(sites, heads, channels)
+    for site, keep in zip(sites, kept, strict=True):
+        for name, parameter in head_parameters(model, family, site, keep).items():
+            setattr(model.get_submodule(site.module), name, parameter)
     for path, module in smaller_modules(model, family, sites, kept).items():
         model.set_submodule(path, module)
     set_sizes(model, family, sites, kept)
@@ -273,6 +303,7 @@ class SiteSlice:
     :param kept: indices of the kept rows or columns, in rising order.
     :param projection: whether the module multiplies by a matrix; otherwise it is a norm with one
         row per head.
+    :param whole: whether the module keeps its weights, and only its output is sliced.
     """
 
     path: str
@@ -280,6 +311,7 @@ class SiteSlice:
     axis: int
     kept: list[int]
     projection: bool = True
+    whole: bool = False
 
 
 def site_slices(
@@ -289,8 +321,9 @@ def site_slices(
 
     The first one is the consumer. The others are the producers, as far as the model has them: of a
     feed-forward its first projections; of an attention module the query, key and value projections,
-    the family's further projections, and its norms with one row per head. A key/value head is kept
-    if at least one of its query heads is. An attention module without heads has no producers.
+    the family's further projections, its norms with one row per head, and its norms over all heads.
+    A key/value head is kept if at least one of its query heads is. An attention module without
+    heads has no producers.
 
     :param model: the model, not pruned.
     :param family: its architecture.
@@ -302,15 +335,52 @@ def site_slices(
     if site.kind == ATTENTION and not keep:
         return
     module = model.get_submodule(site.module)
-    kept = {"heads": list(keep), "kv_heads": list(site.group_counts(keep))}
-    norms = {part: kept[which] for part, which in family.per_head if site.kind == ATTENTION}
-    for part, rows in (_producer_rows(family, site, keep) | norms).items():
+    for part, rows in _producer_rows(model, family, site, keep).items():
         if _has(module, part):
-            path = f"{site.module}.{part}"
-            yield SiteSlice(path, module.get_submodule(part), 0, rows, part not in norms)
+            yield SiteSlice(f"{site.module}.{part}", module.get_submodule(part), 0, rows)
+    if site.kind == FEED_FORWARD:
+        return
+    kept = _kept_heads(site, keep)
+    for part, which in family.per_head:
+        if _has(module, part):
+            own = module.get_submodule(part)
+            axis = int(isinstance(own, nn.Embedding))
+            yield SiteSlice(f"{site.module}.{part}", own, axis, kept[which], projection=False)
+    for part, _, which in family.spanning:
+        if _has(module, part):
+            path, rows = f"{site.module}.{part}", _indices(kept[which], site.width)
+            yield SiteSlice(path, module.get_submodule(part), 0, rows, projection=False, whole=True)
 
 
-def _producer_rows(family: Family, site: Site, keep: Sequence[int]) -> dict[str, list[int]]:
+def _kept_heads(site: Site, keep: Sequence[int]) -> dict[str, list[int]]:
+    return {"heads": list(keep), "kv_heads": list(site.group_counts(keep))}
+
+
+def head_parameters(
+    model: nn.Module, family: Family, site: Site, keep: Sequence[int]
+) -> dict[str, nn.Parameter]:
+    """Return an attention module's own parameters with one row per head, without removed heads.
+
+    :param model: the model, not pruned.
+    :param family: its architecture.
+    :param site: the site.
+    :param keep: indices of the kept units, in rising order.
+    :returns: new parameters by name; empty for an attention module without heads.
+    """
+    if site.kind == FEED_FORWARD or not keep:
+        return {}
+    own, kept = model.get_submodule(site.module)._parameters, _kept_heads(site, keep)
+    smaller = {}
+    for name, which in family.per_head:
+        if (parameter := own.get(name)) is not None:
+            index = torch.tensor(kept[which], dtype=torch.long, device=parameter.device)
+            smaller[name] = _smaller(parameter, 0, index)
+    return smaller
+
+
+def _producer_rows(
+    model: Any, family: Family, site: Site, keep: Sequence[int]
+) -> dict[str, list[int]]:
     """The kept output rows of each projection that produces units, by its path."""
     if site.kind == FEED_FORWARD:
         forward = family.feed_forward
@@ -318,12 +388,17 @@ def _producer_rows(family: Family, site: Site, keep: Sequence[int]) -> dict[str,
         rows = [part * site.units + unit for part in range(forward.fused) for unit in keep]
         return dict.fromkeys(forward.producers, rows)
     query = _indices(keep, site.width)
-    if family.interleaved:
+    interleaved = family.interleaved
+    if isinstance(interleaved, str):
+        interleaved = not getattr(model.config, interleaved)
+    if interleaved:
         return {family.query: _indices(keep, 3 * site.width)}
     key_value = _indices(site.group_counts(keep), site.width)
     if not family.fused:
         projections = {family.query: query, family.key: key_value, family.value: key_value}
-        return projections | dict.fromkeys(family.more, query)
+        projections |= dict.fromkeys(family.more, query)
+        whole = {projection for _, projection, _ in family.spanning}
+        return {part: rows for part, rows in projections.items() if part not in whole}
     key_start = site.units * site.width
     value_start = key_start + site.groups * site.width
     keys, values = ([start + row for row in key_value] for start in (key_start, value_start))
@@ -360,14 +435,27 @@ def smaller_modules(
         if len(keep) == site.units:
             continue
         for part in site_slices(model, family, site, keep):
+            if part.whole:
+                new[part.path] = copy.deepcopy(part.module)
+                new[part.path].register_forward_hook(SelectOutputs(part.kept))
+                continue
             new[part.path] = sliced(part.module, part.axis, part.kept)
             if not keep and (empty := _EMPTY.get(type(new[part.path]))):
                 new[part.path].__class__ = empty
         if not keep and site.kind == ATTENTION:
-            own = {family.output: new.pop(site.consumer)} if family.output_inside else {}
-            attention = model.get_submodule(site.module)
-            new[site.module] = EmptyAttention(own, getattr(attention, "layer_idx", None))
+            output = new.pop(site.consumer) if family.output_inside else None
+            attention = copy.deepcopy(_without_projections(model, family, site))
+            new[site.module] = empty_attention(attention, family, output)
     return new
+
+
+def _without_projections(model: nn.Module, family: Family, site: Site) -> nn.Module:
+    """A shallow copy of an attention module without its projections."""
+    attention = copy.copy(model.get_submodule(site.module))
+    attention._modules = dict(attention._modules)
+    for part in (family.query, family.key, family.value, family.output, *family.more):
+        attention._modules.pop(part, None)
+    return attention
 
 
 def sliced(module: nn.Module, axis: int, kept: list[int]) -> nn.Module:
@@ -456,8 +544,71 @@ def set_attention_sizes(model: Any, family: Family, site: Site, keep: Sequence[i
     ragged = len(set(counts)) > 1
     if site.groups < site.units:
         attention.num_key_value_groups = 1 if ragged else counts[0]
-    if own or ragged:
-        attention.config = LayerConfig(model.config, own, counts if ragged else None)
+    if own or ragged or family.bias_by_head:
+        shared = getattr(attention, "config", model.config)
+        biases = {name: list(keep) for name in family.bias_by_head}
+        attention.config = LayerConfig(shared, own, counts if ragged else None, biases)
+    if family.by_head:
+        # Copies, since narrowed() restores an attention module by restoring its attributes.
+        for hooks in ("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs"):
+            setattr(attention, hooks, copy.copy(getattr(attention, hooks)))
+        names = {
+            name: number
+            for number, name in enumerate(inspect.signature(attention.forward).parameters)
+            if name in family.by_head
+        }
+        select = SelectArguments(names, site.units, list(keep))
+        attention.register_forward_pre_hook(select, with_kwargs=True)
+
+
+def _of_heads(value: Tensor, heads: int, kept: Sequence[int]) -> Tensor:
+    """Select heads of a tensor of shape (batch, heads, ...) or (batch * heads, ...)."""
+    index = torch.tensor(kept, dtype=torch.long, device=value.device)
+    if value.dim() == 4:
+        return value if value.shape[1] == 1 else value.index_select(1, index)
+    by_head: Tensor = value.unflatten(0, (-1, heads))
+    return by_head.index_select(1, index).flatten(0, 1)
+
+
+class SelectArguments:
+    """A forward pre-hook that selects the kept heads of arguments with one value per head.
+
+    :param names: the arguments by name, each with its number among all.
+    :param heads: number of query heads of the dense model.
+    :param kept: indices of the kept ones.
+    """
+
+    def __init__(self, names: dict[str, int], heads: int, kept: list[int]) -> None:
+        self.names, self.heads, self.kept = names, heads, kept
+
+    def __call__(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return the arguments of ``forward`` with kept heads only."""
+        given, named = list(args), dict(kwargs)
+        for name, number in self.names.items():
+            if number < len(given):
+                given[number] = self._selected(given[number])
+            elif name in named:
+                named[name] = self._selected(named[name])
+        return tuple(given), named
+
+    def _selected(self, value: Any) -> Any:
+        return _of_heads(value, self.heads, self.kept) if isinstance(value, Tensor) else value
+
+
+class SelectOutputs:
+    """A forward hook that selects some features of a module's output.
+
+    :param kept: indices of the features.
+    """
+
+    def __init__(self, kept: list[int]) -> None:
+        self.kept = kept
+
+    def __call__(self, module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
+        """Return the selected features of the output, (..., features)."""
+        return output.index_select(-1, torch.tensor(self.kept, device=output.device))
 
 
 class LayerConfig:
@@ -467,16 +618,24 @@ class LayerConfig:
     :param own: the layer's values by name.
     :param ragged: the number of query heads of each of the layer's key/value heads; ``None`` if
         all are equal.
+    :param biases: arguments of the attention function with one value per head of the dense model,
+        with the indices of the kept heads.
     """
 
-    def __init__(self, config: Any, own: dict[str, Any], ragged: list[int] | None) -> None:
-        self.__dict__.update(own, shared=config, ragged=ragged)
+    def __init__(
+        self,
+        config: Any,
+        own: dict[str, Any],
+        ragged: list[int] | None,
+        biases: dict[str, list[int]],
+    ) -> None:
+        self.__dict__.update(own, shared=config, ragged=ragged, biases=biases)
 
     @property
     def _attn_implementation(self) -> str:
-        """The model's current attention function, wrapped if the layer's groups are unequal."""
+        """The model's current attention function, wrapped if what it gets has to be changed."""
         inner: str = self.shared._attn_implementation
-        return inner if self.ragged is None else _ragged(inner)
+        return inner if self.ragged is None and not self.biases else _wrapped(inner)
 
     def __getattr__(self, name: str) -> Any:
         if name == "shared":  # not yet set while the object is being copied
@@ -517,17 +676,24 @@ class EmptyAttention(nn.Module):
         projection is outside the attention module. Its empty weight is saved, so that the stock
         class finds a mismatch instead of loading the model.
     :param layer: index of the layer in the key/value cache; ``None`` without a cache.
+    :param adds_residual: whether the second argument is added to the output.
+    :param norm: the norm of the sum of input and output, by its name, if there is one.
     """
 
-    def __init__(self, output: dict[str, nn.Module], layer: int | None) -> None:
+    def __init__(
+        self,
+        output: dict[str, nn.Module],
+        layer: int | None,
+        adds_residual: bool = False,
+        norm: dict[str, nn.Module] | None = None,
+    ) -> None:
         super().__init__()
-        self.layer_idx = layer
-        for name, projection in output.items():
-            self.add_module(name, projection)
+        self.layer_idx, self.adds_residual = layer, adds_residual
+        self._output, self._norm = tuple(output), tuple(norm or ())
+        for name, module in (output | (norm or {})).items():
+            self.add_module(name, module)
 
-    def forward(
-        self, hidden_states: Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[Tensor, Tensor | None]:
+    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
         """Return the output and ``None`` for the attention weights, as stock attention does.
 
         :param hidden_states: (batch, tokens, hidden size).
@@ -546,26 +712,78 @@ class EmptyAttention(nn.Module):
         # The output depends on the input, so that the parameters before it have gradients (of 0):
         # distributed training fails for parameters without one.
         output = hidden_states[..., :0]
-        for projection in self.children():
-            output = projection(output)
-        return output, None
+        for name in self._output:
+            output = getattr(self, name)(output)
+        for name in self._norm:
+            output = getattr(self, name)(hidden_states + output)
+        return output + args[0] if self.adds_residual else output, None
 
 
-def _ragged(inner: str) -> str:
-    """Register ``inner`` on repeated key/value heads as an attention function; return its name."""
-    name = f"ragged_{inner}"
+class EmptyBiasedAttention(EmptyAttention):
+    """Attention without heads that returns the position bias that later layers read, as T5's does.
+
+    :param attention: the stock attention module, without projections, which computes the bias.
+    """
+
+    def __init__(self, attention: Any, output: dict[str, nn.Module], layer: int | None) -> None:
+        super().__init__(output, layer)
+        plain = (name for name, value in vars(attention).items() if type(value) in (bool, int))
+        for name in (*plain, "_relative_position_bucket"):
+            if name not in vars(self):
+                setattr(self, name, getattr(attention, name))
+        self._bias_of = type(attention).compute_bias
+        for name, module in attention.named_children():
+            self.add_module(name, module)
+
+    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
+        """Return the output, the position bias, and ``None`` for the attention weights.
+
+        :param hidden_states: (batch, tokens, hidden size).
+        """
+        bias, cache = kwargs.get("position_bias"), kwargs.get("past_key_values")
+        if bias is None and self.has_relative_attention_bias:
+            tokens, seen = hidden_states.shape[1], 0
+            if cache is not None and self.layer_idx is not None:
+                seen = cache.get_seq_length(self.layer_idx)
+            bias = self._bias_of(
+                self, tokens, tokens + seen, device=hidden_states.device, past_seen_tokens=seen
+            )
+        output, weights = super().forward(hidden_states, *args, **kwargs)
+        return output, bias, weights
+
+
+def empty_attention(attention: Any, family: Family, output: nn.Module | None) -> EmptyAttention:
+    """Return what replaces an attention module that keeps no head.
+
+    :param attention: the attention module.
+    :param family: its architecture.
+    :param output: the output projection without inputs; ``None`` if it is outside the module.
+    """
+    own = {} if output is None else {family.output: output}
+    layer = getattr(attention, "layer_idx", getattr(attention, "layer_id", None))
+    if family.returns_bias:
+        return EmptyBiasedAttention(attention, own, layer)
+    norm = {family.norm: attention.get_submodule(family.norm)} if family.norm else {}
+    return EmptyAttention(own, layer, family.adds_residual, norm)
+
+
+def _wrapped(inner: str) -> str:
+    """Register ``inner`` on changed inputs as an attention function; return its name."""
+    name = f"sliced_{inner}"
     if name not in ALL_ATTENTION_FUNCTIONS:
-        AttentionInterface.register(name, functools.partial(_ragged_attention, inner))
+        AttentionInterface.register(name, functools.partial(_sliced_attention, inner))
     return name
 
 
-def _ragged_attention(
+def _sliced_attention(
     inner: str, module: Any, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any
 ) -> Any:
-    """Compute attention with unequal numbers of query heads per key/value head.
+    """Compute attention of a layer that has lost heads.
 
-    The key/value heads are repeated as often as ``module.config.ragged`` states. These counts are
-    integers, not a buffer, so nothing has to be loaded, moved between devices or initialised.
+    If the numbers of query heads per key/value head are unequal, key/value heads are repeated as
+    often as ``module.config.ragged`` states. Biases with a value for each head of the dense model
+    are reduced to the kept heads. All these numbers are integers, not buffers, so nothing has to be
+    loaded, moved between devices or initialised.
 
     :param inner: name of the attention function that computes the result.
     :param module: the attention module.
@@ -574,7 +792,13 @@ def _ragged_attention(
     :param value: (batch, key/value heads, tokens, head_dim).
     :returns: what ``inner`` returns.
     """
-    key, value = (_repeat_heads(states, module.config.ragged) for states in (key, value))
+    config = module.config
+    if config.ragged is not None:
+        key, value = (_repeat_heads(states, config.ragged) for states in (key, value))
+    for name, kept in config.biases.items():
+        bias = kwargs.get(name)
+        if bias is not None and bias.shape[1] not in (1, len(kept)):
+            kwargs[name] = _of_heads(bias, 0, kept)
     eager: Any = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
     attend = ALL_ATTENTION_FUNCTIONS.get_interface(inner, eager)
     return attend(module, query, key, value, *args, **kwargs)
