@@ -32,7 +32,7 @@ NOT_SHARED = ("bloom", "gemma3n_text")
 CHAINS = [
     (family, kv_heads)
     for family, kv_heads in [(name, None) for name in layouts()] + list(GROUPED.items())
-    if (m := build(family, kv_heads)).main_input_name == "input_ids"
+    if set(inputs(m := build(family, kv_heads))) == {"input_ids"}
     and blocks_of(m, head_map(m)) is not None
     and family not in NOT_SHARED
 ]

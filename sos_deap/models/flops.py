@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -52,7 +54,12 @@ class Flops:
         run: Callable[[], Any],
         tokens: int,
     ) -> None:
-        with counting(model) as counter:
+        self._runs = [0] * len(genes.sites)  # how often a forward pass runs each site
+        with counting(model) as counter, ExitStack() as stack:
+            for number, site in enumerate(genes.sites):
+                hook = partial(self._count, number)
+                consumer = model.get_submodule(site.consumer)
+                stack.callback(consumer.register_forward_pre_hook(hook).remove)
             run()
         counts = counter.get_flop_counts()
 
@@ -93,8 +100,9 @@ class Flops:
         it = self._genes.sites[site]
         if len(keep) == it.units:
             return 0.0
-        projections = 2 * self._tokens * self._weights(it, range(it.units))
-        kept = 2 * self._tokens * self._weights(it, keep)
+        tokens = self._tokens * max(1, self._runs[site])  # more than once if layers share weights
+        projections = 2 * tokens * self._weights(it, range(it.units))
+        kept = 2 * tokens * self._weights(it, keep)
         scores = 0.0
         if it.kind == ATTENTION:
             scores = (self._attention[site] - projections) * (1 - len(keep) / it.units)
@@ -114,8 +122,17 @@ class Flops:
 
     def _weights(self, site: Site, keep: Sequence[int]) -> int:
         """The number of weights in a site's projections, without biases, for some of its units."""
-        return sum(
+        family = self._genes.family
+        weights = sum(
             len(part.kept) * features(part.module)[1 - part.axis]
-            for part in site_slices(self._model, self._genes.family, site, keep)
+            for part in site_slices(self._model, family, site, keep)
             if part.projection
         )
+        if site.kind == ATTENTION and keep:  # these keep all heads
+            attention = self._model.get_submodule(site.module)
+            for _, projection, _ in family.spanning:
+                weights += math.prod(features(attention.get_submodule(projection)))
+        return weights
+
+    def _count(self, site: int, module: Any, inputs: Any) -> None:
+        self._runs[site] += 1

@@ -38,15 +38,16 @@ def uniform_counts(model: PreTrainedModel, genes: GeneMap) -> dict[str, list[int
             "the uniform layout of a model with grouped-query attention needs whole groups: "
             "use the genes groups"
         )
+    if "channels" in genes.kinds:
+        _check_blocks(genes)
+    counts = {kind: _counts(model, genes, kind) for kind in genes.kinds}
     if genes.removes_heads and genes.family.needs_dense_heads:
         raise InputError(
             f"the uniform layout cannot remove heads of a {model.config.model_type} model: its "
             "position bias or its norms depend on all heads of the dense model; use the layout "
             "sliced or zeroed"
         )
-    if "channels" in genes.kinds:
-        _check_blocks(genes)
-    return {kind: _counts(model, genes, kind) for kind in genes.kinds}
+    return counts
 
 
 def _check_blocks(genes: GeneMap) -> None:
