@@ -28,7 +28,7 @@ from sos_deap.models.sources import BUILTIN
 from sos_deap.tasks.data.sequences import Sequences
 from sos_deap.tasks.language import Perplexity
 from tests.test_budget import filled
-from tests.test_refit import Batches
+from tests.rows import Batches
 from tests.tiny import LAYERS, VOCABULARY, build, chromosomes, inputs, output, random_order
 
 pytest.importorskip("torchao", reason="needs the package torchao")
