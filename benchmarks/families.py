@@ -25,6 +25,7 @@ from sos_deap.cards import versions
 from sos_deap.cli import Parser, run_with_exit_status
 from sos_deap.errors import first_line
 from sos_deap.export.gguf import write_gguf
+from sos_deap.export.gguf_architectures import ARCHITECTURES
 from sos_deap.export.onnx import write_onnx
 from sos_deap.files.atomic import write_json, write_text
 from sos_deap.models.families import FAMILIES
@@ -149,12 +150,23 @@ def onnx(name: str, model: Any) -> str:
 
 
 def gguf(name: str, model: Any) -> str:
-    """Whether a sliced model is written as GGUF; tests/test_gguf.py compares what is read back."""
+    """Whether a pruned model is written as GGUF; tests of GGUF compare what llama.cpp computes."""
     tokenizer = load_tokenizer("builtin:tiny")
-    model = build(name, kv_of(model), vocab_size=len(tokenizer)) if name == "llama" else model
+    if name in ARCHITECTURES:
+        # What llama.cpp computes for all models of the architecture.
+        own = {"query_pre_attn_scalar": 8} if ARCHITECTURES[name].period else {}
+        own |= {} if own or name == "llama" else {"sliding_window": None}
+        model = build(name, kv_of(model), vocab_size=len(tokenizer), **own)
     genes = gene_map_of(model, kinds_of(name))
     with tempfile.TemporaryDirectory() as folder:
-        write_gguf(prune(model, mixed(genes, 1), genes), tokenizer, Path(folder) / "model.gguf")
+        path = Path(folder) / "model.gguf"
+        try:
+            write_gguf(prune(model, mixed(genes, 1), genes), tokenizer, path)
+        except InputError:
+            genes = gene_map(model, "channels", 4)  # llama.cpp has one size for all layers
+            chromosome = [int(gene < 2) for part in genes.parts for gene in range(part.size)]
+            write_gguf(prune(model, chromosome, genes, "uniform"), tokenizer, path)
+            return "uniform"
     return "yes"
 
 

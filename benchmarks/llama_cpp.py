@@ -63,7 +63,7 @@ def measured(folder: Path, models: dict[str, Any], tokenizer: Any, flags: Any, k
     return row
 
 
-def main(arguments: list[str]) -> None:
+def main() -> None:
     """Measure, print and write the figures."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="folder or Hub name")
@@ -71,7 +71,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--quantize", nargs="+", default=["F16", "Q8_0"], help="types of the files")
     parser.add_argument("--rounds", type=int, help="default: until the quartiles settle")
     parser.add_argument("--seconds", type=float, default=240, help="for each type; default: 240")
-    flags = parser.parse_args(arguments)
+    flags = parser.parse_args()
     model: Any = load(flags.model)
     models = {"dense": model, "pruned": fewer_channels(model, flags.channels)}
     layers = [sum(p.numel() for p in one.model.layers.parameters()) for one in models.values()]
@@ -92,4 +92,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_with_exit_status(lambda: main(sys.argv[1:])))
+    sys.exit(run_with_exit_status(main))

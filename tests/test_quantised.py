@@ -27,8 +27,8 @@ from sos_deap.models.refit import consumer_bias
 from sos_deap.models.sources import BUILTIN
 from sos_deap.tasks.data.sequences import Sequences
 from sos_deap.tasks.language import Perplexity
-from tests.test_budget import filled
 from tests.rows import Batches
+from tests.test_budget import filled
 from tests.tiny import LAYERS, VOCABULARY, build, chromosomes, inputs, output, random_order
 
 pytest.importorskip("torchao", reason="needs the package torchao")

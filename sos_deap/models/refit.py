@@ -84,8 +84,8 @@ def refit(
         least 0. Default: chosen for each consumer on one fifth of the text.
     :returns: what was fitted, in order; empty if the pruned model has all units.
     :raises InputError: for an unknown ``how``, a task that generates text, a negative damping,
-        too few examples, a model without the biases to fit, activations that are not finite, and
-        a singular system without damping.
+        too few examples, a model without the biases to fit or whose layers share their weights,
+        activations that are not finite, and a singular system without damping.
     """
     check_refit(model, calibration, how, damping)
     sites = head_map(model).sites
@@ -114,9 +114,14 @@ def check_refit(
             f"a refit on {len(calibration)} examples cannot choose its damping on other ones: "
             f"give at least {FOLDS}, or a damping"
         )
+    sites = head_map(model).sites
+    if getattr(model.config, "num_hidden_layers", 0) > len({site.block for site in sites}):
+        raise InputError(
+            f"the layers of models of type {model.config.model_type} share their weights, which a "
+            "refit of one layer after the other would fit to one of them: leave the refit out"
+        )
     if how == "bias" and not any(
-        consumer_bias(model.get_submodule(site.consumer)) is not None
-        for site in head_map(model).sites
+        consumer_bias(model.get_submodule(site.consumer)) is not None for site in sites
     ):
         raise InputError(
             f"the output projections of a {model.config.model_type} model have no biases: use the "

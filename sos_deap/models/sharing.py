@@ -37,13 +37,14 @@ def blocks_of(model: Any, genes: GeneMap) -> list[str] | None:
     :param model: the model.
     :param genes: its gene map.
     :returns: one path for each attention module; ``None`` if the blocks are not a single chain with
-        one attention module each that runs once, as in an encoder-decoder or in ALBERT.
+        one attention module each that runs once, as in an encoder-decoder, CLIP or ALBERT.
     """
     if getattr(model.config, "is_encoder_decoder", False):
         return None
     paths = [site.block for site in genes.attention]
     layers = getattr(model.config, "num_hidden_layers", len(paths))
-    chain = layers == len(set(paths)) == len(paths)
+    stacks = {path.rpartition(".")[0] for path in paths}
+    chain = layers == len(set(paths)) == len(paths) and len(stacks) == 1
     inside = all(site.module != site.block for site in genes.attention)
     return paths if chain and inside else None
 

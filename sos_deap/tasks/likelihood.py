@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sos_deap.errors import InputError
 from sos_deap.tasks.data.sequences import Sequences
-from sos_deap.tasks.logits import log_probabilities
+from sos_deap.tasks.logits import log_probabilities, run_decoder
 
 #: The target at a position that is not scored; outside every vocabulary.
 UNSCORED = -100
@@ -80,7 +80,7 @@ class CausalTask(SequenceTask):
     def read(self, model: Any, examples: slice, sub_models: int) -> Tensor:
         """Run the layers without the head; return the hidden states, (rows, tokens, width)."""
         ids = self._input_ids[examples].repeat(sub_models, 1)
-        states: Tensor = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
+        states: Tensor = run_decoder(model, ids).last_hidden_state
         return states
 
     def loss(self, model: Any, examples: slice) -> Tensor:

@@ -29,6 +29,16 @@ _TOGETHER_ACCELERATOR = 1024
 _REDUCED_ON_CPU = 2**18
 
 
+def body_of(model: Any) -> Any:
+    """Return the layers of a model that predicts next tokens, without its head.
+
+    :param model: a causal language model, or an encoder-decoder, whose decoder is returned.
+    """
+    body = model.get_decoder()
+    # The head of ModernBERT's decoder has the name decoder.
+    return model.base_model if body is model.get_output_embeddings() else body
+
+
 def run_decoder(model: Any, input_ids: Tensor, source: Mapping[str, Tensor] | None = None) -> Any:
     """Run the layers of a model that predicts next tokens, without its head.
 
@@ -38,9 +48,9 @@ def run_decoder(model: Any, input_ids: Tensor, source: Mapping[str, Tensor] | No
     :returns: the output of the decoder.
     """
     if source is None:
-        return model.get_decoder()(input_ids=input_ids, use_cache=False)
+        return body_of(model)(input_ids=input_ids, use_cache=False)
     encoded = model.get_encoder()(**source)
-    return model.get_decoder()(
+    return body_of(model)(
         input_ids=input_ids,
         encoder_hidden_states=encoded.last_hidden_state,
         encoder_attention_mask=source["attention_mask"],
@@ -139,7 +149,7 @@ class _Head:
         positions: Tensor | None,
         source: Mapping[str, Tensor] | None,
     ) -> None:
-        self._model, self._body = model, model.get_decoder()
+        self._model, self._body = model, body_of(model)
         self._ids, self._encodes = input_ids.flatten(), source is not None
         self._states = run_decoder(model, input_ids, source)
         hidden = self._states.last_hidden_state.flatten(0, 1)
