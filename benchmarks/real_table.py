@@ -44,7 +44,7 @@ def table(folder: Path) -> str:
     if not found:
         raise InputError(f"{folder} has no results of benchmarks.real: run it first")
     shares = sorted({share for _, share in found})
-    columns = [f"{share:.0%}{which}" for share in shares for which in ("", ", refitted")]
+    columns = [f"{100 * share:.0f} %{which}" for share in shares for which in ("", ", refitted")]
     lines = [
         f"| search | {' | '.join(columns)} | seeds |",
         f"|---|{'--:|' * (len(columns) + 1)}",

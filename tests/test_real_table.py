@@ -9,6 +9,8 @@ import pytest
 from benchmarks.real_table import table
 from sos_deap.errors import InputError
 
+ROOT = Path(__file__).parents[1]
+
 
 def row(method: str, seed: int, dense: float, **found: float) -> dict[str, Any]:
     scores = {name: {"perplexity": value} for name, value in found.items()}
@@ -21,11 +23,17 @@ def test_the_table_has_the_median_increase_of_the_seeds(tmp_path: Path) -> None:
         (tmp_path / f"best_{seed}.json").write_text(json.dumps(found))
     (tmp_path / "flap.json").write_text(json.dumps(row("flap", 0, 40.0, pruned=4000.0)))
     head, _, *lines = table(tmp_path).splitlines()
-    assert head == "| search | 27% | 27%, refitted | seeds |"
+    assert head == "| search | 27 % | 27 %, refitted | seeds |"
     assert [line.split(" | ")[1:] for line in lines] == [
         ["+50.0 %", "+5.00 %", "3 |"],
         ["+9,900 %", "", "1 |"],
     ]
+
+
+def test_the_readme_has_the_table_of_the_committed_files() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    shown = text.split("<!-- real model -->\n")[1].split("\n<!-- end -->")[0]
+    assert shown == table(ROOT / "runs/real/gemma-3-270m")
 
 
 def test_a_folder_without_results_is_refused(tmp_path: Path) -> None:
