@@ -118,7 +118,8 @@ def check_refit(
     if getattr(model.config, "num_hidden_layers", 0) > len({site.block for site in sites}):
         raise InputError(
             f"the layers of models of type {model.config.model_type} share their weights, which a "
-            "refit of one layer after the other would fit to one of them: leave the refit out"
+            "refit of one layer after the other would fit to one of them: leave the refit out "
+            "(--refit none)"
         )
     if how == "bias" and not any(
         consumer_bias(model.get_submodule(site.consumer)) is not None for site in sites
