@@ -154,7 +154,7 @@ def gguf(name: str, model: Any) -> str:
     tokenizer = load_tokenizer("builtin:tiny")
     if name in ARCHITECTURES:
         # What llama.cpp computes for all models of the architecture.
-        own = {"query_pre_attn_scalar": 8} if ARCHITECTURES[name].period else {}
+        own: dict[str, Any] = {"query_pre_attn_scalar": 8} if ARCHITECTURES[name].period else {}
         own |= {} if own or name == "llama" else {"sliding_window": None}
         model = build(name, kv_of(model), vocab_size=len(tokenizer), **own)
     genes = gene_map_of(model, kinds_of(name))
