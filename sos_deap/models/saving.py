@@ -67,9 +67,8 @@ def __getattr__(name: str) -> Any:
 def _complete(config: Any) -> Iterator[None]:
     """Add to a config, inside the context, what only other programs read from the folder."""
     config.auto_map = {auto: f"{CODE}.{name}" for auto, name in _auto_classes(type(config)).items()}
-    if len(config.kept_heads) == getattr(
-        config, "num_hidden_layers", None
-    ):  # not with cross-attention
+    layers = getattr(config, "num_hidden_layers", None)
+    if len(config.kept_heads) == layers:  # false with cross-attention
         # Otherwise the stock config classes fail when they validate hidden_size.
         config.allow_global_per_layer_attribute_access = True
         config.per_layer_config = _per_layer(config)
