@@ -30,8 +30,8 @@ from sos_deap import Evaluator
 from sos_deap.cards import versions
 from sos_deap.cli import Parser, run_with_exit_status
 from sos_deap.files.atomic import write_json
-from sos_deap.models.narrow import replaced
 from sos_deap.models.sharing import blocks_of
+from sos_deap.models.temporary import replaced
 from sos_deap.search.chromosome import random_genes
 
 RESULTS = Path(__file__).parent / "results"

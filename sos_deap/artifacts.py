@@ -147,7 +147,7 @@ def size(
     genes: GeneMap,
     chromosome: Sequence[int] | None = None,
 ) -> dict[str, int]:
-    """Return the numbers of heads, channels and parameters, and the bytes as stored.
+    """Return the numbers of heads, channels, experts and parameters, and the bytes as stored.
 
     :param model: the dense model, or the one pruned by the chromosome.
     :param stored_dtype: dtype of the weights as stored, except int8 weights.
@@ -158,6 +158,8 @@ def size(
     found = {"heads": sum(map(len, genes.kept_heads(kept)))}
     if genes.feed_forward:
         found["channels"] = sum(map(len, genes.kept_channels(kept)))
+    if genes.experts:
+        found["experts"] = sum(map(len, genes.kept_experts(kept)))
     return {
         **found,
         "parameters": model.num_parameters(),

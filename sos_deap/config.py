@@ -252,8 +252,8 @@ def parse(
         "small model in this package is pruned, on text from Python's standard library. The "
         "first argument may be a file of settings; best-heads: the search that kept most of the "
         "quality in the comparisons in the README, of causal language models on heads; or best: "
-        "the same search on heads (or key/value groups) and channels, for causal language models "
-        "and classifiers, with a refit.",
+        "the same search on heads (or key/value groups) and channels (or experts), for causal "
+        "language models and classifiers, with a refit.",
     )
     if arguments and not arguments[0].startswith("-"):
         first, *arguments = arguments

@@ -67,17 +67,18 @@ def named_flags(
             raise unknown("preset", name, PRESETS)
         return file_flags(Path(name), names)
     # These import torch.
-    from sos_deap.models.purposes import groups_heads, has_channels
+    from sos_deap.models.purposes import feed_forward_genes, groups_heads
     from sos_deap.tasks.registry import resolved_task
 
     task = resolved_task(task, model, causal="kl")
-    if name == "best" and not has_channels(model):
+    feed_forward = feed_forward_genes(model)
+    if name == "best" and feed_forward is None:
         name = "best-heads"
     common = {key: value for key, value in PRESETS[name].items() if not isinstance(value, dict)}
     chosen = {**common, "task": task, **PRESETS[name].get(task, {})}
-    if chosen.get("genes") == "heads+channels" and groups_heads(model):
+    if "genes" in chosen:
         # Where groups differ in size, each key is copied for its heads: decoding saves little.
-        chosen["genes"] = "groups+channels"
+        chosen["genes"] = f"{'groups' if groups_heads(model) else 'heads'}+{feed_forward}"
     if bounded:
         chosen["algorithm"] += f",curve={CURVE}"
         if "max_evaluations" in chosen:

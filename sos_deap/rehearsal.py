@@ -66,6 +66,7 @@ def _skeleton(evaluator: Evaluator, layout: str) -> Any:
     if layout == "sliced":
         twin.config.kept_heads = genes.kept_heads([1] * len(genes))
         twin.config.kept_channels = [site.units for site in genes.feed_forward]
+        twin.config.kept_experts = [site.units for site in genes.experts]
         twin.__class__ = pruned_type(type(twin))
     return twin
 

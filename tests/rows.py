@@ -69,8 +69,9 @@ def kv_heads_of(family: str) -> int | None:
 
 
 def kinds_of(family: str) -> str:
-    """The finest genes that a row claims: heads, of which a group is several, and channels."""
-    return "heads" + "+channels" * bool(FAMILIES[family].feed_forward)
+    """The finest genes that a row claims: heads, of which a group is several, and others."""
+    row = FAMILIES[family]
+    return "heads" + "+channels" * bool(row.feed_forward) + "+experts" * bool(row.experts)
 
 
 def gene_map_of(model: Any, kinds: str) -> GeneMap:
@@ -83,7 +84,7 @@ def corners(genes: GeneMap) -> list[list[int]]:
     """A layer without attention, one without feed-forward and one without both; nothing left."""
     attention = {"layers", "attention", "heads", "groups"}
     last = max(part.layer for part in genes.parts)
-    forward: dict[int, set[str] | None] = {1: {"ffn", "channels"}} if last else {}
+    forward: dict[int, set[str] | None] = {1: {"ffn", "channels", "experts"}} if last else {}
     return [
         without(genes, {0: attention, **forward, **({2: None} if last > 1 else {})}),
         [0] * len(genes),

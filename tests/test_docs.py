@@ -96,7 +96,7 @@ def test_runs_have_flags_and_names_that_exist(
     if not bad:
         with monkeypatch.context() as patch:  # the models on the pages do not exist
             patch.setattr("sos_deap.tasks.registry.kind_of", lambda name: "causal")
-            patch.setattr("sos_deap.models.purposes.has_channels", lambda name: True)
+            patch.setattr("sos_deap.models.purposes.feed_forward_genes", lambda name: "channels")
             patch.setattr("sos_deap.models.purposes.groups_heads", lambda name: False)
             check_names(arguments)
         return

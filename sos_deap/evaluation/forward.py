@@ -145,7 +145,7 @@ class ForwardRunner:
         :raises InputError: for an unknown name, a task that has no such importance, and if one
             example does not fit in memory.
         """
-        passes = checked_importance(name, self._task).passes
+        passes = checked_importance(name, self._task, self._genes).passes
         if passes:
             with evaluating(self._model):
                 self._choose()

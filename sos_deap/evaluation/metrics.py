@@ -90,7 +90,7 @@ class MetricEvaluator:
         layers = len(self.gene_map.attention)
         self._scores = PartialScores(self.runner.run, task, layers, self.accounting)
         self._cache = EvaluationCache(self._scores, task, self.accounting)
-        self._priors = Priors(len(self.gene_map), self.runner, task, self.accounting)
+        self._priors = Priors(self.gene_map, self.runner, task, self.accounting)
         self._state = state(model)
         self._engine: ComputeEngine | None = None
         self._lock = threading.RLock()

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from sos_deap.errors import unknown
 from sos_deap.evaluation.accounting import Accounting
 from sos_deap.evaluation.forward import ForwardRunner
+from sos_deap.models.genes import GeneMap
 from sos_deap.models.importance import IMPORTANCES, checked_importance, checked_numbers
 from sos_deap.tasks.task import Task
 
@@ -20,14 +21,14 @@ PRIORS = (*IMPORTANCES, ABLATION)
 class Priors:
     """The importances of a model's genes.
 
-    :param genes: the number of genes.
+    :param genes: the model's gene map.
     :param runner: computes all importances but ``"ablation"``.
     :param task: the task whose calibration examples the model reads.
     :param accounting: counts the tokens.
     """
 
     def __init__(
-        self, genes: int, runner: ForwardRunner, task: Task, accounting: Accounting
+        self, genes: GeneMap, runner: ForwardRunner, task: Task, accounting: Accounting
     ) -> None:
         self._genes, self._runner = genes, runner
         self._task, self._accounting = task, accounting
@@ -41,8 +42,8 @@ class Priors:
         if name not in PRIORS:
             raise unknown("importance", name, PRIORS)
         if name == ABLATION:
-            return self._genes + 1
-        return checked_importance(name, self._task).passes
+            return len(self._genes) + 1
+        return checked_importance(name, self._task, self._genes).passes
 
     def get(
         self, name: str, metrics: Callable[[Sequence[Sequence[int]]], list[float]]
@@ -67,8 +68,8 @@ class Priors:
         self._computed.clear()
 
     def _ablation(self, metrics: Callable[[Sequence[Sequence[int]]], list[float]]) -> list[float]:
-        whole = [1] * self._genes
-        without = [[*whole[:gene], 0, *whole[gene + 1 :]] for gene in range(self._genes)]
+        whole = [1] * len(self._genes)
+        without = [[*whole[:gene], 0, *whole[gene + 1 :]] for gene in range(len(whole))]
         dense, *lacking = metrics([whole, *without])
         sign = -1 if self._task.greater_is_better else 1
         return checked_numbers(ABLATION, [sign * (metric - dense) for metric in lacking])

@@ -12,13 +12,16 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from sos_deap.models.mixtures import squared_outputs
 from sos_deap.models.quantised import dequantised
-from sos_deap.models.sites import Site
+from sos_deap.models.sites import EXPERTS, Site
 
 
 @dataclass
 class Inputs:
     """Statistics of the input of a site's consumer over tokens, by unit, in float64.
+
+    Of a mixture, ``products`` has the squared norm of what each expert adds to the output.
 
     :param total: sum over tokens of each input, (units, width).
     :param products: sum over tokens of the products of a unit's inputs, (units, width, width).
@@ -73,7 +76,12 @@ def consumer_weight(consumer: Any) -> Tensor:
 
 
 def consumer_weights(model: nn.Module, site: Site) -> Tensor:
-    """Return the weights of a site's consumer, (outputs, units, width), in float64."""
+    """Return the weights of a site's consumer, (outputs, units, width), in float64.
+
+    Of a mixture they are 1, since what is recorded of experts is their output.
+    """
+    if site.kind == EXPERTS:
+        return torch.ones(1, site.units, 1, dtype=torch.float64)
     weight = consumer_weight(model.get_submodule(site.consumer)).double()
     return weight.reshape(len(weight), site.units, site.width)
 
@@ -115,7 +123,15 @@ def recorded_inputs(model: nn.Module, sites: Sequence[Site]) -> Iterator[list[In
     def record(inputs: Inputs, module: nn.Module, given: tuple[Tensor, ...]) -> None:
         inputs.add(given[0])
 
-    with hooked(model, sites, [partial(record, inputs) for inputs in every]):
+    def record_experts(inputs: Inputs, module: nn.Module, given: tuple[Tensor, ...]) -> None:
+        inputs.tokens += len(given[0])
+        inputs.products[:, 0, 0] += squared_outputs(module, given, len(inputs.products))
+
+    hooks = [
+        partial(record_experts if site.kind == EXPERTS else record, inputs)
+        for site, inputs in zip(sites, every, strict=True)
+    ]
+    with hooked(model, sites, hooks):
         yield every
 
 
@@ -140,8 +156,15 @@ def gates(model: nn.Module, sites: Sequence[Site]) -> Iterator[list[Tensor]]:
         scaled = states.float() * factor.repeat_interleave(width)
         return (scaled.to(states.dtype), *rest)
 
+    def scale_experts(
+        factor: Tensor, width: int, module: nn.Module, given: tuple[Tensor, ...]
+    ) -> tuple[Tensor, ...]:
+        states, indices, weights, *rest = given
+        return (states, indices, (weights.float() * factor[indices]).to(weights.dtype), *rest)
+
     hooks = [
-        partial(scale, factor, site.width) for factor, site in zip(factors, sites, strict=True)
+        partial(scale_experts if site.kind == EXPERTS else scale, factor, site.width)
+        for factor, site in zip(factors, sites, strict=True)
     ]
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     with ExitStack() as stack:

@@ -20,7 +20,7 @@ from sos_deap.models.guard import evaluating
 from sos_deap.models.least_squares import Sums, fitted
 from sos_deap.models.narrow import narrowed
 from sos_deap.models.refit import consumer_bias
-from sos_deap.models.sites import Site
+from sos_deap.models.sites import EXPERTS, Site
 from sos_deap.models.text import FOLDS, DescribedText, batches_of
 
 #: Most bytes of fitted weights that are kept.
@@ -63,19 +63,22 @@ class Compensation:
             )
         self._model, self._genes = model, genes
         self._text, self._given = text, damping
-        self._sums: list[Sums] = []
-        #: The damping of each site; ``None``: it keeps its weights.
-        self.dampings: list[float | None] = []
-        for site, parts in zip(genes.sites, _recorded(model, genes.sites, text), strict=True):
+        self._sums: dict[int, Sums] = {}
+        #: The damping of each site; ``None``: it keeps its weights, as mixtures of experts do.
+        self.dampings: list[float | None] = [None] * len(genes.sites)
+        # A mixture has no consumer to fit.
+        numbers = [number for number, site in enumerate(genes.sites) if site.kind != EXPERTS]
+        sites = [genes.sites[number] for number in numbers]
+        for number, site, parts in zip(numbers, sites, _recorded(model, sites, text), strict=True):
             if not all(part.is_finite for part in parts):
                 raise InputError(
                     f"the input of {site.consumer} is not finite on the calibration text: compute "
                     "with --dtype float32"
                 )
-            self.dampings.append(self._chosen(site, *parts) if damping is None else damping)
+            self.dampings[number] = self._chosen(site, *parts) if damping is None else damping
             every = parts[0].plus(parts[1])
             every.xx = every.xx.float()
-            self._sums.append(every)
+            self._sums[number] = every
         self._fitted = OrderedDict[tuple[int, tuple[int, ...]], Weights]()
         self._bytes = 0
 
@@ -84,13 +87,16 @@ class Compensation:
         data = {name: value for name, value in self._text.describe().items() if name != "split"}
         return {"damping": self._given, "data": data}
 
-    def weights(self, number: int, keep: Sequence[int]) -> Weights:
+    def weights(self, number: int, keep: Sequence[int]) -> Weights | None:
         """Return the weight and the bias of a consumer with some of its site's units.
 
         :param number: index of the site.
         :param keep: indices of the kept units, in rising order.
-        :returns: the weight with the kept inputs alone, and the bias or ``None``.
+        :returns: the weight with the kept inputs alone, and the bias or ``None``; ``None`` for a
+            mixture of experts, which keeps its weights.
         """
+        if number not in self._sums:
+            return None
         key = number, tuple(keep)
         if key in self._fitted:
             self._fitted.move_to_end(key)

@@ -14,7 +14,15 @@ from sos_deap.models.examples import random_inputs
 from sos_deap.models.families import why_unsliceable
 from sos_deap.models.flops import Flops
 from sos_deap.models.genes import GeneMap
-from sos_deap.models.sites import ATTENTION, Family, Site, features, head_parameters, site_slices
+from sos_deap.models.sites import (
+    ATTENTION,
+    EXPERTS,
+    Family,
+    Site,
+    features,
+    head_parameters,
+    site_slices,
+)
 from sos_deap.models.time_table import TimeTable
 
 #: What sparsity can be a share of.
@@ -254,6 +262,10 @@ def _removed_parameters(model: nn.Module, genes: GeneMap, site: Site, keep: Sequ
     """The number of parameters that slicing a site to some of its units removes."""
     if len(keep) == site.units:
         return 0
+    if site.kind == EXPERTS:
+        parts = site_slices(model, genes.family, site, keep)
+        each = sum(_parameters(part.module) // site.units for part in parts)
+        return each * (site.units - len(keep))
     consumer, *producers = site_slices(model, genes.family, site, keep)
     outputs, inputs = features(consumer.module)
     removed = outputs * (inputs - len(consumer.kept))

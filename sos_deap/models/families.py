@@ -14,11 +14,13 @@ from sos_deap.models.layouts import (
     BERT,
     BERT_WIDTH,
     CLIP,
+    EXPERTS,
     FC,
     FUSED_GATE,
     GLM,
     GPT2,
     GPT_NEOX,
+    GRANITE_MIXTURE,
     LAYER_FC,
     LLAMA,
     LLAMA_MIXTURE,
@@ -55,11 +57,12 @@ FAMILIES: dict[str, Family] = {
         LLAMA,
     ),
     **_rows(
-        "ernie4_5_moe glm4_moe granitemoe granitemoeshared hunyuan_v1_moe llama4_text "
-        "mixtral phimoe qwen2_moe qwen3_moe",
+        "ernie4_5_moe glm4_moe hunyuan_v1_moe llama4_text phimoe",
         LLAMA_MIXTURE,
     ),
+    **_rows("granitemoe granitemoeshared", GRANITE_MIXTURE),
     **_rows("olmo2 olmo3", OLMO2),
+    **_rows("qwen2_moe qwen3_moe", replace(LLAMA_MIXTURE, experts=EXPERTS)),
     **_rows("mt5 t5", T5),
     **_rows("audio-spectrogram-transformer deit ijepa vit vit_msn", VIT),
     **_rows("data2vec-audio hubert unispeech unispeech-sat wav2vec2", WAV2VEC2),
@@ -144,7 +147,7 @@ FAMILIES: dict[str, Family] = {
         requires=(("new_decoder_architecture", False),),
         feed_forward=replace(PLAIN, sizes=("ffn_hidden_size",)),
     ),
-    "flex_olmo": replace(OLMO2, feed_forward=None),
+    "flex_olmo": replace(OLMO2, feed_forward=None, experts=EXPERTS),
     "gemma3n_text": replace(LLAMA_MIXTURE, requires=(("num_kv_shared_layers", 0),)),
     "gpt2": GPT2,
     "gpt_bigcode": replace(
@@ -161,7 +164,11 @@ FAMILIES: dict[str, Family] = {
         feed_forward=FeedForward(("mlp",), "c_proj", ("c_fc",)),
     ),
     "gpt_neox": GPT_NEOX,
-    "gpt_oss": replace(LLAMA_MIXTURE, per_head=(("sinks", "heads"),)),
+    "gpt_oss": replace(
+        LLAMA_MIXTURE,
+        per_head=(("sinks", "heads"),),
+        experts=replace(EXPERTS, router="router", sizes=("num_local_experts",)),
+    ),
     "gptj": replace(
         LLAMA,
         block="h.*",
@@ -189,6 +196,7 @@ FAMILIES: dict[str, Family] = {
         output="Wo",
         feed_forward=FeedForward(("mlp",), "Wo", ("Wi",), fused=2),
     ),
+    "mixtral": replace(LLAMA_MIXTURE, experts=replace(EXPERTS, sizes=("num_local_experts",))),
     "mpnet": replace(
         BERT_WIDTH,
         attention=("attention.attn",),
@@ -211,7 +219,7 @@ FAMILIES: dict[str, Family] = {
     "mvp": replace(BART, attributes=(("num_heads", "heads"), ("embed_dim", "width"))),
     "nanochat": replace(LLAMA, feed_forward=FC),
     "nemotron": replace(LLAMA, attributes=(("num_heads", "heads"),)),
-    "olmoe": replace(OLMO2, feed_forward=None),
+    "olmoe": replace(OLMO2, feed_forward=None, experts=EXPERTS),
     "opt": replace(
         LLAMA,
         output="out_proj",

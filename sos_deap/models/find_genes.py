@@ -10,7 +10,14 @@ from sos_deap.errors import InputError, unknown
 from sos_deap.files.chromosome_file import UNITS
 from sos_deap.models.families import FALLBACK_FAMILIES, FAMILIES
 from sos_deap.models.genes import CHANNEL_BLOCKS, KINDS, GeneMap, Part
-from sos_deap.models.sites import FEED_FORWARD, Family, Site, find_sites
+from sos_deap.models.sites import (
+    ATTENTION,
+    EXPERTS,
+    FEED_FORWARD,
+    Family,
+    Site,
+    find_sites,
+)
 
 ChannelOrder = Sequence[Sequence[int]]
 
@@ -28,8 +35,8 @@ def gene_map(
         BART's.
     :param genes: what the genes stand for, joined by ``+``: ``heads`` (a query head each),
         ``groups`` (a key/value head with its query heads), ``channels`` (a block of a layer's
-        feed-forward channels), ``attention`` and ``ffn`` (a whole sub-layer), or ``layers`` (both
-        sub-layers).
+        feed-forward channels), ``experts`` (an expert of a mixture), ``attention`` and ``ffn`` (a
+        whole sub-layer), or ``layers`` (both sub-layers).
     :param channel_blocks: number of genes of kind ``channels`` in each layer.
     :param channel_order: for each feed-forward module its channels by decreasing importance, which
         are cut into blocks in that order; default: in the order of the model's weights.
@@ -41,8 +48,7 @@ def gene_map(
     """
     kinds = checked_kinds(genes)
     family, sites = _family_and_sites(model)
-    if family.feed_forward is None or not any(site.kind == FEED_FORWARD for site in sites):
-        _check_without_feed_forward(model, kinds)
+    _check_kinds(model, kinds, {site.kind for site in sites})
     layers = list(dict.fromkeys(site.block for site in sites))
     order = _checked_order(sites, channel_order) if "channels" in kinds else None
     if order is not None:
@@ -126,14 +132,33 @@ def _sites(model: nn.Module, family: Family) -> tuple[Site, ...]:
         return ()
 
 
-def _check_without_feed_forward(model: nn.Module, kinds: Iterable[str]) -> None:
+def _check_kinds(model: nn.Module, kinds: Iterable[str], found: set[str]) -> None:
+    """Raise :class:`InputError` for a kind of genes without a site.
+
+    :param model: the model.
+    :param kinds: the kinds of genes.
+    :param found: the kinds of the model's sites.
+    """
+
+    def exists(kind: str) -> bool:
+        wanted = set(KINDS[kind][0])
+        return bool(wanted & found) and not (kind == "layers" and found == {ATTENTION})
+
     for kind in kinds:
-        if FEED_FORWARD in KINDS[kind][0]:
+        if not exists(kind):
             name = getattr(getattr(model, "config", None), "model_type", type(model).__name__)
+            what = "experts" if kind == "experts" else "feed-forward"
+            if kind == "channels" and EXPERTS in found:
+                why = "its feed-forward is a mixture of experts"
+            else:
+                why = (
+                    "the table of architectures (sos_deap/models/families.py) has no row for its "
+                    f"{what}"
+                )
+            *others, last = filter(exists, KINDS)
             raise InputError(
-                f"a {name} model has no genes of kind {kind}: the table of architectures "
-                "(sos_deap/models/families.py) has no row for its feed-forward, such as a mixture "
-                "of experts; use the genes heads, groups or attention"
+                f"a {name} model has no genes of kind {kind}: {why}; use the genes "
+                f"{', '.join(others)} or {last}"
             )
 
 
@@ -167,7 +192,7 @@ def _offsets(
     site: Site, kind: str, channel_blocks: int, order: Sequence[int] | None
 ) -> Sequence[int]:
     """The index of each unit's gene within the site."""
-    if kind == "heads":
+    if kind in ("heads", "experts"):
         return range(site.units)
     if kind == "groups":
         return [unit * site.groups // site.units for unit in range(site.units)]

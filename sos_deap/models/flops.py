@@ -8,11 +8,12 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
+from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from sos_deap.models.genes import GeneMap
-from sos_deap.models.sites import ATTENTION, Site, features, site_slices
+from sos_deap.models.sites import ATTENTION, EXPERTS, Site, features, site_slices
 
 
 @contextmanager
@@ -101,6 +102,8 @@ class Flops:
         if len(keep) == it.units:
             return 0.0
         tokens = self._tokens * max(1, self._runs[site])  # more than once if layers share weights
+        if it.kind == EXPERTS:
+            return 2 * tokens * (self._of_experts(it, it.units) - self._of_experts(it, len(keep)))
         projections = 2 * tokens * self._weights(it, range(it.units))
         kept = 2 * tokens * self._weights(it, keep)
         scores = 0.0
@@ -133,6 +136,14 @@ class Flops:
             for _, projection, _ in family.spanning:
                 weights += math.prod(features(attention.get_submodule(projection)))
         return weights
+
+    def _of_experts(self, site: Site, kept: int) -> int:
+        """The number of weights of a mixture, without biases, that each token is multiplied by."""
+        experts: nn.Module = self._model.get_submodule(site.consumer)
+        router: Any = self._model.get_submodule(site.router)
+        each = sum(p[0].numel() for p in experts.parameters(recurse=False) if p.dim() == 3)
+        chosen: int = min(kept, router.top_k)
+        return kept * features(router)[1] + chosen * each
 
     def _count(self, site: int, module: Any, inputs: Any) -> None:
         self._runs[site] += 1

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 from transformers import GenerationConfig
 
-from sos_deap.models.narrow import replaced
+from sos_deap.models.temporary import replaced
 
 _TOKENS = (
     *("bos_token_id", "eos_token_id", "decoder_start_token_id"),

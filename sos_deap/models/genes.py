@@ -1,4 +1,4 @@
-"""Which gene of a chromosome stands for which heads and channels of a model."""
+"""Which gene of a chromosome stands for which heads, channels and experts of a model."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ import torch
 from torch import Tensor
 
 from sos_deap.errors import InputError
-from sos_deap.models.sites import ATTENTION, FEED_FORWARD, Family, Site
+from sos_deap.models.sites import ATTENTION, EXPERTS, FEED_FORWARD, Family, Site
 
 #: The kinds of genes: the kind of site whose units they stand for, and what one gene is called.
 KINDS: dict[str, tuple[tuple[str, ...], str]] = {
     "heads": ((ATTENTION,), "head"),
     "groups": ((ATTENTION,), "group"),
     "channels": ((FEED_FORWARD,), "channel block"),
+    "experts": ((EXPERTS,), "expert"),
     "attention": ((ATTENTION,), "attention sub-layer"),
-    "ffn": ((FEED_FORWARD,), "feed-forward sub-layer"),
-    "layers": ((ATTENTION, FEED_FORWARD), "layer"),
+    "ffn": ((FEED_FORWARD, EXPERTS), "feed-forward sub-layer"),
+    "layers": ((ATTENTION, FEED_FORWARD, EXPERTS), "layer"),
 }
 
 #: Default number of genes of kind ``channels`` in a layer.
@@ -50,7 +51,7 @@ class GeneMap:
     genes. Each unit belongs to at most one gene; units without a gene are always kept.
 
     :param family: the model's architecture.
-    :param sites: all its attention and feed-forward modules.
+    :param sites: all its attention modules, feed-forward modules and mixtures of experts.
     :param genes: the kinds of genes, keys of :data:`KINDS` joined by ``+``.
     :param parts: the genes by site.
     :param gene_of: for each site the index of each unit's gene; -1 for a unit without a gene.
@@ -89,6 +90,11 @@ class GeneMap:
     def feed_forward(self) -> list[Site]:
         """The feed-forward sites; empty if the architecture's row has none."""
         return [site for site in self.sites if site.kind == FEED_FORWARD]
+
+    @property
+    def experts(self) -> list[Site]:
+        """The mixtures of experts; empty if the architecture's row has none."""
+        return [site for site in self.sites if site.kind == EXPERTS]
 
     @property
     def heads_per_layer(self) -> tuple[int, ...]:
@@ -146,6 +152,23 @@ class GeneMap:
     def kept_channels(self, chromosome: Sequence[int]) -> list[list[int]]:
         """Return for each feed-forward site the indices of its kept channels, in rising order."""
         return self._of_kind(FEED_FORWARD, self.kept(chromosome))
+
+    def kept_experts(self, chromosome: Sequence[int]) -> list[list[int]]:
+        """Return for each mixture of experts the indices of its kept experts, in rising order."""
+        return self._of_kind(EXPERTS, self.kept(chromosome))
+
+    def counts(self, kind: str, kept: Sequence[Sequence[int]]) -> tuple[list[int], list[int]]:
+        """Return the numbers of kept units and of all units of each site of a kind.
+
+        :param kind: ``"attention"``, ``"ffn"`` or ``"experts"``.
+        :param kept: for each site the indices of its kept units.
+        """
+        pairs = [
+            (len(keep), site.units)
+            for site, keep in zip(self.sites, kept, strict=True)
+            if site.kind == kind
+        ]
+        return [left for left, _ in pairs], [units for _, units in pairs]
 
     def _of_kind(self, kind: str, kept: list[list[int]]) -> list[list[int]]:
         return [keep for site, keep in zip(self.sites, kept, strict=True) if site.kind == kind]

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from sos_deap.errors import InputError, unknown
 from sos_deap.models.activations import Inputs, consumer_weights, gates, recorded_inputs
 from sos_deap.models.genes import GeneMap
-from sos_deap.models.sites import Site
+from sos_deap.models.sites import EXPERTS, Site
 from sos_deap.models.text import Text, run_layers
 from sos_deap.progress import read_in_turn
 
@@ -116,6 +116,7 @@ class Importance:
         three, since a backward pass takes about twice the operations of a forward pass.
     :param backward: whether it computes gradients, for which the text must be a
         :class:`TextWithLoss`.
+    :param experts: whether it is defined for the experts of a mixture.
     :param standardised: whether values are relative to those of the site's other units. The
         importance of a gene is then the mean over its units, otherwise the sum.
     """
@@ -124,6 +125,7 @@ class Importance:
     description: str
     passes: int = 1
     backward: bool = False
+    experts: bool = False
     standardised: bool = True
 
 
@@ -196,6 +198,7 @@ IMPORTANCES: dict[str, Importance] = {
     "output": Importance(
         partial(_by_inputs, output),
         "root mean square of what the unit adds to the hidden state",
+        experts=True,
     ),
     "taylor": Importance(
         taylor,
@@ -203,6 +206,7 @@ IMPORTANCES: dict[str, Importance] = {
         "arXiv:1905.10650; LLM-Pruner, Ma et al., 2023, arXiv:2305.11627)",
         passes=3,
         backward=True,
+        experts=True,
         standardised=False,
     ),
     "wanda": Importance(
@@ -212,13 +216,14 @@ IMPORTANCES: dict[str, Importance] = {
 }
 
 
-def checked_importance(name: str, text: NamedText) -> Importance:
-    """Return a row of :data:`IMPORTANCES` after a check of the calibration text.
+def checked_importance(name: str, text: NamedText, genes: GeneMap) -> Importance:
+    """Return a row of :data:`IMPORTANCES` after a check of the calibration text and the genes.
 
     :param name: a key of :data:`IMPORTANCES`.
     :param text: the calibration text.
-    :raises InputError: for an unknown name, and if the importance needs a loss that the text does
-        not have.
+    :param genes: the model's gene map.
+    :raises InputError: for an unknown name, if the importance needs a loss that the text does not
+        have, and if it is not defined for experts and these are genes.
     """
     if name not in IMPORTANCES:
         raise unknown("importance", name, IMPORTANCES)
@@ -226,6 +231,16 @@ def checked_importance(name: str, text: NamedText) -> Importance:
         raise InputError(
             f"the importance {name} needs a loss with a gradient, and {text.name} has none: use "
             "another importance, or the task perplexity or kl"
+        )
+    experts = any(
+        site.kind == EXPERTS and own
+        for site, own in zip(genes.sites, genes.site_genes, strict=True)
+    )
+    if experts and not IMPORTANCES[name].experts:
+        others = ", ".join(other for other, row in IMPORTANCES.items() if row.experts)
+        raise InputError(
+            f"the importance {name} is defined by the projection that heads and channels enter, "
+            f"which experts lack: use {others} or ablation"
         )
     return IMPORTANCES[name]
 
@@ -241,9 +256,10 @@ def importance(name: str, model: nn.Module, genes: GeneMap, text: NamedText) -> 
     :returns: one value per gene, in the order of the gene map. Values of different importances
         cannot be compared.
     :raises InputError: for an unknown name, for text without the loss or the activations that the
-        importance needs, and for values that are not finite.
+        importance needs, for experts if it is not defined for them, and for values that are not
+        finite.
     """
-    row = checked_importance(name, text)
+    row = checked_importance(name, text, genes)
     touched = [number for number, own in enumerate(genes.site_genes) if own]
     per_unit = row.of(model, [genes.sites[number] for number in touched], text)
     totals, counts = [0.0] * len(genes), [0] * len(genes)

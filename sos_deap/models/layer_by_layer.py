@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sos_deap.models.narrow import replaced
+from sos_deap.models.temporary import replaced
 from sos_deap.models.text import Text
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from sos_deap.models.sites import Family, FeedForward
+from sos_deap.models.sites import Experts, Family, FeedForward
 
 GATED = FeedForward(("mlp",), "down_proj", ("gate_proj", "up_proj"))
 FUSED_GATE = FeedForward(("mlp",), "down_proj", ("gate_up_proj",), fused=2)
@@ -25,8 +25,13 @@ LLAMA = Family(
     output="o_proj",
     feed_forward=GATED,
 )
-# The experts of a mixture cannot be removed.
+# Without experts: its routers have parameters of other kinds, or groups of experts.
 LLAMA_MIXTURE = replace(LLAMA, feed_forward=None)
+EXPERTS = Experts()
+GRANITE_MIXTURE = replace(
+    LLAMA_MIXTURE,
+    experts=Experts("block_sparse_moe", router="router", sizes=("num_local_experts",)),
+)
 # Its query and key norms span all heads.
 OLMO2 = replace(LLAMA, spanning=(("q_norm", "q_proj", "heads"), ("k_norm", "k_proj", "kv_heads")))
 GLM = replace(LLAMA, feed_forward=FUSED_GATE)

@@ -12,7 +12,9 @@ from sos_deap.errors import InputError
 from sos_deap.models.find_genes import gene_map
 from sos_deap.models.genes import GeneMap
 from sos_deap.models.guard import exclusive
-from sos_deap.models.sites import Site
+from sos_deap.models.mixtures import ExpertsMask, without_experts
+from sos_deap.models.rows import rows_each
+from sos_deap.models.sites import EXPERTS, Site
 
 
 def masked(
@@ -22,7 +24,8 @@ def masked(
 
     Inside the context, a batch of ``len(chromosomes) * B`` rows is read as consecutive blocks of
     ``B`` rows, one block per sub-model. The output of a removed head or channel is multiplied by
-    zero where it enters the projection that follows, which gives the same result as removing it.
+    zero where it enters the projection that follows, and no token is sent to a removed expert,
+    which gives the same result as removing it.
     Other threads that mask or evaluate the model wait until the context ends.
 
     :param model: the model; it is restored at the end, also after an exception.
@@ -77,6 +80,10 @@ def masked_site(model: nn.Module, site: Site, mask: Tensor) -> Iterator[None]:
     :param site: the site.
     :param mask: (sub-models, units): 1 to keep the unit, 0 to mask it.
     """
+    if site.kind == EXPERTS:
+        with without_experts(model, site, mask):
+            yield
+        return
     hook = _Mask(mask.repeat_interleave(site.width, dim=1))
     handle = model.get_submodule(site.consumer).register_forward_pre_hook(hook)
     try:
@@ -91,9 +98,9 @@ def is_masked(model: nn.Module, genes: GeneMap) -> bool:
     :param model: the model.
     :param genes: its gene map.
     """
-    consumers = (model.get_submodule(site.consumer) for site in genes.sites)
-    hooks = (hook for consumer in consumers for hook in consumer._forward_pre_hooks.values())
-    return any(isinstance(hook, _Mask) and hook.scales for hook in hooks)
+    modules = (model.get_submodule(site.router or site.consumer) for site in genes.sites)
+    hooks = (hook for module in modules for hook in module._forward_pre_hooks.values())
+    return any(isinstance(hook, _Mask | ExpertsMask) and hook.scales for hook in hooks)
 
 
 class _Mask:
@@ -122,10 +129,6 @@ class _Mask:
         states, *rest = inputs  # (sub-models * rows, tokens, inputs)
         # The mask is converted in the first call; later calls find device and dtype right.
         mask = self._mask = self._mask.to(states)
-        if len(states) % len(mask):
-            raise InputError(
-                f"the batch has {len(states)} rows for {len(mask)} sub-models: "
-                "give the same number of rows for each"
-            )
+        rows_each(len(states), len(mask))
         blocks = states.reshape(len(mask), -1, states.shape[-1])
         return ((blocks * mask).view_as(states), *rest)

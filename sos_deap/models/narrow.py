@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from sos_deap.models.mixtures import without_experts
 from sos_deap.models.sites import (
     ATTENTION,
+    EXPERTS,
     EmptyConv1D,
     Family,
     SelectOutputs,
@@ -23,24 +25,7 @@ from sos_deap.models.sites import (
     set_attention_sizes,
     site_slices,
 )
-
-
-@contextmanager
-def replaced(owner: Any, **attributes: Any) -> Iterator[None]:
-    """Set attributes of an object inside the context, and restore it at the end.
-
-    :param owner: the object.
-    :param attributes: values by name; they shadow attributes of the object's class.
-    """
-    own = vars(owner)
-    before = {name: own[name] for name in attributes if name in own}
-    own.update(attributes)
-    try:
-        yield
-    finally:
-        for name in attributes:
-            del own[name]
-        own.update(before)
+from sos_deap.models.temporary import replaced, with_parameters
 
 
 @contextmanager
@@ -60,6 +45,12 @@ def narrowed(
     :param fitted: weight and bias of the consumer with the inputs of these units alone; default:
         its own.
     """
+    if site.kind == EXPERTS:  # removed ones cost no operations, as no token is sent to them
+        mask = torch.zeros(1, site.units)
+        mask[0, list(keep)] = 1
+        with without_experts(model, site, mask):
+            yield
+        return
     with ExitStack() as stack:
         if site.kind == ATTENTION:
             attention = model.get_submodule(site.module)
@@ -72,7 +63,7 @@ def narrowed(
                 empty.layer_idx = None  # key/value caches are not filled
                 stack.enter_context(replaced(attention, forward=empty.forward))
             own = head_parameters(model, family, site, keep)
-            stack.enter_context(_with_parameters(attention, **own))
+            stack.enter_context(with_parameters(attention, **own))
         for part in site_slices(model, family, site, keep):
             if part.whole:
                 hook = part.module.register_forward_hook(SelectOutputs(part.kept))
@@ -82,20 +73,8 @@ def narrowed(
         if fitted is not None:
             weight, bias = fitted
             both = {"weight": weight} | ({} if bias is None else {"bias": bias})
-            stack.enter_context(_with_parameters(model.get_submodule(site.consumer), **both))
+            stack.enter_context(with_parameters(model.get_submodule(site.consumer), **both))
         yield
-
-
-@contextmanager
-def _with_parameters(module: nn.Module, **own: Tensor) -> Iterator[None]:
-    """Give a module other parameters, inside the context."""
-    parameters: dict[str, Any] = module._parameters
-    before = dict(parameters)
-    parameters.update(own)
-    try:
-        yield
-    finally:
-        parameters.update(before)
 
 
 def _restore(module: nn.Module, before: dict[str, Any]) -> None:

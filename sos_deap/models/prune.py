@@ -1,4 +1,4 @@
-"""Remove heads and channels from a model's weights, in one of three layouts."""
+"""Remove heads, channels and experts from a model's weights, in one of three layouts."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ from sos_deap.models.quantised import is_int8
 from sos_deap.models.saving import pruned_type
 from sos_deap.models.sites import (
     ATTENTION,
+    EXPERTS,
+    FEED_FORWARD,
     Site,
     head_parameters,
     set_sizes,
@@ -48,15 +50,16 @@ def prune(
     genes: GeneMap | None = None,
     layout: str = "sliced",
 ) -> PreTrainedModel:
-    """Return a copy of a model without the heads and channels that a chromosome removes.
+    """Return a copy of a model without the heads, channels and experts that a chromosome removes.
 
     - ``"sliced"``: the projections of an attention module or a feed-forward lose the rows and
       columns of the removed heads and channels; a key/value head is removed with the last of its
-      query heads. What is kept is written into the config, and ``save_pretrained(folder)`` also
-      saves the code that transformers needs to load the model.
-    - ``"uniform"``: the same, for a chromosome that keeps equally many heads and channels in each
-      layer; the result has the stock class and a stock config.
+      query heads, an expert with its row of the router. What is kept is written into the config,
+      and ``save_pretrained(folder)`` also saves the code that transformers needs to load the model.
+    - ``"uniform"``: the same, for a chromosome that keeps equally many heads, channels and experts
+      in each layer; the result has the stock class and a stock config.
     - ``"zeroed"``: all sizes stay, and the weights by which removed units are multiplied are 0.
+      Experts cannot be removed so, as no weight of the router keeps tokens from them.
 
     :param model: the model; it is not changed and shares no memory with the copy.
     :param chromosome: one gene for each in ``genes``, in layer order: 1 to keep it, 0 to remove it.
@@ -76,9 +79,10 @@ def prune(
         vars(pruned.config).update(vars(uniform))  # in place: the layers share it
     else:
         pruned.config.kept_heads = mapping.kept_heads(chromosome)
-        channels = list(map(len, mapping.kept_channels(chromosome)))
-        if channels != [site.units for site in mapping.feed_forward]:
-            pruned.config.kept_channels = channels
+        for kind, name in ((FEED_FORWARD, "kept_channels"), (EXPERTS, "kept_experts")):
+            counts, units = mapping.counts(kind, kept)
+            if counts != units:
+                setattr(pruned.config, name, counts)
         pruned.__class__ = pruned_type(type(model))
     return pruned
 
@@ -125,6 +129,11 @@ def check_layout(model: PreTrainedModel, genes: GeneMap, layout: str) -> None:
             if part.projection:
                 _check_projection(part.path, part.module)
     if layout == "zeroed":
+        if any(site.kind == EXPERTS for site in _touched(genes)):
+            raise InputError(
+                "the layout zeroed cannot remove experts, as no weight of the router keeps tokens "
+                "from them: use the layout sliced"
+            )
         return
     if why := why_unsliceable(genes.family, model.config, genes.removes_heads):
         raise InputError(
@@ -173,8 +182,8 @@ def _unnamed_of(model: PreTrainedModel, genes: GeneMap, kind: str, layout: str) 
         for name, shape in _with_twice(model, (*_HEADS, "hidden_size")).items():
             if name.startswith(inside) and others.get(name, shape) != shape:
                 return name
-    forward = family.feed_forward
-    sizes = _HEADS if kind == ATTENTION else forward.sizes if forward else ()
+    row = family.experts if kind == EXPERTS else family.feed_forward
+    sizes = _HEADS if kind == ATTENTION else row.sizes if row else ()
     for name, shape in _with_twice(model, sizes).items():
         # Another module may have channels of its own, as many as a feed-forward in the config.
         own = kind == ATTENTION or layout == "uniform" or name.startswith(inside)

@@ -44,15 +44,18 @@ def kind_of(name: str) -> str:
     return "encoder" if is_encoder(config) else "causal"
 
 
-def has_channels(name: str) -> bool:
-    """Whether the feed-forward channels of a saved model can be removed.
+def feed_forward_genes(name: str) -> str | None:
+    """Return the finest genes that a saved model has in its feed-forwards.
 
     :param name: as for :func:`sos_deap.load`.
-    :returns: whether they can; ``True`` for an architecture without a row, of which it is unknown.
+    :returns: ``"channels"``, also for an architecture without a row, of which it is unknown;
+        ``"experts"``; or ``None`` if there are no such genes.
     :raises InputError: if the config.json is missing or damaged.
     """
     family = FAMILIES.get(read_config(name).model_type)
-    return family is None or family.feed_forward is not None
+    if family is None or family.feed_forward is not None:
+        return "channels"
+    return None if family.experts is None else "experts"
 
 
 def groups_heads(name: str) -> bool:

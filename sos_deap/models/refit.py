@@ -24,7 +24,7 @@ from sos_deap.models.guard import evaluating
 from sos_deap.models.layer_by_layer import LayerByLayer, recorded_outputs
 from sos_deap.models.least_squares import DAMPINGS, Fit, SingularError, Sums, bias_fitted, fitted
 from sos_deap.models.quantised import set_weight
-from sos_deap.models.sites import Site
+from sos_deap.models.sites import EXPERTS, Site
 from sos_deap.models.text import FOLDS, RefitText, batches_of
 
 #: What is fitted: weights and biases of the consumers, or the biases alone.
@@ -66,9 +66,10 @@ def refit(
     refitted already; Y is the output of the dense model's consumer, plus, in layers that add it
     unchanged to the hidden states, the difference of these between the dense and the pruned model;
     W is its present weight. So it compensates the removed units of its site and, in part, what
-    earlier sites lost. A bias is fitted with the weight. A similar least-squares step is in SlimGPT
-    (Ling et al., 2024); the bias alone is FLAP's compensation (An et al., 2024, equation 8), for
-    which Y is the output of the dense model's consumer in every layer.
+    earlier sites lost. A bias is fitted with the weight. A mixture of experts keeps its weights. A
+    similar least-squares step is in SlimGPT (Ling et al., 2024); the bias alone is FLAP's
+    compensation (An et al., 2024, equation 8), for which Y is the output of the dense model's
+    consumer in every layer.
 
     The sums over tokens of one site are in memory at a time, in float64: for 11,008 channels about
     1 GB for each of the text to fit and the text to choose the damping. The hidden states after one
@@ -170,7 +171,8 @@ class _Refit:
     def fits(self) -> Iterator[SiteFit]:
         """Refit each site from the first one that lost units on."""
         changed = False
-        for layer, (_, sites) in enumerate(self._layers):
+        for layer, (_, every) in enumerate(self._layers):
+            sites = [site for site in every if site.kind != EXPERTS]  # they have no consumer
             dense = self._dense_layer(layer, sites)
             for number, site in enumerate(sites):
                 consumer = self._pruned.get_submodule(site.consumer)
@@ -179,6 +181,9 @@ class _Refit:
                 pairs = self._pairs(layer, [one.consumer for one in sites[: number + 1]], dense)
                 if changed and (fit := self._fit(site, kept, pairs)):
                     yield fit
+            for mixture in every[len(sites) :]:
+                router: Any = self._pruned.get_submodule(mixture.router)
+                changed |= len(router.weight) < mixture.units
             if layer + 1 < len(self._layers):
                 for examples in self._batches:
                     self._pruned_run.run(layer, examples)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from sos_deap.models.genes import GeneMap
-from sos_deap.models.narrow import replaced
+from sos_deap.models.temporary import replaced
 
 NAME = "apply_rotary_pos_emb"  # in the module of transformers that defines the attention
 

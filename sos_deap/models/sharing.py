@@ -17,15 +17,16 @@ import torch
 from torch import Tensor
 from transformers import Cache
 
-from sos_deap.errors import InputError
 from sos_deap.models.compensation import Compensation
 from sos_deap.models.families import why_unsliceable
 from sos_deap.models.genes import GeneMap
 from sos_deap.models.hidden_states import Kept, States
 from sos_deap.models.masking import masked, masked_site
 from sos_deap.models.memory import is_out_of_memory
-from sos_deap.models.narrow import narrowed, replaced
+from sos_deap.models.narrow import narrowed
+from sos_deap.models.rows import rows_each
 from sos_deap.models.sites import ATTENTION
+from sos_deap.models.temporary import replaced
 
 Layer = tuple[bytes, ...]  # for each site of a layer the values of its genes
 Prefix = tuple[Layer, ...]  # of the first layers of a sub-model
@@ -202,12 +203,7 @@ class _Run:
 
     def _begin(self, hidden: Tensor) -> None:
         self._rows = len(hidden)
-        self._each, rest = divmod(self._rows, len(self._sub_models))
-        if rest:
-            raise InputError(
-                f"the batch has {self._rows} rows for {len(self._sub_models)} sub-models: "
-                "give the same number of rows for each"
-            )
+        self._each = rows_each(self._rows, len(self._sub_models))
         self._now = {(): hidden[: self._each]}
         self._cached = {}
         self._starts = [self._start(one) for one in self._sub_models]

@@ -1,7 +1,8 @@
-"""Remove heads and channels from a model's weights: sliced projections and empty sub-layers.
+"""Remove heads, channels and experts from a model's weights: sliced modules, empty sub-layers.
 
-A site is one attention module or one feed-forward module: the place where removable units (query
-heads, channels) enter a consumer projection side by side.
+A site is one attention module, one feed-forward module or one mixture of experts: the place where
+removable units lie side by side. Query heads and channels enter a consumer projection; experts are
+chosen by a router.
 
 This file imports only torch and transformers. When sos_deap saves a pruned model, it writes a copy
 of this file, followed by the model's classes, into the folder of the weights, so that transformers
@@ -26,7 +27,7 @@ from transformers import AttentionInterface, Cache
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.pytorch_utils import Conv1D
 
-ATTENTION, FEED_FORWARD = "attention", "ffn"
+ATTENTION, FEED_FORWARD, EXPERTS = "attention", "ffn", "experts"
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,28 @@ class FeedForward:
     producers: tuple[str, ...]
     fused: int = 1
     sizes: tuple[str, ...] = ("intermediate_size",)
+
+
+@dataclass(frozen=True)
+class Experts:
+    """Names in the mixture of experts of one architecture.
+
+    The router has a ``weight`` with one row per expert, perhaps a ``bias``, and an attribute
+    ``top_k``, the number of experts that each token is sent to; it returns logits, the weights of
+    the chosen experts, and their indices. It may compute the weights from the logits in any way in
+    which an expert whose logit is very low has the weight 0.
+
+    :param module: path in a layer of the module whose ``forward`` computes the mixture.
+    :param router: path in that module of the router.
+    :param experts: path in that module of the module that computes the experts. Each of its
+        parameters has one entry per expert along its first axis.
+    :param sizes: attributes of the stock config that set the number of experts.
+    """
+
+    module: str = "mlp"
+    router: str = "gate"
+    experts: str = "experts"
+    sizes: tuple[str, ...] = ("num_experts",)
 
 
 @dataclass(frozen=True)
@@ -92,6 +115,8 @@ class Family:
         would not. Masking works in either case, and so does slicing channels.
     :param feed_forward: the feed-forward; ``None`` if its channels cannot be removed, as in a
         mixture of experts.
+    :param experts: the mixture of experts; ``None`` if there is none or its experts cannot be
+        removed.
     """
 
     block: str
@@ -115,6 +140,7 @@ class Family:
     norm: str = ""
     unsliceable: str = ""
     feed_forward: FeedForward | None = None
+    experts: Experts | None = None
 
     @property
     def fused(self) -> bool:
@@ -134,21 +160,23 @@ class Family:
 
 @dataclass(frozen=True)
 class Site:
-    """Paths and sizes of one attention module or one feed-forward module.
+    """Paths and sizes of one attention module, one feed-forward module or one mixture of experts.
 
     A decoder layer with cross-attention has two attention sites.
 
-    :param kind: :data:`ATTENTION`, whose units are query heads, or :data:`FEED_FORWARD`, whose
-        units are channels.
+    :param kind: :data:`ATTENTION`, whose units are query heads, :data:`FEED_FORWARD`, whose units
+        are channels, or :data:`EXPERTS`, whose units are experts.
     :param block: path in the model of the layer.
     :param module: path in the model of the module whose ``forward`` computes the site; that of the
         layer if the layer does so itself.
-    :param consumer: path in the model of the projection that the units enter.
-    :param units: number of query heads or channels.
+    :param consumer: path in the model of the projection that the units enter; of a mixture that of
+        the module that computes the experts.
+    :param units: number of query heads, channels or experts.
     :param width: number of the consumer's inputs that belong to one unit: the width of a head, or
-        1 for a channel.
+        1 for a channel; 1 for an expert.
     :param groups: number of key/value heads, smaller than ``units`` with grouped-query attention;
-        for a feed-forward the number of channels.
+        otherwise the number of units.
+    :param router: path in the model of a mixture's router; empty for other sites.
     """
 
     kind: str
@@ -158,6 +186,7 @@ class Site:
     units: int
     width: int
     groups: int
+    router: str = ""
 
     def group_counts(self, keep: Iterable[int]) -> dict[int, int]:
         """Count the query heads that use each key/value head.
@@ -190,6 +219,11 @@ def find_sites(model: nn.Module, family: Family) -> list[Site]:
                 for path in forward.modules
                 if _has(layer, _joined(path, forward.consumer))
             ]
+        experts = family.experts
+        if attention and experts is not None:
+            paths = [_joined(experts.module, path) for path in (experts.router, experts.experts)]
+            if all(_has(layer, path) for path in paths):  # other layers may have a feed-forward
+                found.append(_experts_site(layer, experts, block, *paths))
     return found
 
 
@@ -227,6 +261,22 @@ def _feed_forward_site(layer: nn.Module, forward: FeedForward, block: str, path:
     )
 
 
+def _experts_site(
+    layer: nn.Module, experts: Experts, block: str, router: str, consumer: str
+) -> Site:
+    count = features(layer.get_submodule(router))[0]
+    return Site(
+        kind=EXPERTS,
+        block=block,
+        module=_joined(block, experts.module),
+        consumer=f"{block}.{consumer}",
+        units=count,
+        width=1,
+        groups=count,
+        router=f"{block}.{router}",
+    )
+
+
 def _joined(*parts: str) -> str:
     return ".".join(filter(None, parts))
 
@@ -239,18 +289,21 @@ def _has(module: nn.Module, path: str) -> bool:
     return True
 
 
-def slice_model(model: Any, family: Family, heads: Any, channels: Any = None) -> None:
-    """Remove heads and channels from a model, in place.
+def slice_model(
+    model: Any, family: Family, heads: Any, channels: Any = None, experts: Any = None
+) -> None:
+    """Remove heads, channels and experts from a model, in place.
 
     :param model: the model, not pruned; on the meta device nothing is computed.
     :param family: its architecture.
     :param heads: for each attention site the indices of the query heads to keep, in rising order.
     :param channels: for each feed-forward site the number of channels to keep; the weights of the
         first ones stay. Default: all channels.
+    :param experts: the same for each mixture of experts.
     :raises ValueError: for values that do not fit the model.
     """
     sites = find_sites(model, family)
-    kept = _checked_kept(sites, heads, channels)
+    kept = _checked_kept(sites, heads, channels, experts)
     for site, keep in zip(sites, kept, strict=True):
         for name, parameter in head_parameters(model, family, site, keep).items():
             setattr(model.get_submodule(site.module), name, parameter)
@@ -259,14 +312,14 @@ def slice_model(model: Any, family: Family, heads: Any, channels: Any = None) ->
     set_sizes(model, family, sites, kept)
 
 
-def _checked_kept(sites: Sequence[Site], heads: Any, channels: Any) -> list[list[int]]:
+def _checked_kept(
+    sites: Sequence[Site], heads: Any, channels: Any, experts: Any
+) -> list[list[int]]:
     """Return the kept units of each site, from the values in a ``config.json``.
 
     :raises ValueError: for values that do not fit the sites.
     """
     attention = [site for site in sites if site.kind == ATTENTION]
-    forward = [site for site in sites if site.kind == FEED_FORWARD]
-    channels = [site.units for site in forward] if channels is None else channels
 
     def fits(keep: Any, site: Site) -> bool:
         plain = isinstance(keep, list) and all(type(head) is int for head in keep)
@@ -277,16 +330,31 @@ def _checked_kept(sites: Sequence[Site], heads: Any, channels: Any) -> list[list
             "kept_heads in config.json must list, for each of the model's "
             f"{len(attention)} attention modules, the indices of its kept heads in rising order"
         )
-    if not _is_list(channels, len(forward)) or not all(
-        type(count) is int and 0 <= count <= site.units
-        for count, site in zip(channels, forward, strict=True)
-    ):
-        raise ValueError(
-            "kept_channels in config.json must list, for each of the model's "
-            f"{len(forward)} feed-forward modules, its number of kept channels"
-        )
-    left = {ATTENTION: iter(heads), FEED_FORWARD: (list(range(count)) for count in channels)}
+    left = {
+        ATTENTION: iter(heads),
+        FEED_FORWARD: _first_units(sites, FEED_FORWARD, channels, "feed-forward modules"),
+        EXPERTS: _first_units(sites, EXPERTS, experts, "mixtures of experts"),
+    }
     return [next(left[site.kind]) for site in sites]
+
+
+def _first_units(
+    sites: Sequence[Site], kind: str, counts: Any, modules: str
+) -> Iterator[list[int]]:
+    """Return the kept units of each site of a kind, from their numbers in a ``config.json``."""
+    own = [site for site in sites if site.kind == kind]
+    if counts is None:
+        counts = [site.units for site in own]
+    if not _is_list(counts, len(own)) or not all(
+        type(count) is int and 0 <= count <= site.units
+        for count, site in zip(counts, own, strict=True)
+    ):
+        units = "experts" if kind == EXPERTS else "channels"
+        raise ValueError(
+            f"kept_{units} in config.json must list, for each of the model's "
+            f"{len(own)} {modules}, its number of kept {units}"
+        )
+    return iter([list(range(count)) for count in counts])
 
 
 def _is_list(value: Any, length: int) -> bool:
@@ -301,8 +369,8 @@ class SiteSlice:
     :param module: the module.
     :param axis: 0 if units are outputs (rows) of the module, 1 if they are its inputs (columns).
     :param kept: indices of the kept rows or columns, in rising order.
-    :param projection: whether the module multiplies by a matrix; otherwise it is a norm with one
-        row per head.
+    :param projection: whether the module multiplies all tokens by a matrix; otherwise it is a norm
+        with one row per head, or has one row per expert.
     :param whole: whether the module keeps its weights, and only its output is sliced.
     """
 
@@ -320,9 +388,10 @@ def site_slices(
     """Yield every module of a site whose size depends on its units.
 
     The first one is the consumer. The others are the producers, as far as the model has them: of a
-    feed-forward its first projections; of an attention module the query, key and value projections,
-    the family's further projections, its norms with one row per head, and its norms over all heads.
-    A key/value head is kept if at least one of its query heads is. An attention module without
+    feed-forward its first projections; of a mixture the router; of an attention module the query,
+    key and value projections, the family's further projections, its norms with one row per head,
+    and its norms over all heads. A key/value head is kept if at least one of its query heads is. An
+    attention module without
     heads has no producers.
 
     :param model: the model, not pruned.
@@ -331,6 +400,10 @@ def site_slices(
     :param keep: indices of the kept units, in rising order.
     """
     consumer = model.get_submodule(site.consumer)
+    if site.kind == EXPERTS:
+        for path in (site.consumer, site.router):
+            yield SiteSlice(path, model.get_submodule(path), 0, list(keep), projection=False)
+        return
     yield SiteSlice(site.consumer, consumer, 1, _indices(keep, site.width))
     if site.kind == ATTENTION and not keep:
         return
@@ -367,7 +440,7 @@ def head_parameters(
     :param keep: indices of the kept units, in rising order.
     :returns: new parameters by name; empty for an attention module without heads.
     """
-    if site.kind == FEED_FORWARD or not keep:
+    if site.kind != ATTENTION or not keep:
         return {}
     own, kept = model.get_submodule(site.module)._parameters, _kept_heads(site, keep)
     smaller = {}
@@ -411,9 +484,15 @@ def _indices(units: Iterable[int], width: int) -> list[int]:
 
 
 def features(module: Any) -> tuple[int, int]:
-    """The numbers of outputs and inputs of a projection; for a norm, the shape of its weight."""
+    """The numbers of outputs and inputs of a projection; for a norm, the shape of its weight.
+
+    For the experts of a mixture, their number and that of the parameters of each.
+    """
     if isinstance(module, Conv1D):
         return module.nf, module.nx
+    if not hasattr(module, "weight"):
+        own = list(module.parameters(recurse=False))
+        return len(own[0]), sum(parameter[0].numel() for parameter in own)
     if not hasattr(module, "out_features"):
         return len(module.weight), module.weight[0].numel()
     return module.out_features, module.in_features
@@ -433,6 +512,10 @@ def smaller_modules(
     new = dict[str, nn.Module]()
     for site, keep in zip(sites, kept, strict=True):
         if len(keep) == site.units:
+            continue
+        if site.kind == EXPERTS and not keep:
+            new[site.router] = NoRouter(model.get_submodule(site.router))
+            new[site.consumer] = NoExperts()
             continue
         for part in site_slices(model, family, site, keep):
             if part.whole:
@@ -459,13 +542,15 @@ def _without_projections(model: nn.Module, family: Family, site: Site) -> nn.Mod
 
 
 def sliced(module: nn.Module, axis: int, kept: list[int]) -> nn.Module:
-    """A copy of a projection or of a norm with some of its rows or columns.
+    """A copy of a projection, a norm or experts with some of its rows or columns.
 
     :param module: the module.
-    :param axis: 0 to select outputs (rows), 1 to select inputs (columns).
-    :param kept: indices of the rows or columns to keep.
+    :param axis: 0 to select outputs (rows) or experts, 1 to select inputs (columns).
+    :param kept: indices of the rows, columns or experts to keep.
     """
-    weight: Any = module.weight
+    weight: Any = getattr(module, "weight", None)
+    if weight is None:
+        return _fewer_experts(module, kept)
     index = torch.tensor(kept, dtype=torch.long, device=weight.device)
     stored_axis = 1 - axis if isinstance(module, Conv1D) else axis  # Conv1D stores (in, out)
     memo: dict[int, Any] = {id(weight): _smaller(weight, stored_axis, index)}
@@ -478,6 +563,14 @@ def sliced(module: nn.Module, axis: int, kept: list[int]) -> nn.Module:
         setattr(new, names[axis], len(kept))
     smaller: nn.Module = new
     return smaller
+
+
+def _fewer_experts(module: nn.Module, kept: list[int]) -> nn.Module:
+    memo: dict[int, Any] = {}
+    for parameter in module.parameters(recurse=False):
+        index = torch.tensor(kept, dtype=torch.long, device=parameter.device)
+        memo[id(parameter)] = _smaller(parameter, 0, index)
+    return copy.deepcopy(module, memo)
 
 
 def _smaller(parameter: Tensor, axis: int, index: Tensor) -> nn.Parameter:
@@ -522,6 +615,11 @@ def set_sizes(
     for site, keep in zip(sites, kept, strict=True):
         if site.kind == ATTENTION and 0 < len(keep) < site.units:
             set_attention_sizes(model, family, site, keep)
+        if site.kind == EXPERTS and 0 < len(keep) < site.units:
+            router: Any = model.get_submodule(site.router)
+            experts: Any = model.get_submodule(site.consumer)
+            router.num_experts = experts.num_experts = len(keep)
+            router.top_k = min(router.top_k, len(keep))
 
 
 def set_attention_sizes(model: Any, family: Family, site: Site, keep: Sequence[int]) -> None:
@@ -752,6 +850,34 @@ class EmptyBiasedAttention(EmptyAttention):
         return output, bias, weights
 
 
+class NoRouter(nn.Module):
+    """The router of a mixture without experts: it chooses none for each token.
+
+    :param router: the stock router; an empty weight is saved, so that the stock class finds a
+        mismatch instead of loading the model.
+    """
+
+    def __init__(self, router: Any) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(router.weight.detach()[:0].clone(), router.weight.requires_grad)
+
+    def forward(self, hidden_states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return logits, weights and indices of no experts, each of shape (tokens, 0).
+
+        :param hidden_states: (..., hidden size).
+        """
+        none = nn.functional.linear(hidden_states.flatten(0, -2), self.weight)
+        return none, none, none.long()
+
+
+class NoExperts(nn.Module):
+    """The experts of a mixture without experts: it returns zeros."""
+
+    def forward(self, hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:
+        """Return zeros in the shape of the hidden states."""
+        return torch.zeros_like(hidden_states)
+
+
 def empty_attention(attention: Any, family: Family, output: nn.Module | None) -> EmptyAttention:
     """Return what replaces an attention module that keeps no head.
 
@@ -812,8 +938,8 @@ def _repeat_heads(states: Tensor, counts: list[int]) -> Tensor:
 def pruned_class(stock: type, family: Family) -> Any:
     """Make a model class that is sliced by its config before its weights are loaded.
 
-    The config lists ``kept_heads`` for each attention module and, unless all channels are kept,
-    the numbers ``kept_channels`` for each feed-forward module.
+    The config lists ``kept_heads`` for each attention module and, unless all are kept, the numbers
+    ``kept_channels`` for each feed-forward module and ``kept_experts`` for each mixture.
 
     :param stock: the class in transformers; the new class has its name, since saved configs refer
         to a class by name.
@@ -825,7 +951,8 @@ def pruned_class(stock: type, family: Family) -> Any:
             # Only other programs read it; if set, config.num_attention_heads raises an error.
             config.per_layer_config = None
             super().__init__(config, *args, **kwargs)
-            slice_model(self, family, config.kept_heads, getattr(config, "kept_channels", None))
+            others = (getattr(config, f"kept_{units}", None) for units in ("channels", "experts"))
+            slice_model(self, family, config.kept_heads, *others)
 
     Pruned.__name__ = Pruned.__qualname__ = stock.__name__
     Pruned.__doc__ = stock.__doc__

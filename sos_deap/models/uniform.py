@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from sos_deap.errors import InputError, first_line
 from sos_deap.models.genes import GeneMap
-from sos_deap.models.sites import FEED_FORWARD, find_sites
+from sos_deap.models.sites import EXPERTS, FEED_FORWARD, find_sites
 
 Kept = list[list[int]]  # for each site the indices of the units that it keeps
 
@@ -30,7 +30,7 @@ def uniform_counts(model: PreTrainedModel, genes: GeneMap) -> dict[str, list[int
     if whole := set(genes.kinds) & {"attention", "ffn", "layers"}:
         raise InputError(
             f"the uniform layout keeps every sub-layer: the genes {sorted(whole)[0]} remove whole "
-            "ones; use the genes heads, groups or channels, or the layout sliced"
+            "ones; use the genes heads, groups, channels or experts, or the layout sliced"
         )
     grouped = any(1 < site.groups < site.units for site in genes.attention)
     if grouped and "heads" in genes.kinds:
@@ -102,6 +102,8 @@ def uniform_config(model: PreTrainedModel, genes: GeneMap, kept: Kept) -> Any:
             _set_heads(config, genes, kept)
         if "channels" in genes.kinds:
             _set_channels(config, genes, kept)
+        if "experts" in genes.kinds:
+            _set_experts(config, genes, kept)
         config.validate()
     except InputError:
         raise
@@ -133,20 +135,32 @@ def _set_heads(config: Any, genes: GeneMap, kept: Kept) -> None:
 
 
 def _set_channels(config: Any, genes: GeneMap, kept: Kept) -> None:
-    counts = [
-        len(keep) for site, keep in zip(genes.sites, kept, strict=True) if site.kind == FEED_FORWARD
-    ]
-    if len(set(counts)) > 1 or counts[0] == 0:
-        raise InputError(
-            "the uniform layout needs equally many feed-forward channels, at least one, in every "
-            f"layer: the layers keep {', '.join(map(str, counts))}"
-        )
+    count = _equal(genes.counts(FEED_FORWARD, kept)[0], "feed-forward channels")
     forward = genes.family.feed_forward
     assert forward is not None
     if not forward.sizes:
         raise InputError("the model class computes the number of channels from other sizes")
     for name in forward.sizes:
-        setattr(config, name, counts[0])
+        setattr(config, name, count)
+
+
+def _set_experts(config: Any, genes: GeneMap, kept: Kept) -> None:
+    count = _equal(genes.counts(EXPERTS, kept)[0], "experts")
+    experts = genes.family.experts
+    assert experts is not None
+    for name in experts.sizes:
+        setattr(config, name, count)
+    config.num_experts_per_tok = min(count, config.num_experts_per_tok)
+
+
+def _equal(counts: list[int], units: str) -> int:
+    """Return the number of units of every layer; raise :class:`InputError` if they differ."""
+    if len(set(counts)) > 1 or counts[0] == 0:
+        raise InputError(
+            f"the uniform layout needs equally many {units}, at least one, in every layer: the "
+            f"layers keep {', '.join(map(str, counts))}"
+        )
+    return counts[0]
 
 
 def _check_shapes(

@@ -21,6 +21,7 @@ from sos_deap.report.parts import Part, columns
 _LABELS = {
     "heads": "head",
     "groups": "key/value group",
+    "experts": "expert",
     "channels": "feed-forward channels kept",
 }
 #: Label of a column of cells by kind, for the kinds with one gene in a layer.

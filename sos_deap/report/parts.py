@@ -12,6 +12,7 @@ UNITS = {
     "heads": "attention heads",
     "groups": "key/value groups",
     "channels": "blocks of feed-forward channels",
+    "experts": "experts",
     "attention": "attention sub-layers",
     "ffn": "feed-forward sub-layers",
     "layers": "layers",

@@ -229,6 +229,7 @@ def cells(result: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
         for label, key, scale in (
             ("attention heads", "heads", None),
             ("feed-forward channels", "channels", None),
+            ("experts", "experts", None),
             ("parameters", "parameters", None),
             ("weights, MB", "bytes", 1e-6),
         )

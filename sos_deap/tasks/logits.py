@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 from transformers.modeling_outputs import BaseModelOutput
 
-from sos_deap.models.narrow import replaced
+from sos_deap.models.temporary import replaced
 
 #: Most logits at a time, by type of device: 8 MiB in float32 on a CPU, which fit its cache; 128 MiB
 #: on an accelerator, since each tile costs several kernel launches.
