@@ -3,14 +3,17 @@
     python -m benchmarks.quantised --algorithm one-shot --genes heads+channels \
         --sparsity_of parameters --max_sparsity 0.2 --samples 4 --seqlen 64 --heldout_samples 64 \
         --output benchmarks/results/quantised_tiny.json
-    python -m benchmarks.quantised --model DIR --dataset FILE --rank taylor --genes channels \
-        --sparsity_of parameters --max_sparsity 0.1 --seeds 1 --output FILE
+    python -m benchmarks.quantised --model gemma-3-270m --dataset DATA/wikitext-2 --rank wanda \
+        --genes heads+channels --channel_blocks 8 --sparsity_of parameters --max_sparsity 0.1 \
+        --samples 8 --seqlen 512 --score_every 4 --heldout_samples 8 --no_bfloat16 --seeds 1 \
+        --output benchmarks/results/quantised_gemma.json
 
 For each seed, a search on the weights as stored and one on int8 weights remove the same share of
 the parameters. Both sub-models are sliced, and their held-out perplexity is computed in float32, in
 bfloat16, with int8 weights that were quantised before slicing (quantise, then prune), and with int8
 weights that were quantised after it (prune, then quantise), whose scales are those of the kept
-columns. ``--rank`` takes one ranking of the genes in place of a search.
+columns. ``--rank`` takes one ranking of the genes in place of a search. ``--no_bfloat16`` leaves
+bfloat16 out, which takes many minutes on a CPU without it.
 """
 
 from __future__ import annotations
@@ -68,30 +71,34 @@ def quantised_copy(model: Any) -> Any:
     return copied
 
 
-def forms_of(plain: Evaluator, int8: Evaluator, genes: list[int], order: Any) -> dict[str, Any]:
+def forms_of(
+    plain: Evaluator, int8: Evaluator, genes: list[int], order: Any, bfloat16: bool
+) -> dict[str, Any]:
     """Return a sub-model with each kind of weights.
 
     :param plain: the evaluator of the model as stored, in float32.
     :param int8: the evaluator of the model with int8 weights.
     :param genes: the chromosome.
     :param order: the gene map that it was found with.
+    :param bfloat16: whether bfloat16 is one of them.
     """
     sliced = prune(plain.model, genes, order)
-    half: Any = copy.deepcopy(sliced)
+    half: Any = copy.deepcopy(sliced) if bfloat16 else None
     return {
         "float32": sliced,
-        "bfloat16": half.to(torch.bfloat16),
+        **({"bfloat16": half.to(torch.bfloat16)} if bfloat16 else {}),
         "quantise, then prune": prune(int8.model, genes, order),
         "prune, then quantise": quantised_copy(sliced),
     }
 
 
-def rows_of(flags: list[str], seed: int, rank: str | None) -> list[dict[str, Any]]:
+def rows_of(flags: list[str], seed: int, rank: str | None, bfloat16: bool) -> list[dict[str, Any]]:
     """Return a row for the dense model and for each sub-model, with its perplexities.
 
     :param flags: flags of a run.
     :param seed: seed of the search and of the calibration examples.
     :param rank: name of an importance; default: a search.
+    :param bfloat16: whether to compute in bfloat16, too.
     """
     started = time.perf_counter()
     found = {how: sub_model([*flags, f"--seed={seed}"], how, rank) for how in FOUND_ON}
@@ -99,7 +106,7 @@ def rows_of(flags: list[str], seed: int, rank: str | None) -> list[dict[str, Any
     dense = [1] * len(plain.gene_map)
     rows = []
     for name, (evaluator, genes) in {"dense": (plain, dense), **found}.items():
-        forms = forms_of(plain, int8, genes, evaluator.gene_map)
+        forms = forms_of(plain, int8, genes, evaluator.gene_map, bfloat16)
         assert plain.heldout is not None
         rows.append(
             {
@@ -137,6 +144,7 @@ def main() -> None:
     """Measure, print a line for each sub-model, and write the results."""
     parser = Parser(description=__doc__)
     parser.add_argument("--rank", help="an importance to rank by, in place of a search")
+    parser.add_argument("--no_bfloat16", action="store_true")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--output", type=Path, required=True)
     given, flags = parser.parse_known_args()
@@ -144,7 +152,7 @@ def main() -> None:
     quiet()
     rows = []
     for seed in range(given.seeds):
-        for row in rows_of(flags, seed, given.rank):
+        for row in rows_of(flags, seed, given.rank, not given.no_bfloat16):
             rows.append(row)
             cells = ", ".join(f"{form} {value:.3f}" for form, value in row["perplexity"].items())
             print(f"seed {seed}, found on {row['found_on']}: {cells}", flush=True)

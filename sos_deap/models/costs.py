@@ -14,15 +14,8 @@ from sos_deap.models.examples import random_inputs
 from sos_deap.models.families import why_unsliceable
 from sos_deap.models.flops import Flops
 from sos_deap.models.genes import GeneMap
-from sos_deap.models.sites import (
-    ATTENTION,
-    EXPERTS,
-    Family,
-    Site,
-    features,
-    head_parameters,
-    site_slices,
-)
+from sos_deap.models.sites import ATTENTION, EXPERTS, Family, Site, features
+from sos_deap.models.slices import head_parameters, site_slices
 from sos_deap.models.time_table import TimeTable
 
 #: What sparsity can be a share of.

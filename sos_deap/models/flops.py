@@ -13,7 +13,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from sos_deap.models.genes import GeneMap
-from sos_deap.models.sites import ATTENTION, EXPERTS, Site, features, site_slices
+from sos_deap.models.sites import ATTENTION, EXPERTS, Site, features
+from sos_deap.models.slices import site_slices
 
 
 @contextmanager

@@ -19,16 +19,9 @@ from sos_deap.models.find_genes import gene_map
 from sos_deap.models.genes import GeneMap
 from sos_deap.models.quantised import is_int8
 from sos_deap.models.saving import pruned_type
-from sos_deap.models.sites import (
-    ATTENTION,
-    EXPERTS,
-    FEED_FORWARD,
-    Site,
-    head_parameters,
-    set_sizes,
-    site_slices,
-    smaller_modules,
-)
+from sos_deap.models.sites import ATTENTION, EXPERTS, FEED_FORWARD, Site
+from sos_deap.models.sizes import set_sizes
+from sos_deap.models.slices import head_parameters, site_slices, smaller_modules
 from sos_deap.models.uniform import Kept, uniform_config, uniform_counts
 
 #: How removed units are represented: sliced out of the weights, with any number of units left per

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields
@@ -14,12 +15,20 @@ from transformers import PreTrainedModel
 
 from sos_deap.errors import InputError
 from sos_deap.files.atomic import write_text
-from sos_deap.models import sites
 from sos_deap.models.families import FAMILIES
-from sos_deap.models.sites import pruned_class
+from sos_deap.models.pruned_class import pruned_class
 
 #: Name of the module that is saved with the weights.
 CODE = "modeling_pruned"
+
+#: Modules in this folder that it consists of. They import torch, transformers and each other only,
+#: and no name is defined in two of them.
+COPIED = ("sites", "empty", "sizes", "slices", "pruned_class")
+
+_HEAD = '"""Classes of a pruned model, and the code that slices them."""\n\n' + (
+    "from __future__ import annotations\n"
+)
+_OWN_IMPORT = re.compile(r"^from (?:__future__|sos_deap\S+) import (?:\([^)]*\)|.*)\n", re.M)
 
 _F = TypeVar("_F")
 
@@ -132,8 +141,9 @@ def auto_class(model: Any) -> str:
 
 
 def _code(config: Any) -> str:
-    """The source code saved with the weights: the module `sites`, then the model's classes."""
-    source = Path(sites.__file__).read_text(encoding="utf-8")
+    """The source code saved with the weights: the slicing code, then the model's classes."""
+    modules = (Path(__file__).with_name(f"{name}.py").read_text("utf-8") for name in COPIED)
+    source = "\n\n".join([_HEAD, *(_OWN_IMPORT.sub("", module) for module in modules)])
     names = sorted(set(_auto_classes(type(config)).values()))
     classes = "\n".join(f"{name} = pruned_class(transformers.{name}, FAMILY)" for name in names)
     family = FAMILIES[config.model_type]
