@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -64,12 +65,23 @@ def test_refused_flags(flags: list[str], message: str, capsys: pytest.CaptureFix
     assert message in error and error.count("\n") == 1
 
 
+def fails(*_: Any, **__: Any) -> Any:
+    """A process that writes its error before the log of its end."""
+    return subprocess.CompletedProcess([], 1, "error: no memory\n", "main loop exited\n")
+
+
 def test_files_that_cannot_be_measured(
     files: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "text.gguf").write_text("no model")
     with pytest.raises(InputError, match="text.gguf is not a GGUF file: write one with export"):
         llama_cpp.measure_files({"model": str(tmp_path / "text.gguf")}, [8], 2, 1, 1)
+    with pytest.raises(InputError, match="pruned.gguf has .* positions: 1,000,000 tokens of a pro"):
+        llama_cpp.measure_files({"model": files[0]}, [8, 1_000_000], 2, 1, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr("subprocess.run", fails)
+        with pytest.raises(InputError, match="run the files: error: no memory$"):
+            llama_cpp.measure_files({"model": files[0]}, [8], 2, 1, 1)
     # A file of another architecture, which llama.cpp refuses to load.
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(Path(files[0]).read_bytes().replace(b"deci", b"dexi"))

@@ -22,7 +22,7 @@ from sos_deap.errors import InputError
 from sos_deap.models.measure import check_sizes
 from sos_deap.models.timing import Times, timed
 
-_RESULT = "RESULT "
+_RESULT, _ERROR = "RESULT ", "error: "
 _MOST_LOGGED = 200  # characters of the last line of llama.cpp's log in an error message
 
 
@@ -51,6 +51,8 @@ def measure_files(
         raise InputError("llama.cpp decodes at least 2 new tokens: give --new_tokens 2 or more")
     _check_packages()
     read = {name: _weight_bytes(Path(path)) for name, path in files.items()}
+    for path in files.values():
+        _check_positions(path, max(lengths), new_tokens)
     rows = []
     for length in lengths:
         threads = torch.get_num_threads()
@@ -104,6 +106,17 @@ def _weight_bytes(path: Path) -> tuple[int, int]:
     return total, total - (sizes["token_embd.weight"] if "output.weight" in sizes else 0)
 
 
+def _check_positions(path: str, length: int, new_tokens: int) -> None:
+    reader: Any = importlib.import_module("gguf").GGUFReader(path)
+    architecture = reader.get_field("general.architecture").contents()
+    field = reader.get_field(f"{architecture}.context_length")
+    if field is not None and length + new_tokens > field.contents():
+        raise InputError(
+            f"{path} has {field.contents():,} positions: {length:,} tokens of a prompt and "
+            f"{new_tokens:,} new ones are too many; give smaller --lengths or --new_tokens"
+        )
+
+
 def _run(job: dict[str, Any]) -> dict[str, Times]:
     """Run a job in a new process; returns the times by name."""
     done = subprocess.run(
@@ -115,7 +128,8 @@ def _run(job: dict[str, Any]) -> dict[str, Times]:
     )
     lines = [line for line in done.stdout.splitlines() if line.startswith(_RESULT)]
     if not lines:
-        logged = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+        errors = [line for line in done.stdout.splitlines() if line.startswith(_ERROR)]
+        logged = errors or done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
         raise InputError(f"llama.cpp cannot run the files: {logged[-1].strip()[-_MOST_LOGGED:]}")
     found = json.loads(lines[-1].removeprefix(_RESULT))
     return {name: Times(*both) for name, both in found.items()}
@@ -131,7 +145,9 @@ def _time(job: dict[str, Any]) -> dict[str, tuple[list[float], list[float]]]:
         new = {"n_predict": job["new_tokens"], "max_tokens": job["new_tokens"], "ignore_eos": True}
         found = servers[name].handle_completions({"prompt": prompt, "cache_prompt": False, **new})
         if "timings" not in found:
-            raise SystemExit(str(found.get("message", found)))
+            # On standard error, llama.cpp's log of its end would follow.
+            print(_ERROR + str(found.get("error", found)), flush=True)
+            raise SystemExit(1)
         times = found["timings"]
         # The prefill gives the first new token.
         return times["prompt_ms"] / 1e3, times["predicted_ms"] / 1e3 / (times["predicted_n"] - 1)
