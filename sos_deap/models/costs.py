@@ -12,9 +12,10 @@ from transformers import PreTrainedModel
 from sos_deap.errors import InputError, unknown
 from sos_deap.models.examples import random_inputs
 from sos_deap.models.families import why_unsliceable
+from sos_deap.models.family import Family
 from sos_deap.models.flops import Flops
 from sos_deap.models.genes import GeneMap
-from sos_deap.models.sites import ATTENTION, EXPERTS, Family, Site, features
+from sos_deap.models.sites import ATTENTION, EXPERTS, Site, features
 from sos_deap.models.slices import head_parameters, site_slices
 from sos_deap.models.time_table import TimeTable
 

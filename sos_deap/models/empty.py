@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import Cache
 from transformers.pytorch_utils import Conv1D
 
-from sos_deap.models.sites import Family
+from sos_deap.models.family import Family
 
 
 class EmptyLinear(nn.Linear):

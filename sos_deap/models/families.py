@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from sos_deap.models.family import Family, FeedForward
 from sos_deap.models.layouts import (
     BART,
     BERT,
@@ -31,7 +32,6 @@ from sos_deap.models.layouts import (
     WAV2VEC2,
     XLM,
 )
-from sos_deap.models.sites import Family, FeedForward
 
 
 def _rows(names: str, family: Family) -> dict[str, Family]:

@@ -9,8 +9,9 @@ from torch import nn
 from sos_deap.errors import InputError, unknown
 from sos_deap.files.chromosome_file import UNITS
 from sos_deap.models.families import FALLBACK_FAMILIES, FAMILIES
+from sos_deap.models.family import Family
 from sos_deap.models.genes import CHANNEL_BLOCKS, KINDS, GeneMap, Part
-from sos_deap.models.sites import ATTENTION, EXPERTS, FEED_FORWARD, Family, Site, find_sites
+from sos_deap.models.sites import ATTENTION, EXPERTS, FEED_FORWARD, Site, find_sites
 
 ChannelOrder = Sequence[Sequence[int]]
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from sos_deap.errors import InputError
-from sos_deap.models.sites import ATTENTION, EXPERTS, FEED_FORWARD, Family, Site
+from sos_deap.models.family import Family
+from sos_deap.models.sites import ATTENTION, EXPERTS, FEED_FORWARD, Site
 
 #: The kinds of genes: the kind of site whose units they stand for, and what one gene is called.
 KINDS: dict[str, tuple[tuple[str, ...], str]] = {

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from sos_deap.models.sites import Experts, Family, FeedForward
+from sos_deap.models.family import Experts, Family, FeedForward
 
 GATED = FeedForward(("mlp",), "down_proj", ("gate_proj", "up_proj"))
 FUSED_GATE = FeedForward(("mlp",), "down_proj", ("gate_up_proj",), fused=2)

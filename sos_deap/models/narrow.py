@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from sos_deap.models.empty import EmptyConv1D, empty_attention
+from sos_deap.models.family import Family
 from sos_deap.models.mixtures import without_experts
-from sos_deap.models.sites import ATTENTION, EXPERTS, Family, Site
+from sos_deap.models.sites import ATTENTION, EXPERTS, Site
 from sos_deap.models.sizes import SelectOutputs, set_attention_sizes
 from sos_deap.models.slices import head_parameters, selected, site_slices
 from sos_deap.models.temporary import replaced, with_parameters

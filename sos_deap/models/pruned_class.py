@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from sos_deap.models.sites import ATTENTION, EXPERTS, FEED_FORWARD, Family, Site, find_sites
+from sos_deap.models.family import Family
+from sos_deap.models.sites import ATTENTION, EXPERTS, FEED_FORWARD, Site, find_sites
 from sos_deap.models.sizes import set_sizes
 from sos_deap.models.slices import head_parameters, smaller_modules
 

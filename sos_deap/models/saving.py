@@ -23,7 +23,7 @@ CODE = "modeling_pruned"
 
 #: Modules in this folder that it consists of. They import torch, transformers and each other only,
 #: and no name is defined in two of them.
-COPIED = ("sites", "empty", "sizes", "slices", "pruned_class")
+COPIED = ("family", "sites", "empty", "sizes", "slices", "pruned_class")
 
 _HEAD = '"""Classes of a pruned model, and the code that slices them."""\n\n' + (
     "from __future__ import annotations\n"

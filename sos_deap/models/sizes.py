@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from sos_deap.models.sites import ATTENTION, EXPERTS, Family, Site
+from sos_deap.models.family import Family
+from sos_deap.models.sites import ATTENTION, EXPERTS, Site
 
 
 def set_sizes(

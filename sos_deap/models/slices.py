@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from sos_deap.models.empty import EMPTY, NoExperts, NoRouter, empty_attention
-from sos_deap.models.sites import ATTENTION, EXPERTS, FEED_FORWARD, Family, Site, has_module
+from sos_deap.models.family import Family
+from sos_deap.models.sites import ATTENTION, EXPERTS, FEED_FORWARD, Site, has_module
 from sos_deap.models.sizes import SelectOutputs
 
 
