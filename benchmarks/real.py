@@ -6,12 +6,16 @@
 Each method, share and seed has a JSON file: the held-out metrics of the dense model, of the
 sub-model, and of the sub-model after the refit, and the times of prefill and decoding of the dense
 and the pruned model in turn. What has a file is skipped, so that a stopped study continues. With
-``--models_dir`` the pruned models, after the refit, are kept. All searches get the same number of
-evaluations on the same calibration text, which the dense model reads once for all of them.
+``--models_dir`` the pruned models, after the refit, are kept. ``--refit_found`` refits what earlier
+searches found, in place of searching, and adds the result to their files. All searches get the same
+number of evaluations on the same calibration text, which the dense model reads once for all of
+them.
 """
 
 from __future__ import annotations
 
+import json
+import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -21,7 +25,7 @@ from typing import Any
 from sos_deap import Evaluator, prune
 from sos_deap.cli import Parser, quiet, run_with_exit_status
 from sos_deap.config import parse
-from sos_deap.errors import unknown
+from sos_deap.errors import InputError, unknown
 from sos_deap.evaluation.evaluator import OPTIONS
 from sos_deap.files.atomic import whole_folder, write_json
 from sos_deap.models.costs import layer_parameters
@@ -58,6 +62,7 @@ DEFAULTS = [
 ]
 
 _REFIT = ["--refit=after", "--refit_samples=16"]
+_REFIT_RESULTS = ("tokens", "inputs", "seconds")
 
 
 def unspent(plan: Plan, evaluator: Evaluator, share: float) -> Evaluator:
@@ -81,6 +86,49 @@ def unspent(plan: Plan, evaluator: Evaluator, share: float) -> Evaluator:
     )
     found.tokenizer, found.stored_dtype = evaluator.tokenizer, evaluator.stored_dtype
     return found
+
+
+def save(pruned: Any, evaluator: Evaluator, folder: Path | None) -> None:
+    """Save a pruned model in place of an earlier one.
+
+    :param pruned: the model.
+    :param evaluator: has the tokenizer.
+    :param folder: where; ``None``: it is not saved.
+    """
+    if folder is None:
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    with whole_folder(folder) as part:
+        pruned.save_pretrained(part)
+        evaluator.tokenizer.save_pretrained(part)
+
+
+def refitted(
+    plan: Plan, evaluator: Evaluator, row: dict[str, Any], folder: Path | None
+) -> dict[str, Any]:
+    """Refit what an earlier search found.
+
+    :param plan: the plan of the search.
+    :param evaluator: its evaluator.
+    :param row: its result.
+    :param folder: where to save the refitted model; ``None``: it is not saved.
+    :returns: the result with the metrics after the refit.
+    """
+    pruned: Any = prune(evaluator.model, list(map(int, row["chromosome"])), evaluator.gene_map)
+    refit = refit_of(evaluator, plan.config)
+    assert refit is not None
+    refit(pruned)
+    before = refit.result["without"]["heldout"]["perplexity"]
+    if abs(before - row["pruned"]["perplexity"]) > 1e-3 * before:
+        raise InputError(
+            f"the sub-model has the perplexity {before}, and {row['pruned']['perplexity']} in its "
+            "file: give the flags and the data of the search"
+        )
+    save(pruned, evaluator, folder)
+    return row | {
+        "refitted": quality(evaluator, pruned, ("heldout",)).metrics["heldout"],
+        "refit": {name: refit.result[name] for name in _REFIT_RESULTS},
+    }
 
 
 def result(plan: Plan, evaluator: Evaluator, folder: Path | None, timing: float) -> dict[str, Any]:
@@ -112,11 +160,8 @@ def result(plan: Plan, evaluator: Evaluator, folder: Path | None, timing: float)
         refit(pruned)
         found["pruned"] = refit.result["without"]["heldout"]
         found["refitted"] = quality(evaluator, pruned, ("heldout",)).metrics["heldout"]
-        found["refit"] = {name: refit.result[name] for name in ("tokens", "inputs", "seconds")}
-    if folder is not None:
-        with whole_folder(folder) as part:
-            pruned.save_pretrained(part)
-            evaluator.tokenizer.save_pretrained(part)
+        found["refit"] = {name: refit.result[name] for name in _REFIT_RESULTS}
+    save(pruned, evaluator, folder)
     both = {"dense": model, "pruned": pruned}
     length, new_tokens = timed_lengths(model, evaluator.task.seqlen)
     found["times"] = measure(both, lengths=[length], new_tokens=new_tokens, seconds=timing)
@@ -139,15 +184,19 @@ def results(
     for share in shares:
         for name in names:
             file = f"{name}_{share:g}_{seed}"
-            if (given.output_dir / f"{file}.json").exists():
+            path = given.output_dir / f"{file}.json"
+            if path.exists() != given.refit_found:
                 continue
             common, algorithm = METHODS[name]
-            own = [*DEFAULTS, *common, f"--algorithm={algorithm}", f"--seed={seed}", *flags]
-            own += [] if given.no_refit else _REFIT
+            own = [*DEFAULTS, *common, f"--algorithm={algorithm}", f"--seed={seed}"]
+            own += [*([] if given.no_refit else _REFIT), *flags]
             plan = plan_of(*parse(own))
             first = first or evaluator_of(plan)
-            dense = dense or quality(first, first.model, ("heldout",)).metrics["heldout"]
             folder = given.models_dir and given.models_dir / file
+            if given.refit_found:
+                yield file, refitted(plan, first, json.loads(path.read_text("utf-8")), folder)
+                continue
+            dense = dense or quality(first, first.model, ("heldout",)).metrics["heldout"]
             row = result(plan, unspent(plan, first, share), folder, given.seconds)
             about = {"method": name, "share": share, "seed": seed, "dense": dense}
             yield file, {**about, "device": device_name(first.model.device), **row}
@@ -162,6 +211,7 @@ def main() -> None:
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument("--models_dir", type=Path)
     parser.add_argument("--no_refit", action="store_true", help="no refit of what is found")
+    parser.add_argument("--refit_found", action="store_true", help="refit what was found before")
     parser.add_argument("--seconds", type=float, default=60, help="the most seconds of timing")
     given, flags = parser.parse_known_args()
     quiet()
