@@ -31,11 +31,6 @@ from tests.tiny import (
 )
 
 SLICED = layouts([name for name, family in FAMILIES.items() if not family.unsliceable])
-COUNTED = [
-    name
-    for name in layouts()
-    if name != "clip" and build(name).main_input_name in ("input_ids", "pixel_values")
-]
 GROUPED = {"gemma3_text": 2, "llama": 2, "qwen3": 1, "phi3": 2}
 _SETTINGS = {"falcon": {"multi_query": True, "new_decoder_architecture": False, "alibi": False}}
 
@@ -99,7 +94,7 @@ def test_sub_models_cost_what_the_sliced_model_s_operations_are(
         found: int = counter.get_total_flops()
         return found
 
-    flops = Flops(model, heads, blocks, lambda: output(model, {"input_ids": ids}), 18)
+    flops = Flops(model, heads, blocks, lambda: output(model, {"input_ids": ids}))
     assert flops.total == count(model) and 0 <= flops.outside < flops.total
     for genes in chromosomes(len(heads), 4):
         mine = flops.outside + sum(
@@ -132,7 +127,7 @@ def test_sub_models_with_fewer_channels_cost_what_the_sliced_model_s_operations_
         found: int = counter.get_total_flops()
         return found
 
-    flops = Flops(model, genes, blocks, run, 18)
+    flops = Flops(model, genes, blocks, run)
     layers = [[i for i, site in enumerate(genes.sites) if site.block == path] for path in blocks]
     corner = without(genes, {0: {"heads"}, 1: {"channels"}, 2: None})
     several = [corner, *chromosomes(len(genes), 3)]
@@ -167,7 +162,7 @@ def test_sub_models_with_fewer_channels_cost_what_the_sliced_model_s_operations_
     assert mine + flops.outside * len(batch) == pytest.approx(total)
 
 
-@pytest.mark.parametrize("family", COUNTED)
+@pytest.mark.parametrize("family", layouts())
 def test_operations_are_those_counted_for_the_sliced_model(family: str) -> None:
     model, row = build(family), FAMILIES[family]
     kinds = [] if row.unsliceable else ["heads"]
@@ -185,6 +180,31 @@ def test_operations_are_those_counted_for_the_sliced_model(family: str) -> None:
     for chromosome in ([0] * len(genes), [rng.randint(0, 1) for _ in range(len(genes))]):
         left = count(prune(model, chromosome, genes)) / count(model)
         assert share(chromosome) == pytest.approx(1 - left, abs=1e-9)
+
+
+def test_random_inputs_of_sound_have_as_many_vectors_as_asked_for() -> None:
+    # The stock kernels and strides, of which the last convolution leaves no sample out.
+    kernels: dict[str, Any] = {
+        "conv_kernel": (10, 3, 3, 3, 3, 2, 2),
+        "conv_stride": (5, 2, 2, 2, 2, 2, 2),
+    }
+    sizes: dict[str, Any] = {"conv_dim": (8,) * 7, "num_feat_extract_layers": 7}
+    model = build("wav2vec2", **kernels, **sizes)
+    for tokens in (1, 2, 7):
+        batch = random_inputs(model, 2, tokens)
+        assert output(model, batch).shape == (2, tokens, WIDTH)
+        shorter = {name: value[:, :-1] for name, value in batch.items()}
+        if tokens > 1:
+            assert output(model, shorter).shape == (2, tokens - 1, WIDTH)
+
+
+def test_a_model_that_compares_texts_with_images_has_inputs_of_both() -> None:
+    batch = random_inputs(build("siglip"), 2, 5)
+    assert {name: tuple(value.shape) for name, value in batch.items()} == {
+        "input_ids": (2, 5),
+        "attention_mask": (2, 5),
+        "pixel_values": (2, 3, 16, 16),
+    }
 
 
 def test_operations_of_a_function_s_model_are_those_of_128_tokens() -> None:
@@ -209,7 +229,7 @@ def test_relative_positions_of_deberta_are_counted(shared_key: bool) -> None:
     model = build("deberta-v2", **settings)
     heads, batch = head_map(model), {"input_ids": torch.randint(1, VOCABULARY, (2, 9))}
     with torch.inference_mode():
-        flops = Flops(model, heads, blocks_of(model, heads) or [], lambda: model(**batch), 18)
+        flops = Flops(model, heads, blocks_of(model, heads) or [], lambda: model(**batch))
     table = 2 * 4  # relative positions, which have a key and a query each
     projections = 2 * WIDTH * WIDTH * (4 * 18 + 2 * table)
     scores = 2 * 2 * WIDTH * (2 * 9 * 9 + 2 * 9 * table)  # by content, and by position

@@ -76,14 +76,24 @@ def test_peak_memory_counts_what_is_alive_at_once() -> None:
     assert peak_bytes(module, module) == 5000
 
 
-@pytest.mark.parametrize("family", ["bart", "bert", "gpt2", "gptj", "mistral", "vit"])
+OTHERS = ["bart", "bert", "clip", "gpt2", "gptj", "mistral", "vit", "wav2vec2", "whisper"]
+
+
+@pytest.mark.parametrize("family", OTHERS)
 def test_other_kinds_of_models(family: str) -> None:
     model = build(family)
     row = one({"dense": model, "same": model})
-    decodes = family in ("bart", "gpt2", "gptj", "mistral")
+    decodes = family in ("bart", "gpt2", "gptj", "mistral", "whisper")
     assert (row["models"]["same"]["decode_seconds"] is not None) == decodes
     assert (row["models"]["same"]["kv_bytes_per_token"] > 0) == decodes
     assert row["gains"]["same"]["prefill_bound"] == 0
+
+
+def test_the_cache_of_sound_is_counted_by_what_the_encoder_makes() -> None:
+    figures = one({"model": build("whisper")}, batch_sizes=[2])["models"]["model"]
+    vectors = 16  # max_source_positions
+    one_token = 2 * 4 * WIDTH * LAYERS
+    assert figures["kv_bytes_per_token"] == (vectors + 1) * one_token / vectors
 
 
 def test_every_size_and_length_gets_a_row_and_the_table_shows_it() -> None:

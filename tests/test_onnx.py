@@ -70,6 +70,8 @@ def batches(opened: Any) -> list[dict[str, torch.Tensor]]:
     names = [entry.name for entry in opened.get_inputs()]
     if names == ["pixel_values"]:
         return [{"pixel_values": torch.randn(rows, 3, 16, 16)} for rows in (1, 2, 5)]
+    if names == ["input_values"]:
+        return [{"input_values": torch.randn(rows, samples)} for rows, samples in ((1, 9), (3, 70))]
     made = []
     for rows, tokens in ((1, 1), (4, 7), (2, 11), (3, 33)):
         batch = {name: torch.randint(VOCABULARY, (rows, tokens)) for name in names}
@@ -108,8 +110,9 @@ def assert_agrees(
         ),
         ("vit", None, TWO_LAYERS),
         ("bart", None, {"encoder_layers": 1, "decoder_layers": 1}),
+        ("wav2vec2", None, ONE_LAYER),
     ],
-    ids=["llama", "gpt2", "bert", "phi3", "vit", "bart"],
+    ids=["llama", "gpt2", "bert", "phi3", "vit", "bart", "wav2vec2"],
 )
 def test_onnxruntime_agrees(
     runtime: Any, family: str, kv_heads: int | None, settings: dict[str, Any], tmp_path: Path
@@ -127,7 +130,8 @@ def test_onnxruntime_agrees(
     opened = session(runtime, tmp_path / "graph")
     first = opened.get_inputs()[0]
     assert first.name == pruned.main_input_name
-    assert first.shape == ["batch", *([3, 16, 16] if family == "vit" else ["tokens"])]
+    axes: dict[str, list[Any]] = {"vit": [3, 16, 16], "wav2vec2": ["samples"]}
+    assert first.shape == ["batch", *axes.get(family, ["tokens"])]
     for batch in batches(opened):
         with masked(model, [chromosome] * len(next(iter(batch.values()))), genes):
             expected = output(model, batch)
@@ -136,6 +140,26 @@ def test_onnxruntime_agrees(
     assert set(vars(pruned)) == attributes and not pruned.training
     for folder in (torch.__path__[0], str(Path(onnx.__file__).parent)):  # in no stack trace
         assert folder.encode() not in (tmp_path / "graph/model.onnx").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("family", "axes"),
+    [
+        (
+            "whisper",
+            {
+                "input_features": {0: "batch"},
+                "decoder_input_ids": {0: "batch", 1: "decoder_tokens"},
+            },
+        ),
+        ("audio-spectrogram-transformer", {"input_values": {0: "batch"}}),
+        ("clip", {"input_ids": {0: "batch", 1: "tokens"}, "pixel_values": {0: "batch"}}),
+    ],
+)
+def test_axes_of_any_length(family: str, axes: dict[str, dict[int, str]]) -> None:
+    found = onnx._axes(build(family))
+    assert found.pop("attention_mask", {0: "batch", 1: "tokens"}) == {0: "batch", 1: "tokens"}
+    assert found == axes
 
 
 def test_half_precision_in_training_becomes_float32(runtime: Any, tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ class OperationCounter:
             return
         try:
             blocks = blocks_of(model, genes) or []
-            self._dense = Flops(model, genes, blocks, one_example, self._task.seqlen)
+            self._dense = Flops(model, genes, blocks, one_example)
         except Exception:  # out of memory, or code that the counter cannot follow
             self._cost.flops = None
 

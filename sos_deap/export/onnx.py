@@ -43,8 +43,8 @@ def write_onnx(
     """Write a model, pruned or not, as an ONNX graph, and compare the graph with the model.
 
     The graph is one forward pass without a key/value cache, for any number of rows and tokens. Its
-    inputs are ``input_ids``, ``attention_mask``, ``token_type_ids`` if the model has several, and
-    ``decoder_input_ids`` for an encoder-decoder; or ``pixel_values``.
+    inputs are those of :func:`~sos_deap.models.examples.random_inputs`, and ``token_type_ids`` if
+    the model has several.
 
     :param model: the model; it is not changed.
     :param path: the folder to create. It holds ``model.onnx``, the weights in ``model.onnx.data``,
@@ -115,16 +115,16 @@ def _twin(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def _exported(model: PreTrainedModel, name: str) -> Any:
-    sample = _inputs(model, *_TRACED)
+    sample, axes = _inputs(model, *_TRACED), _axes(model)
     # Dim.DYNAMIC raises an error if tracing specialises a length. A named Dim also raises one if it
     # finds a bound, such as the number of positions; so the axes are named after tracing.
-    axes = {key: dict.fromkeys(_axes(key), torch.export.Dim.DYNAMIC) for key in sample}
+    dynamic = {key: dict.fromkeys(axes[key], torch.export.Dim.DYNAMIC) for key in sample}
     # The model's settings must not add hidden states or attention weights to the outputs.
     flags = {"output_attentions": False, "output_hidden_states": False, "return_dict": True}
     try:
         with _quiet():
             exporter: Any = importlib.import_module("transformers.exporters.exporter_onnx")
-            config = exporter.OnnxConfig(dynamic_shapes=axes)
+            config = exporter.OnnxConfig(dynamic_shapes=dynamic)
             exported = exporter.OnnxExporter().export(model, sample | flags, config)
     except ImportError as error:
         raise InputError(f"cannot write ONNX with these packages: {first_line(error)}") from error
@@ -133,7 +133,7 @@ def _exported(model: PreTrainedModel, name: str) -> Any:
         while cause.__cause__:  # the exporter's own errors name only the failed step
             cause = cause.__cause__
         raise InputError(f"cannot write this {name} as ONNX: {first_line(cause)}") from error
-    _tidy(exported.program.graph)
+    _tidy(exported.program.graph, axes)
     return exported
 
 
@@ -159,12 +159,12 @@ def _quantize(folder: Path, name: str) -> None:
         path.unlink(missing_ok=True)
 
 
-def _tidy(graph: Any) -> None:
+def _tidy(graph: Any, axes: dict[str, dict[int, str]]) -> None:
     """Name the graph's axes, and remove stack traces, which contain paths of this machine."""
     names = {
         str(entry.shape[axis]): name
         for entry in graph.inputs
-        for axis, name in _axes(entry.name).items()
+        for axis, name in axes[entry.name].items()
     }
     values = list(graph.inputs)
     for node in graph.all_nodes():
@@ -184,11 +184,14 @@ def _difference(model: PreTrainedModel, dtype: torch.dtype, graph: Path, name: s
             expected: Any = model(**batch, return_dict=True)
         given = {k: v.to(dtype) if v.is_floating_point() else v for k, v in batch.items()}
         for output, found in _run(graph, given, name).items():
-            if not isinstance(expected.get(output), Tensor):
+            own: Any = expected
+            for part in output.split("."):  # such as text_model_output.pooler_output of CLIP
+                own = own.get(part) if isinstance(own, dict) else None
+            if not isinstance(own, Tensor):
                 raise InputError(
                     f"cannot check the ONNX graph of this {name}: unknown output {output}"
                 )
-            worst.append(_relative(found, expected[output], batch))
+            worst.append(_relative(found, own, batch))
     return float(torch.tensor(worst).max())  # unlike max(), NaN if an entry is NaN
 
 
@@ -228,11 +231,17 @@ def _inputs(model: PreTrainedModel, rows: int, tokens: int) -> dict[str, Tensor]
     return {key: value for key, value in batch.items() if key in accepted}
 
 
-def _axes(name: str) -> dict[int, str]:
-    """Return the axes of an input that may have any length, with their names."""
-    if name == "pixel_values":
-        return {0: "batch"}
-    return {0: "batch", 1: "decoder_tokens" if "decoder" in name else "tokens"}
+def _axes(model: PreTrainedModel) -> dict[str, dict[int, str]]:
+    """Return the axes of each input that may have any length, with their names."""
+    rows, tokens = _TRACED
+    batch, larger = _inputs(model, rows, tokens), _inputs(model, rows + 1, tokens + 1)
+    axes = dict[str, dict[int, str]]()
+    for key, value in batch.items():
+        length = "samples" if key == "input_values" else "tokens"
+        names = {0: "batch", 1: f"decoder_{length}" if "decoder" in key else length}
+        pairs = zip(value.shape, larger[key].shape, strict=True)
+        axes[key] = {axis: names[axis] for axis, (one, more) in enumerate(pairs) if one != more}
+    return axes
 
 
 @contextlib.contextmanager

@@ -229,21 +229,7 @@ def dense_flops(model: PreTrainedModel, genes: GeneMap, tokens: int) -> Flops:
         with torch.inference_mode():
             return model(**batch)
 
-    return Flops(model, genes, [], run, _positions(model, genes, run))
-
-
-def _positions(model: PreTrainedModel, genes: GeneMap, run: Callable[[], Any]) -> int:
-    """The number of vectors that enter the layers: tokens, or the patches of an image."""
-    found: list[int] = []
-    consumer = model.get_submodule(genes.sites[0].consumer)
-    handle = consumer.register_forward_pre_hook(
-        lambda module, inputs: found.append(inputs[0].shape[:-1].numel())
-    )
-    try:
-        run()
-    finally:
-        handle.remove()
-    return found[0]
+    return Flops(model, genes, [], run)
 
 
 def layer_parameters(model: PreTrainedModel, genes: GeneMap) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -45,23 +46,21 @@ class Flops:
     :param genes: its gene map.
     :param blocks: the paths of its blocks, whose operations are counted; may be empty.
     :param run: runs one forward pass of the dense model.
-    :param tokens: number of tokens in that forward pass.
     """
 
     def __init__(
-        self,
-        model: Any,
-        genes: GeneMap,
-        blocks: Sequence[str],
-        run: Callable[[], Any],
-        tokens: int,
+        self, model: Any, genes: GeneMap, blocks: Sequence[str], run: Callable[[], Any]
     ) -> None:
-        self._runs = [0] * len(genes.sites)  # how often a forward pass runs each site
+        self._model, self._genes = model, genes
+        # By projection, since the encoder's states that cross-attention reads are another number of
+        # vectors than the decoder's, and layers that share their weights run more than once.
+        self._vectors = Counter[str]()
         with counting(model) as counter, ExitStack() as stack:
-            for number, site in enumerate(genes.sites):
-                hook = partial(self._count, number)
-                consumer = model.get_submodule(site.consumer)
-                stack.callback(consumer.register_forward_pre_hook(hook).remove)
+            for site in genes.sites:
+                for path in self._weights(site, range(site.units)):
+                    hook = partial(self._count, path)
+                    projection = model.get_submodule(path)
+                    stack.callback(projection.register_forward_pre_hook(hook).remove)
             run()
         counts = counter.get_flop_counts()
 
@@ -77,7 +76,6 @@ class Flops:
 
         self.total: int = counter.get_total_flops()
         self.blocks = [of(path) for path in blocks]
-        self._model, self._genes, self._tokens = model, genes, tokens
         # The count of an attention module includes a consumer inside it.
         inside = genes.family.output_inside
         self._outside = [
@@ -102,15 +100,11 @@ class Flops:
         it = self._genes.sites[site]
         if len(keep) == it.units:
             return 0.0
-        tokens = self._tokens * max(1, self._runs[site])  # more than once if layers share weights
-        if it.kind == EXPERTS:
-            return 2 * tokens * (self._of_experts(it, it.units) - self._of_experts(it, len(keep)))
-        projections = 2 * tokens * self._weights(it, range(it.units))
-        kept = 2 * tokens * self._weights(it, keep)
+        projections = self._projections(it, range(it.units))
         scores = 0.0
         if it.kind == ATTENTION:
             scores = (self._attention[site] - projections) * (1 - len(keep) / it.units)
-        return projections - kept + scores
+        return projections - self._projections(it, keep) + scores
 
     def attention(self, site: int, keep: Sequence[int]) -> float:
         """The operations of an attention module that keeps some of its heads.
@@ -124,27 +118,34 @@ class Flops:
         outside = self._outside[site] * len(keep) / it.units
         return self._attention[site] - self.saved(site, keep) - outside
 
-    def _weights(self, site: Site, keep: Sequence[int]) -> int:
-        """The number of weights in a site's projections, without biases, for some of its units."""
+    def _projections(self, site: Site, keep: Sequence[int]) -> int:
+        """The operations of a site's projections for some of its units."""
+        weights = self._weights(site, keep)
+        return sum(2 * self._vectors[path] * count for path, count in weights.items())
+
+    def _weights(self, site: Site, keep: Sequence[int]) -> dict[str, int]:
+        """The number of weights in each of a site's projections, without biases, by its path."""
+        if site.kind == EXPERTS:
+            return self._expert_weights(site, len(keep))
         family = self._genes.family
-        weights = sum(
-            len(part.kept) * features(part.module)[1 - part.axis]
+        weights = {
+            part.path: len(part.kept) * features(part.module)[1 - part.axis]
             for part in site_slices(self._model, family, site, keep)
             if part.projection
-        )
+        }
         if site.kind == ATTENTION and keep:  # these keep all heads
-            attention = self._model.get_submodule(site.module)
             for _, projection, _ in family.spanning:
-                weights += math.prod(features(attention.get_submodule(projection)))
+                path = f"{site.module}.{projection}"
+                weights[path] = math.prod(features(self._model.get_submodule(path)))
         return weights
 
-    def _of_experts(self, site: Site, kept: int) -> int:
-        """The number of weights of a mixture, without biases, that each token is multiplied by."""
+    def _expert_weights(self, site: Site, kept: int) -> dict[str, int]:
+        """The same of a mixture: each token is multiplied by the weights of the chosen experts."""
         experts: nn.Module = self._model.get_submodule(site.consumer)
         router: Any = self._model.get_submodule(site.router)
         each = sum(p[0].numel() for p in experts.parameters(recurse=False) if p.dim() == 3)
         chosen: int = min(kept, router.top_k)
-        return kept * features(router)[1] + chosen * each
+        return {site.router: kept * features(router)[1], site.consumer: chosen * each}
 
-    def _count(self, site: int, module: Any, inputs: Any) -> None:
-        self._runs[site] += 1
+    def _count(self, path: str, module: Any, inputs: Any) -> None:
+        self._vectors[path] += inputs[0].shape[:-1].numel()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor
-from transformers import GenerationConfig
+from transformers import GenerationConfig, GenerationMixin
 
 from sos_deap.models.temporary import replaced
 
@@ -50,16 +50,17 @@ def padding_token(model: Any, tokenizer: Any = None) -> int:
 
 
 def generate(model: Any, settings: GenerationConfig, **inputs: Any) -> Tensor:
-    """Call ``model.generate`` with the given settings only, without the model's own.
+    """Generate with the given settings only, without the model's own.
 
     :param model: a model that generates.
     :param settings: the generation settings.
-    :param inputs: further arguments of ``model.generate``.
+    :param inputs: further arguments of ``GenerationMixin.generate``.
     :returns: token ids, (sequences, tokens).
     """
     with replaced(model, generation_config=settings):
-        generated: Tensor = model.generate(**inputs, generation_config=settings)
-    return generated
+        # Not the model's own method: Whisper's decodes segments again until they seem likely.
+        generated: Any = GenerationMixin.generate(model, **inputs, generation_config=settings)
+    return generated  # type: ignore[no-any-return]
 
 
 def _within(model: Any, ids: Any) -> list[int]:

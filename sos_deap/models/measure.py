@@ -42,7 +42,8 @@ def measure(
     :param models: models by name, such as ``dense`` and ``pruned``, on the same device; the others
         are compared with the first one.
     :param batch_sizes: numbers of sequences.
-    :param lengths: prompt lengths in tokens; without effect on models of images.
+    :param lengths: prompt lengths in tokens; without effect on models of images
+        and of spectrograms.
     :param new_tokens: tokens to decode after the prompt, at least 2; 0 for none. Models that do not
         generate do not decode.
     :param rounds: how often each model is timed; the results are medians and quartiles. Default:
@@ -71,8 +72,7 @@ def measure(
                 batch = random_inputs(first, batch_size, length)
                 times = alternate(models, batch, decoded, rounds, seconds)
                 figures = {
-                    name: _figures(model, batch, length + decoded / 2)
-                    | times[name].figures(batch_size)
+                    name: _figures(model, batch, decoded) | times[name].figures(batch_size)
                     for name, model in models.items()
                 }
             row: dict[str, Any] = {"batch_size": batch_size, "length": length}
@@ -115,7 +115,7 @@ def try_out(model: Any, length: int, new_tokens: int) -> None:
     _check_positions(model, length, decoded)
     batch = random_inputs(model, 1, length)
     with torch.inference_mode():
-        _figures(model, batch, length)
+        _figures(model, batch, 0)
         if decoded:
             decode_seconds(model, batch, 2)
 
@@ -143,7 +143,7 @@ def _input(model: Any) -> str:
     config = model.config
     if model.main_input_name != "input_ids":  # such as pixel_values
         return str(model.main_input_name)
-    what = f"{model.main_input_name} of {model.get_input_embeddings().num_embeddings:,} tokens"
+    what = f"{model.main_input_name} of {config.get_text_config().vocab_size:,} tokens"
     return f"{what} and decoder_input_ids" if config.is_encoder_decoder else what
 
 
@@ -156,35 +156,38 @@ def _check_positions(model: Any, length: int, new_tokens: int) -> None:
         )
 
 
-def _figures(model: Any, batch: dict[str, Tensor], cached: float) -> dict[str, Any]:
+def _figures(model: Any, batch: dict[str, Tensor], new_tokens: int) -> dict[str, Any]:
     """Compute the figures that are counted rather than timed.
 
     :param model: the model.
     :param batch: the inputs of a prefill.
-    :param cached: mean number of tokens in the key/value cache during decoding.
+    :param new_tokens: tokens to decode; on average half of them are in the key/value cache.
     """
     weights = weight_bytes(model)
     with counting(model) as counter:
         output = prefill(model, batch)
-    cache_bytes = _cache_bytes(output) / next(iter(batch.values())).shape[:2].numel()
-    sequences = len(next(iter(batch.values())))
-    del output
+    main = batch[model.main_input_name]
+    # Of sound, the cache holds the vectors that the encoder makes.
+    cached = getattr(output, "encoder_last_hidden_state", None)
+    sequences, tokens = (main if cached is None else cached).shape[:2]
+    cache_bytes = _cache_bytes(output) / (sequences * tokens)
+    del output, cached
     read = weights - _lookup_bytes(model)
     return {
         "weight_bytes": weights,
         "peak_bytes": weights + peak_bytes(model, lambda: prefill(model, batch)),
         "kv_bytes_per_token": cache_bytes,
         "prefill_flops": counter.get_total_flops(),
-        "decode_bytes": read + cache_bytes * cached * sequences,
+        "decode_bytes": read + cache_bytes * (tokens + new_tokens / 2) * sequences,
     }
 
 
 def _lookup_bytes(model: Any) -> int:
     """Bytes of an embedding table of which decoding reads single rows only; 0 if it is tied."""
-    table = model.get_input_embeddings()
-    head = model.get_output_embeddings() if generates(model) else None
-    weight = getattr(table, "weight", None)
-    if weight is None or (head is not None and head.weight is weight):
+    if not generates(model):
+        return 0
+    weight, head = model.get_input_embeddings().weight, model.get_output_embeddings()
+    if head is not None and head.weight is weight:
         return 0
     nbytes: int = weight.nbytes
     return nbytes
