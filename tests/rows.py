@@ -21,9 +21,15 @@ from tests.tiny import inputs, output, random_order, repeated, without
 
 #: Settings of the tiny models of further variants of a row.
 VARIANTS: dict[str, list[dict[str, Any]]] = {
-    "falcon": [{"multi_query": False}, {"alibi": True}, {"alibi": True, "multi_query": False}],
+    "falcon": [
+        {"multi_query": False},
+        {"alibi": True},
+        {"alibi": True, "multi_query": False},
+        {"new_decoder_architecture": True, "num_kv_heads": 2},
+    ],
     "gpt_bigcode": [{"multi_query": False}],
     "cohere": [{"use_qk_norm": True}],
+    "stablelm": [{"qk_layernorm": True, "num_key_value_heads": 2}],
 }
 
 

@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from sos_deap import InputError, gene_map, head_map, load, masked, prune
-from sos_deap.models.costs import sparsity_measure
+from sos_deap.models.costs import layer_parameters, sparsity_measure
 from sos_deap.models.families import FAMILIES, why_unsliceable
 from sos_deap.models.genes import GeneMap
 from sos_deap.models.hidden_states import States
@@ -392,20 +392,47 @@ def test_an_architecture_without_a_row_is_masked_and_zeroed_but_not_sliced() -> 
 
 
 def test_settings_that_can_only_be_masked() -> None:
-    for family, settings in (
-        ("falcon", {"new_decoder_architecture": True, "num_kv_heads": 2}),
-        ("stablelm", {"qk_layernorm": True}),
-        ("big_bird", {"attention_type": "block_sparse", "block_size": 2, "num_random_blocks": 1}),
-    ):
-        model = build(family, **settings)
-        heads, batch, genes = head_map(model), inputs(model), [1, 0, 0, 1] * LAYERS
-        assert heads.heads_per_layer == (HEADS,) * LAYERS
-        with masked(model, [genes], heads):
-            expected = output(model, batch)
-        assert_close(output(prune(model, genes, layout="zeroed"), batch), expected)
-        assert why_unsliceable(heads.family, model.config)
-        with pytest.raises(InputError, match=f"cannot be sliced: it has {next(iter(settings))}="):
-            prune(model, genes)
+    settings: dict[str, Any] = {
+        "attention_type": "block_sparse",
+        "block_size": 2,
+        "num_random_blocks": 1,
+    }
+    model = build("big_bird", **settings)
+    heads, batch, genes = head_map(model), inputs(model), [1, 0, 0, 1] * LAYERS
+    assert heads.heads_per_layer == (HEADS,) * LAYERS
+    with masked(model, [genes], heads):
+        expected = output(model, batch)
+    assert_close(output(prune(model, genes, layout="zeroed"), batch), expected)
+    assert why_unsliceable(heads.family, model.config)
+    with pytest.raises(InputError, match="cannot be sliced: it has attention_type="):
+        prune(model, genes)
+
+
+@pytest.mark.parametrize("heads", [[1, 0, 1, 1], [1, 1, 1, 0], [0, 0, 0, 1], [1, 0, 0, 1]])
+def test_a_fused_projection_of_groups_keeps_one_key_and_value_for_each(heads: list[int]) -> None:
+    model = build("falcon", new_decoder_architecture=True, num_kv_heads=2)
+    batch, chromosome = inputs(model), heads * LAYERS
+    pruned: Any = prune(model, chromosome)
+    groups = any(heads[:2]) + any(heads[2:])
+    for layer in pruned.transformer.h:
+        rows = layer.self_attention.query_key_value.out_features
+        assert rows == (sum(heads) + 2 * groups) * HEAD_DIM
+    with masked(model, [chromosome]):
+        assert_close(output(pruned, batch), output(model, batch))
+
+
+def test_feed_forwards_in_another_list_belong_to_the_layer_of_the_same_number() -> None:
+    model = build("xlm")
+    genes, batch = gene_map(model, "layers"), inputs(model)
+    assert [site.module for site in genes.sites] == [
+        f"{kind}.{number}" for number in range(LAYERS) for kind in ("attentions", "ffns")
+    ]
+    assert len(genes) == LAYERS
+    layers = sum(p.numel() for part in (model.attentions, model.ffns) for p in part.parameters())
+    assert layer_parameters(model, genes) == layers
+    with masked(model, [[1, 0, 1]], genes):
+        expected = output(model, batch)
+    assert_close(output(prune(model, [1, 0, 1], genes), batch), expected)
 
 
 def test_a_model_without_its_architecture_s_layers_is_refused() -> None:

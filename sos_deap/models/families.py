@@ -141,10 +141,10 @@ FAMILIES: dict[str, Family] = {
         attention=("self_attention",),
         query="query_key_value",
         output="dense",
-        interleaved="multi_query",
+        interleaved=True,
+        one_each=(("new_decoder_architecture", False), ("multi_query", False)),
         by_head=("alibi", "attention_mask"),
         attributes=(("num_heads", "heads"), ("num_kv_heads", "kv_heads")),
-        requires=(("new_decoder_architecture", False),),
         feed_forward=replace(PLAIN, sizes=("ffn_hidden_size",)),
     ),
     "flex_olmo": replace(OLMO2, feed_forward=None, experts=EXPERTS),
@@ -152,7 +152,7 @@ FAMILIES: dict[str, Family] = {
     "gpt2": GPT2,
     "gpt_bigcode": replace(
         GPT2,
-        interleaved="multi_query",
+        interleaved=True,
         attributes=(("embed_dim", "width"), ("num_heads", "heads")),
     ),
     "gpt_neo": replace(
@@ -245,8 +245,8 @@ FAMILIES: dict[str, Family] = {
     "splinter": replace(BERT, attention=("attention.self",)),
     "stablelm": replace(
         LLAMA,
+        per_head=(("q_layernorm.norms", "heads"), ("k_layernorm.norms", "kv_heads")),
         attributes=(("num_heads", "heads"), ("num_key_value_heads", "kv_heads")),
-        requires=(("qk_layernorm", False),),
     ),
     "starcoder2": replace(LLAMA, feed_forward=FeedForward(("mlp",), "c_proj", ("c_fc",))),
     "umt5": replace(

@@ -11,7 +11,8 @@ class FeedForward:
     """Names of the feed-forward projections of one architecture.
 
     :param modules: paths in a layer of the modules whose ``forward`` computes the feed-forward; an
-        empty path if the layer does so itself.
+        empty path if the layer does so itself. A leading ``../`` refers to the parent, and ``*`` is
+        the layer's number, for feed-forwards in another list than the layers.
     :param consumer: path in that module of the projection whose inputs are the channels.
     :param producers: paths in that module of the projections whose outputs are the channels, such
         as the gate and the value of a gated feed-forward. A model may lack some.
@@ -62,14 +63,17 @@ class Family:
         concatenation of the heads' outputs; a leading ``../`` refers to the module's parent.
     :param key: path of the key projection; empty if ``query`` computes the keys.
     :param value: path of the value projection; empty if ``query`` computes the values.
-    :param interleaved: whether the outputs of a fused projection are ordered by head (query, key
-        and value of the first head, then of the second, ...); otherwise all queries come first,
-        then all keys, then all values. Or the name of a config value: ordered by head if it is
-        false.
+    :param interleaved: whether the outputs of a fused projection are ordered by key/value head (the
+        queries, the key and the value of the first one, then of the second, ...); otherwise all
+        queries come first, then all keys, then all values.
+    :param one_each: attributes of the attention module, with values for which ``forward`` reads a
+        query, a key and a value of each query head from an interleaved projection. They are set if
+        the key/value heads have unequal numbers of query heads, and keys and values are repeated.
     :param more: paths of further projections whose outputs belong to the query heads.
     :param per_head: modules and parameters of the attention module with one row per head, such as
         norms with a scale for each head or attention sinks, and which heads these are: ``"heads"``
-        or ``"kv_heads"``. An embedding has one column per head. A model may lack them.
+        or ``"kv_heads"``. An embedding has one column per head, a list one module per head. A model
+        may lack them.
     :param spanning: norms over the outputs of all heads of a projection, with their projection and
         which heads these are. Both keep all heads, since the norm of a kept head depends on the
         removed ones; only their result is sliced.
@@ -101,7 +105,8 @@ class Family:
     output: str
     key: str = ""
     value: str = ""
-    interleaved: bool | str = False
+    interleaved: bool = False
+    one_each: tuple[tuple[str, Any], ...] = ()
     more: tuple[str, ...] = ()
     per_head: tuple[tuple[str, str], ...] = ()
     spanning: tuple[tuple[str, str, str], ...] = ()

@@ -98,7 +98,6 @@ WAV2VEC2 = replace(
     feed_forward=FeedForward(("feed_forward",), "output_dense", ("intermediate_dense",)),
 )
 
-# The feed-forward modules of a layer are in another list than its attention.
 XLM = Family(
     block="attentions.*",
     attention=("",),
@@ -107,4 +106,5 @@ XLM = Family(
     value="v_lin",
     output="out_lin",
     attributes=(("n_heads", "heads"),),
+    feed_forward=FeedForward(("../../ffns.*",), "lin2", ("lin1",), sizes=()),
 )

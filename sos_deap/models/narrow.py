@@ -57,10 +57,10 @@ def narrowed(
             own = head_parameters(model, family, site, keep)
             stack.enter_context(with_parameters(attention, **own))
         for part in site_slices(model, family, site, keep):
-            if part.whole:
-                hook = part.module.register_forward_hook(SelectOutputs(part.kept))
+            if part.outputs is not None:
+                hook = part.module.register_forward_hook(SelectOutputs(part.outputs))
                 stack.callback(hook.remove)
-            else:
+            if not part.whole:
                 stack.enter_context(_selected(part.module, part.axis, part.kept))
         if fitted is not None:
             weight, bias = fitted
@@ -78,6 +78,10 @@ def _restore(module: nn.Module, before: dict[str, Any]) -> None:
 @contextmanager
 def _selected(module: Any, axis: int, kept: list[int]) -> Iterator[None]:
     """Give a module some of its outputs (axis 0) or inputs (axis 1) only, inside the context."""
+    if isinstance(module, nn.ModuleList):
+        with replaced(module, _modules={str(n): module[i] for n, i in enumerate(kept)}):
+            yield
+        return
     conv = isinstance(module, Conv1D)
     weight, bias = module.weight, getattr(module, "bias", None)
     index = torch.tensor(kept, dtype=torch.long, device=weight.device)

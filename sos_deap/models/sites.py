@@ -51,6 +51,12 @@ class Site:
     groups: int
     router: str = ""
 
+    @property
+    def part(self) -> str:
+        """Path of the layer, or of the module if this is in another list than the layers."""
+        inside = f"{self.module}.".startswith(f"{self.block}.")
+        return self.block if inside else self.module
+
     def group_counts(self, keep: Iterable[int]) -> dict[int, int]:
         """Count the query heads that use each key/value head.
 
@@ -77,10 +83,11 @@ def find_sites(model: nn.Module, family: Family) -> list[Site]:
         found += [_attention_site(layer, family, block, path) for path in attention]
         forward = family.feed_forward
         if attention and forward is not None:  # other modules may have the names of a layer
+            modules = (_resolved(block, path) for path in forward.modules)
             found += [
-                _feed_forward_site(layer, forward, block, path)
-                for path in forward.modules
-                if has_module(layer, _joined(path, forward.consumer))
+                _feed_forward_site(model, forward, block, module)
+                for module in modules
+                if has_module(model, _joined(module, forward.consumer))
             ]
         experts = family.experts
         if attention and experts is not None:
@@ -111,14 +118,14 @@ def _attention_site(layer: nn.Module, family: Family, block: str, path: str) -> 
     )
 
 
-def _feed_forward_site(layer: nn.Module, forward: FeedForward, block: str, path: str) -> Site:
-    consumer = _joined(path, forward.consumer)
-    channels = features(layer.get_submodule(consumer))[1]
+def _feed_forward_site(model: nn.Module, forward: FeedForward, block: str, module: str) -> Site:
+    consumer = _joined(module, forward.consumer)
+    channels = features(model.get_submodule(consumer))[1]
     return Site(
         kind=FEED_FORWARD,
         block=block,
-        module=_joined(block, path),
-        consumer=f"{block}.{consumer}",
+        module=module,
+        consumer=consumer,
         units=channels,
         width=1,
         groups=channels,
@@ -141,6 +148,14 @@ def _experts_site(
     )
 
 
+def _resolved(block: str, path: str) -> str:
+    """The path in the model of a path in a layer."""
+    parent, number = block, block.rpartition(".")[2]
+    while path.startswith("../"):
+        parent, path = parent.rpartition(".")[0], path[3:]
+    return _joined(parent, path.replace("*", number))
+
+
 def _joined(*parts: str) -> str:
     return ".".join(filter(None, parts))
 
@@ -161,10 +176,13 @@ def has_module(module: nn.Module, path: str) -> bool:
 def features(module: Any) -> tuple[int, int]:
     """The numbers of outputs and inputs of a projection; for a norm, the shape of its weight.
 
-    For the experts of a mixture, their number and that of the parameters of each.
+    For the experts of a mixture, their number and that of the parameters of each; a list with one
+    module per head has as many outputs as modules.
     """
     if isinstance(module, Conv1D):
         return module.nf, module.nx
+    if isinstance(module, nn.ModuleList):
+        return len(module), 0
     if not hasattr(module, "weight"):
         own = list(module.parameters(recurse=False))
         return len(own[0]), sum(parameter[0].numel() for parameter in own)

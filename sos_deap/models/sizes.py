@@ -51,14 +51,18 @@ def set_attention_sizes(model: Any, family: Family, site: Site, keep: Sequence[i
     """
     attention: Any = model.get_submodule(site.module)
     counts = list(site.group_counts(keep).values())
+    ragged = len(set(counts)) > 1
     sizes = {"heads": len(keep), "kv_heads": len(counts), "width": len(keep) * site.width}
+    if ragged and family.one_each:
+        ragged, sizes["kv_heads"] = False, len(keep)
+        for name, value in family.one_each:
+            setattr(attention, name, value)
     own = dict[str, int]()
     for name, what in family.attributes:
         if name.startswith("config."):
             own[name[7:]] = sizes[what]
         else:
             setattr(attention, name, sizes[what])
-    ragged = len(set(counts)) > 1
     if site.groups < site.units:
         attention.num_key_value_groups = 1 if ragged else counts[0]
     if own or ragged or family.bias_by_head:

@@ -28,6 +28,8 @@ class SiteSlice:
     :param projection: whether the module multiplies all tokens by a matrix; otherwise it is a norm
         with one row per head, or has one row per expert.
     :param whole: whether the module keeps its weights, and only its output is sliced.
+    :param outputs: indices of the module's outputs (of the sliced module, unless it is whole) in
+        the order in which they are read, some perhaps repeatedly; ``None`` for all as they are.
     """
 
     path: str
@@ -36,6 +38,7 @@ class SiteSlice:
     kept: list[int]
     projection: bool = True
     whole: bool = False
+    outputs: list[int] | None = None
 
 
 def site_slices(
@@ -64,9 +67,10 @@ def site_slices(
     if site.kind == ATTENTION and not keep:
         return
     module = model.get_submodule(site.module)
-    for part, rows in _producer_rows(model, family, site, keep).items():
+    for part, rows in _producer_rows(family, site, keep).items():
         if has_module(module, part):
-            yield SiteSlice(f"{site.module}.{part}", module.get_submodule(part), 0, rows)
+            path, own = f"{site.module}.{part}", module.get_submodule(part)
+            yield SiteSlice(path, own, 0, rows, outputs=_repeated(family, site, keep))
     if site.kind == FEED_FORWARD:
         return
     kept = _kept_heads(site, keep)
@@ -78,7 +82,24 @@ def site_slices(
     for part, _, which in family.spanning:
         if has_module(module, part):
             path, rows = f"{site.module}.{part}", _indices(kept[which], site.width)
-            yield SiteSlice(path, module.get_submodule(part), 0, rows, projection=False, whole=True)
+            own = module.get_submodule(part)
+            yield SiteSlice(path, own, 0, rows, projection=False, whole=True, outputs=rows)
+
+
+def _repeated(family: Family, site: Site, keep: Sequence[int]) -> list[int] | None:
+    """The outputs of an interleaved projection with a key and a value for each query head.
+
+    :returns: their indices among the kept ones; ``None`` if the stock order is read.
+    """
+    counts = list(site.group_counts(keep).values()) if family.one_each else []
+    if len(set(counts)) < 2:
+        return None
+    order, start = list[int](), 0
+    for count in counts:
+        key = start + count
+        order += [index for query in range(start, key) for index in (query, key, key + 1)]
+        start = key + 2
+    return _indices(order, site.width)
 
 
 def _kept_heads(site: Site, keep: Sequence[int]) -> dict[str, list[int]]:
@@ -107,9 +128,7 @@ def head_parameters(
     return smaller
 
 
-def _producer_rows(
-    model: Any, family: Family, site: Site, keep: Sequence[int]
-) -> dict[str, list[int]]:
+def _producer_rows(family: Family, site: Site, keep: Sequence[int]) -> dict[str, list[int]]:
     """The kept output rows of each projection that produces units, by its path."""
     if site.kind == FEED_FORWARD:
         forward = family.feed_forward
@@ -117,11 +136,15 @@ def _producer_rows(
         rows = [part * site.units + unit for part in range(forward.fused) for unit in keep]
         return dict.fromkeys(forward.producers, rows)
     query = _indices(keep, site.width)
-    interleaved = family.interleaved
-    if isinstance(interleaved, str):
-        interleaved = not getattr(model.config, interleaved)
-    if interleaved:
-        return {family.query: _indices(keep, 3 * site.width)}
+    if family.interleaved:
+        each, kept = site.units // site.groups, set(keep)
+        heads = [  # of each group the queries, the key and the value
+            group * (each + 2) + index
+            for group in site.group_counts(keep)
+            for index in range(each + 2)
+            if index >= each or group * each + index in kept
+        ]
+        return {family.query: _indices(heads, site.width)}
     key_value = _indices(site.group_counts(keep), site.width)
     if not family.fused:
         projections = {family.query: query, family.key: key_value, family.value: key_value}
@@ -159,11 +182,13 @@ def smaller_modules(
             new[site.consumer] = NoExperts()
             continue
         for part in site_slices(model, family, site, keep):
-            if part.whole:
-                new[part.path] = copy.deepcopy(part.module)
-                new[part.path].register_forward_hook(SelectOutputs(part.kept))
-                continue
-            new[part.path] = sliced(part.module, part.axis, part.kept)
+            new[part.path] = (
+                copy.deepcopy(part.module)
+                if part.whole
+                else sliced(part.module, part.axis, part.kept)
+            )
+            if part.outputs is not None:
+                new[part.path].register_forward_hook(SelectOutputs(part.outputs))
             if not keep and (empty := EMPTY.get(type(new[part.path]))):
                 new[part.path].__class__ = empty
         if not keep and site.kind == ATTENTION:
@@ -185,10 +210,12 @@ def _without_projections(model: nn.Module, family: Family, site: Site) -> nn.Mod
 def sliced(module: nn.Module, axis: int, kept: list[int]) -> nn.Module:
     """A copy of a projection, a norm or experts with some of its rows or columns.
 
-    :param module: the module.
+    :param module: the module; of a list of modules, some are copied.
     :param axis: 0 to select outputs (rows) or experts, 1 to select inputs (columns).
     :param kept: indices of the rows, columns or experts to keep.
     """
+    if isinstance(module, nn.ModuleList):
+        return nn.ModuleList(copy.deepcopy(module[number]) for number in kept)
     weight: Any = getattr(module, "weight", None)
     if weight is None:
         return _fewer_experts(module, kept)
