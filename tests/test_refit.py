@@ -83,7 +83,7 @@ def with_ones(consumer: Any, x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 NOT_ADDED = {
     *("bart", "beit", "bert", "big_bird", "camembert", "data2vec-audio", "deberta-v2"),
     *("dinov2", "dinov3_vit", "distilbert", "electra", "gemma2", "gemma3_text", "mpnet", "mvp"),
-    *("olmo2", "roberta", "xlm-roberta"),
+    *("flaubert", "olmo2", "roberta", "xlm", "xlm-roberta"),
 }
 
 

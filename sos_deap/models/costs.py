@@ -234,9 +234,8 @@ def dense_flops(model: PreTrainedModel, genes: GeneMap, tokens: int) -> Flops:
 
 def layer_parameters(model: PreTrainedModel, genes: GeneMap) -> int:
     """Return the number of parameters in the layers of a model, without embeddings and heads."""
-    paths = dict.fromkeys(path for site in genes.sites for path in (site.block, site.module))
-    outer = [path for path in paths if not path.startswith(tuple(f"{one}." for one in paths))]
-    return sum(_parameters(model.get_submodule(path)) for path in outer)
+    parts = dict.fromkeys(site.part for site in genes.sites)
+    return sum(_parameters(model.get_submodule(part)) for part in parts)
 
 
 def _removed_parameters(model: nn.Module, genes: GeneMap, site: Site, keep: Sequence[int]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
@@ -32,8 +33,12 @@ class LayerByLayer:
 
     def __init__(self, model: Any, blocks: Sequence[str], text: Text) -> None:
         self._model, self._blocks, self._text = model, blocks, text
+        stacks = [_stack(path) for path in blocks]
+        #: Whether layers of two stacks alternate, such as the attentions and feed-forwards of XLM:
+        #: then a layer's output is no whole hidden state, and the latest one does not suffice.
+        self._alternate = len(list(itertools.groupby(stacks))) > len(set(stacks))
         #: The output of the latest layer of each stack (such as an encoder), by its path and the
-        #: first example of the batch.
+        #: first example of the batch; that of each layer if stacks alternate.
         self._outputs: dict[tuple[str, int], Any] = {}
 
     def run(self, layer: int, examples: slice) -> tuple[Tensor, Tensor]:
@@ -48,11 +53,11 @@ class LayerByLayer:
         forward = self._model.get_submodule(path).forward
 
         def last(*args: Any, **kwargs: Any) -> Any:
-            self._outputs[_stack(path), examples.start] = forward(*args, **kwargs)
+            self._outputs[self._key(path), examples.start] = forward(*args, **kwargs)
             raise _Stop
 
         before = self._pass(layer, examples, last)
-        return before, _rows(_first(self._outputs[_stack(path), examples.start]))
+        return before, _rows(_first(self._outputs[self._key(path), examples.start]))
 
     def input_of(self, layer: int, module: str, examples: slice) -> tuple[Tensor | None, Tensor]:
         """Run a layer up to one of its modules, and return the module's input.
@@ -86,7 +91,7 @@ class LayerByLayer:
         with ExitStack() as stack, torch.inference_mode():
             for path in self._blocks[:layer]:
                 block = self._model.get_submodule(path)
-                kept = self._outputs[_stack(path), examples.start]
+                kept = self._outputs[self._key(path), examples.start]
                 stack.enter_context(replaced(block, forward=_returning(kept)))
             block = self._model.get_submodule(self._blocks[layer])
             stack.callback(block.register_forward_pre_hook(record, with_kwargs=True).remove)
@@ -95,6 +100,9 @@ class LayerByLayer:
             with suppress(_Stop):
                 self._text.score(self._model, examples, 1)
         return before[0]
+
+    def _key(self, path: str) -> str:
+        return path if self._alternate else _stack(path)
 
 
 def _rows(states: Tensor) -> Tensor:

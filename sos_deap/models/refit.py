@@ -161,7 +161,7 @@ class _Refit:
         self._model, self._pruned, self._how = model, pruned, how
         self._dampings = DAMPINGS if damping is None else (damping,)
         self._layers = [
-            (block, list(own)) for block, own in itertools.groupby(sites, lambda site: site.block)
+            (path, list(own)) for path, own in itertools.groupby(sites, lambda site: site.part)
         ]
         blocks = [block for block, _ in self._layers]
         self._dense_run = LayerByLayer(model, blocks, text)

@@ -77,7 +77,7 @@ def measured_table(
             models = {_DENSE: model} | {
                 name: _reduced(model, genes, numbers, keep) for name, keep in sizes.items()
             }
-            blocks = [site.block for site in sites] if model.device.type == "cpu" else []
+            blocks = [site.part for site in sites] if model.device.type == "cpu" else []
             seconds = SECONDS / len(geometries)
             times = (timer or timer_of(model, conditions, seconds, blocks))(models)
             dense += [whole for whole, *_ in times[_DENSE]]

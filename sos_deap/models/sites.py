@@ -57,6 +57,12 @@ class Site:
         inside = f"{self.module}.".startswith(f"{self.block}.")
         return self.block if inside else self.module
 
+    @property
+    def part(self) -> str:
+        """Path of the layer, or of the module if this is in another list than the layers."""
+        inside = f"{self.module}.".startswith(f"{self.block}.")
+        return self.block if inside else self.module
+
     def group_counts(self, keep: Iterable[int]) -> dict[int, int]:
         """Count the query heads that use each key/value head.
 
