@@ -29,6 +29,8 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     ],
     "gpt_bigcode": [{"multi_query": False}],
     "cohere": [{"use_qk_norm": True}],
+    "deberta": [{"relative_attention": True, "pos_att_type": ["c2p", "p2c"]}],
+    "layoutlmv3": [{"has_relative_attention_bias": True, "has_spatial_attention_bias": True}],
     "stablelm": [{"qk_layernorm": True, "num_key_value_heads": 2}],
 }
 

@@ -38,6 +38,9 @@ _SIZES = {
     **dict.fromkeys(("rotary_dim", "num_experts", "num_local_experts", "patch_size"), 4),
     "sliding_window": 4,  # shorter than the inputs, so that it matters
     "num_experts_per_tok": 2,
+    "coordinate_size": 6,  # of boxes on a page: 4 times this, and twice the shape's, is WIDTH
+    "shape_size": 4,
+    "default_language": "en_XX",
     "image_size": 16,
     "max_position_embeddings": 64,
     "vocab_size": VOCABULARY,
@@ -88,6 +91,11 @@ def _sizes(stock: Any) -> dict[str, Any]:
     }
     if isinstance(getattr(stock, "image_size", None), list | tuple):
         sizes["image_size"] = [_SIZES["image_size"]] * 2
+    if "linear_attention" in (getattr(stock, "layer_types", None) or ()):  # or no layer has heads
+        sizes["layer_types"] = ["linear_attention", "full_attention", "linear_attention"]
+    if "mrope_section" in getattr(stock, "ignore_keys_at_rope_validation", ()):
+        rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 2]}
+        sizes["rope_parameters"] = rope
     inner = {name: _sizes(kind()) for name, kind in type(stock).sub_configs.items()}
     return sizes | inner
 

@@ -18,6 +18,7 @@ from sos_deap.models.layouts import (
     EXPERTS,
     FC,
     FUSED_GATE,
+    GATED,
     GLM,
     GPT2,
     GPT_NEOX,
@@ -43,17 +44,21 @@ def _rows(names: str, family: Family) -> dict[str, Family]:
 FAMILIES: dict[str, Family] = {
     **_rows("bart blenderbot blenderbot-small m2m_100 marian mbart pegasus plbart", BART),
     **_rows(
-        "bert bert-generation camembert data2vec-text electra ernie layoutlm roberta "
-        "xlm-roberta xlm-roberta-xl",
+        "bert bert-generation camembert data2vec-text dpr electra ernie layoutlm markuplm roberta "
+        "roc_bert xlm-roberta xlm-roberta-xl xmod",
         BERT,
     ),
-    **_rows("megatron-bert rembert roformer visual_bert", BERT_WIDTH),
-    **_rows("clip clip_text_model clip_vision_model siglip siglip_vision_model", CLIP),
+    **_rows("megatron-bert rembert roformer tapas visual_bert", BERT_WIDTH),
+    **_rows(
+        "clip clip_text_model clip_vision_model metaclip_2 siglip siglip_vision_model",
+        CLIP,
+    ),
     **_rows("glm glm4", GLM),
     **_rows(
         "apertus arcee cohere2 cwm ernie4_5 eurobert exaone4 gemma gemma2 gemma3_text "
-        "granite helium hunyuan_v1_dense internlm3 jais2 llama ministral ministral3 "
-        "mistral nomic_bert olmo qwen2 qwen3 seed_oss smollm3 vaultgemma",
+        "granite gte helium hunyuan_v1_dense hyperclovax internlm3 jais2 llama ministral "
+        "ministral3 mistral nomic_bert olmo qwen2 qwen2_5_vl_text qwen2_vl_text qwen3 "
+        "qwen3_vl_text seed_oss smollm3 vaultgemma",
         LLAMA,
     ),
     **_rows(
@@ -65,8 +70,14 @@ FAMILIES: dict[str, Family] = {
     **_rows("qwen2_moe qwen3_moe", replace(LLAMA_MIXTURE, experts=EXPERTS)),
     **_rows("mt5 t5", T5),
     **_rows("audio-spectrogram-transformer deit ijepa vit vit_msn", VIT),
-    **_rows("data2vec-audio hubert unispeech unispeech-sat wav2vec2", WAV2VEC2),
+    **_rows("data2vec-audio hubert sew unispeech unispeech-sat wav2vec2", WAV2VEC2),
     **_rows("flaubert xlm", XLM),
+    "aimv2": replace(
+        VIT,
+        output="out_proj",
+        attributes=(("num_heads", "heads"), ("embed_dim", "width")),
+        feed_forward=replace(GATED, modules=("ffn",)),
+    ),
     "albert": replace(
         BERT,
         block="albert_layer_groups.*.albert_layers.*",
@@ -108,6 +119,18 @@ FAMILIES: dict[str, Family] = {
         feed_forward=FeedForward(("mlp",), "fc_out", ("fc_in",), sizes=("n_inner",)),
     ),
     "cohere": replace(LLAMA, per_head=(("q_norm", "heads"), ("k_norm", "kv_heads"))),
+    "deberta": replace(
+        BERT,
+        attention=("attention.self",),
+        query="in_proj",
+        key="",
+        value="",
+        interleaved=True,
+        more=("pos_proj", "pos_q_proj"),
+        per_head=(("q_bias", "heads"), ("v_bias", "heads")),
+        attributes=(("num_attention_heads", "heads"),),
+        requires=(("talking_head", False),),
+    ),
     "deberta-v2": replace(
         BERT,
         attention=("attention.self",),
@@ -169,6 +192,7 @@ FAMILIES: dict[str, Family] = {
         per_head=(("sinks", "heads"),),
         experts=replace(EXPERTS, router="router", sizes=("num_local_experts",)),
     ),
+    "granite_swa": replace(LLAMA, per_head=(("sinks", "heads"),)),
     "gptj": replace(
         LLAMA,
         block="h.*",
@@ -177,11 +201,29 @@ FAMILIES: dict[str, Family] = {
         attributes=(("num_attention_heads", "heads"),),
         feed_forward=FeedForward(("mlp",), "fc_out", ("fc_in",), sizes=("n_inner",)),
     ),
+    "jina_embeddings_v3": replace(LLAMA, feed_forward=FC),
+    "layoutlmv3": replace(
+        BERT_WIDTH,
+        by_head=("rel_pos", "rel_2d_pos"),
+        whole=("rel_pos_bias", "rel_pos_x_bias", "rel_pos_y_bias"),
+    ),
+    "lfm2": replace(
+        LLAMA,
+        output="out_proj",
+        feed_forward=FeedForward(("feed_forward",), "w2", ("w1", "w3"), sizes=()),
+        hybrid=True,
+    ),
     "longformer": replace(
         BERT,
         attention=("attention.self",),
         head_dim="head_dim",
         unsliceable="its code requires that all heads together are as wide as the hidden state",
+    ),
+    "mobilebert": replace(
+        BERT_WIDTH,
+        feed_forward=FeedForward(
+            ("ffn.0", "ffn.1", "ffn.2", ""), "output.dense", ("intermediate.dense",)
+        ),
     ),
     "modernbert": Family(
         block="layers.*",
@@ -241,6 +283,8 @@ FAMILIES: dict[str, Family] = {
         attributes=(("config.num_attention_heads", "heads"), ("num_key_value_heads", "kv_heads")),
         feed_forward=FUSED_GATE,
     ),
+    "qwen3_5_text": replace(LLAMA, hybrid=True),
+    "qwen3_next": replace(LLAMA, feed_forward=None),
     "roberta-prelayernorm": replace(BERT, attention=("attention.self",)),
     "splinter": replace(BERT, attention=("attention.self",)),
     "stablelm": replace(
@@ -249,6 +293,10 @@ FAMILIES: dict[str, Family] = {
         attributes=(("num_heads", "heads"), ("num_key_value_heads", "kv_heads")),
     ),
     "starcoder2": replace(LLAMA, feed_forward=FeedForward(("mlp",), "c_proj", ("c_fc",))),
+    "switch_transformers": replace(
+        T5,
+        feed_forward=FeedForward(("layer.1.mlp", "layer.2.mlp"), "wo", ("wi",), sizes=("d_ff",)),
+    ),
     "umt5": replace(
         T5,
         bias_by_head=(),

@@ -72,8 +72,8 @@ class Family:
     :param more: paths of further projections whose outputs belong to the query heads.
     :param per_head: modules and parameters of the attention module with one row per head, such as
         norms with a scale for each head or attention sinks, and which heads these are: ``"heads"``
-        or ``"kv_heads"``. An embedding has one column per head, a list one module per head. A model
-        may lack them.
+        or ``"kv_heads"``. An embedding has one column per head, a list one module per head; a
+        parameter may have several rows per head, such as a bias. A model may lack them.
     :param spanning: norms over the outputs of all heads of a projection, with their projection and
         which heads these are. Both keep all heads, since the norm of a kept head depends on the
         removed ones; only their result is sliced.
@@ -95,6 +95,8 @@ class Family:
         would not. Masking works in either case, and so does slicing channels.
     :param feed_forward: the feed-forward; ``None`` if its channels cannot be removed, as in a
         mixture of experts.
+    :param hybrid: whether layers without one of these attention modules, such as those with a
+        convolution or with linear attention, have a feed-forward, too.
     :param experts: the mixture of experts; ``None`` if there is none or its experts cannot be
         removed.
     """
@@ -121,6 +123,7 @@ class Family:
     norm: str = ""
     unsliceable: str = ""
     feed_forward: FeedForward | None = None
+    hybrid: bool = False
     experts: Experts | None = None
 
     @property

@@ -96,11 +96,12 @@ def _per_layer(config: Any) -> dict[int, dict[str, Any]]:
     per_layer = {}
     for layer, keep in enumerate(config.kept_heads):
         groups = {head * kv_heads // heads for head in keep} if kv_heads else ()
-        counts = {"num_attention_heads": len(keep)}
-        counts |= {"num_key_value_heads": len(groups)} if kv_heads else {}
-        per_layer[layer] = counts if keep else {"skip": ["attention"]}
-    for layer, channels in enumerate(getattr(config, "kept_channels", None) or ()):
-        if hasattr(config, "intermediate_size"):
+        sizes = {"num_attention_heads": len(keep)}
+        sizes |= {"num_key_value_heads": len(groups)} if kv_heads else {}
+        per_layer[layer] = sizes if keep else {"skip": ["attention"]}
+    counts = getattr(config, "kept_channels", None) or ()
+    if hasattr(config, "intermediate_size") and len(counts) == len(per_layer):
+        for layer, channels in enumerate(counts):
             per_layer[layer]["intermediate_size"] = channels
     return per_layer
 

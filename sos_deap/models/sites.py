@@ -57,12 +57,6 @@ class Site:
         inside = f"{self.module}.".startswith(f"{self.block}.")
         return self.block if inside else self.module
 
-    @property
-    def part(self) -> str:
-        """Path of the layer, or of the module if this is in another list than the layers."""
-        inside = f"{self.module}.".startswith(f"{self.block}.")
-        return self.block if inside else self.module
-
     def group_counts(self, keep: Iterable[int]) -> dict[int, int]:
         """Count the query heads that use each key/value head.
 
@@ -88,7 +82,8 @@ def find_sites(model: nn.Module, family: Family) -> list[Site]:
         attention = [path for path in family.attention if has_module(layer, path)]
         found += [_attention_site(layer, family, block, path) for path in attention]
         forward = family.feed_forward
-        if attention and forward is not None:  # other modules may have the names of a layer
+        # Other modules may have the names of a layer.
+        if forward is not None and (attention or family.hybrid):
             modules = (_resolved(block, path) for path in forward.modules)
             found += [
                 _feed_forward_site(model, forward, block, module)

@@ -13,7 +13,7 @@ from transformers.pytorch_utils import Conv1D
 
 from sos_deap.models.empty import EMPTY, NoExperts, NoRouter, empty_attention
 from sos_deap.models.family import Family
-from sos_deap.models.sites import ATTENTION, EXPERTS, FEED_FORWARD, Site, has_module
+from sos_deap.models.sites import ATTENTION, EXPERTS, FEED_FORWARD, Site, features, has_module
 from sos_deap.models.sizes import SelectOutputs
 
 
@@ -67,7 +67,7 @@ def site_slices(
     if site.kind == ATTENTION and not keep:
         return
     module = model.get_submodule(site.module)
-    for part, rows in _producer_rows(family, site, keep).items():
+    for part, rows in _producer_rows(model, family, site, keep).items():
         if has_module(module, part):
             path, own = f"{site.module}.{part}", module.get_submodule(part)
             yield SiteSlice(path, own, 0, rows, outputs=_repeated(family, site, keep))
@@ -120,22 +120,26 @@ def head_parameters(
     if site.kind != ATTENTION or not keep:
         return {}
     own, kept = model.get_submodule(site.module)._parameters, _kept_heads(site, keep)
+    heads = _kept_heads(site, range(site.units))
     smaller = {}
     for name, which in family.per_head:
         if (parameter := own.get(name)) is not None:
-            index = torch.tensor(kept[which], dtype=torch.long, device=parameter.device)
+            rows = _indices(kept[which], len(parameter) // len(heads[which]))
+            index = torch.tensor(rows, dtype=torch.long, device=parameter.device)
             smaller[name] = _smaller(parameter, 0, index)
     return smaller
 
 
-def _producer_rows(family: Family, site: Site, keep: Sequence[int]) -> dict[str, list[int]]:
+def _producer_rows(
+    model: nn.Module, family: Family, site: Site, keep: Sequence[int]
+) -> dict[str, list[int]]:
     """The kept output rows of each projection that produces units, by its path."""
     if site.kind == FEED_FORWARD:
         forward = family.feed_forward
         assert forward is not None
         rows = [part * site.units + unit for part in range(forward.fused) for unit in keep]
         return dict.fromkeys(forward.producers, rows)
-    query = _indices(keep, site.width)
+    more = dict.fromkeys(family.more, _indices(keep, site.width))
     if family.interleaved:
         each, kept = site.units // site.groups, set(keep)
         heads = [  # of each group the queries, the key and the value
@@ -144,17 +148,19 @@ def _producer_rows(family: Family, site: Site, keep: Sequence[int]) -> dict[str,
             for index in range(each + 2)
             if index >= each or group * each + index in kept
         ]
-        return {family.query: _indices(heads, site.width)}
+        return {family.query: _indices(heads, site.width)} | more
     key_value = _indices(site.group_counts(keep), site.width)
     if not family.fused:
-        projections = {family.query: query, family.key: key_value, family.value: key_value}
-        projections |= dict.fromkeys(family.more, query)
+        # A query projection may compute more than the query of each head, such as a gate.
+        outputs, _ = features(model.get_submodule(f"{site.module}.{family.query}"))
+        query = _indices(keep, outputs // site.units)
+        projections = {family.query: query, family.key: key_value, family.value: key_value, **more}
         whole = {projection for _, projection, _ in family.spanning}
         return {part: rows for part, rows in projections.items() if part not in whole}
     key_start = site.units * site.width
     value_start = key_start + site.groups * site.width
     keys, values = ([start + row for row in key_value] for start in (key_start, value_start))
-    return {family.query: query + keys + values}
+    return {family.query: _indices(keep, site.width) + keys + values} | more
 
 
 def _indices(units: Iterable[int], width: int) -> list[int]:
