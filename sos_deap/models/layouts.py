@@ -108,3 +108,12 @@ XLM = Family(
     attributes=(("n_heads", "heads"),),
     feed_forward=FeedForward(("../../ffns.*",), "lin2", ("lin1",), sizes=()),
 )
+
+
+def rows(names: str, family: Family) -> dict[str, Family]:
+    """Return a row for each of several architectures, all alike.
+
+    :param names: their ``config.model_type``, separated by spaces.
+    :param family: the row.
+    """
+    return dict.fromkeys(names.split(), family)
