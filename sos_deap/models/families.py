@@ -1,7 +1,8 @@
 """The table of architectures: names and layout of their attention and feed-forward modules.
 
-To add an architecture, add a row, of a decoder in ``sos_deap.models.decoders``; tests/test_families.py tests every row. Most architectures share
-the names of an older one, in ``sos_deap.models.layouts``.
+To add an architecture, add a row, of a decoder in ``sos_deap.models.decoders``;
+tests/test_families.py tests every row. Most architectures share the names of an older one, in
+``sos_deap.models.layouts``.
 """
 
 from __future__ import annotations
