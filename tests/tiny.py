@@ -41,6 +41,9 @@ _SIZES = {
     "coordinate_size": 6,  # of boxes on a page: 4 times this, and twice the shape's, is WIDTH
     "shape_size": 4,
     "default_language": "en_XX",
+    "max_depth": 2,
+    **dict.fromkeys(("linear_num_key_heads", "linear_num_value_heads"), 2),
+    **dict.fromkeys(("linear_key_head_dim", "linear_value_head_dim"), 8),
     "image_size": 16,
     "max_position_embeddings": 64,
     "vocab_size": VOCABULARY,
