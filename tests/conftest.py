@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import tempfile
 
@@ -15,6 +16,8 @@ from typing import Any
 
 import pytest
 import torch
+from matplotlib.figure import Figure
+from PIL import Image
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from sos_deap import Evaluator
@@ -37,10 +40,35 @@ def float32_on_every_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sos_deap.models.loading.cpu_dtype", lambda: torch.float32)
 
 
+@pytest.fixture
+def timed_models() -> None:
+    """In a test with this fixture, runs time their models."""
+
+
+@pytest.fixture
+def drawn_figures() -> None:
+    """In a test with this fixture, runs draw their figures."""
+
+
 @pytest.fixture(autouse=True)
-def short_timings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Time models in the fewest rounds: here it does not matter how fast they are."""
+def brief_runs(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out what takes most of the time of a short run, unless a test asks for it."""
+    # The fewest rounds, since it does not matter here how fast models are.
     monkeypatch.setattr("sos_deap.finish.TIMED", (0.0, 0.0))
+    if "timed_models" not in request.fixturenames:
+        monkeypatch.setattr("sos_deap.finish.measured", lambda models, seqlen, seconds: [])
+    if "drawn_figures" not in request.fixturenames:
+        monkeypatch.setattr("matplotlib.figure.Figure.savefig", _save_blank)
+
+
+def _save_blank(figure: Figure, file: Path | io.StringIO, **options: Any) -> None:
+    blank = '<svg width="1pt" height="1pt"></svg>'
+    if options["format"] == "png":
+        Image.new("RGB", (1, 1)).save(file, "png")
+    elif isinstance(file, Path):
+        file.write_text(blank)
+    else:
+        file.write(blank)
 
 
 def small_llama(**settings: Any) -> Any:
@@ -93,11 +121,8 @@ def text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def refit_flags(
-    model_folder: Path, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> list[str]:
+def refit_flags(model_folder: Path, text_file: Path, tmp_path: Path) -> list[str]:
     """Flags of a run of a second, on two data sets."""
-    monkeypatch.setattr("sos_deap.finish.measured", lambda models, seqlen, seconds: [])
     other = tmp_path / "other.txt"
     words = random.Random(4).choices(["to", "be", "or", "not", "that", "is"], k=2000)
     other.write_text("\n\n".join(" ".join(words[i : i + 40]) for i in range(0, 2000, 40)))

@@ -92,7 +92,6 @@ def flags(
     """Of a run of a second, in a folder with the metrics above."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ORIGIN", str(os.getpid()))
-    monkeypatch.setattr("sos_deap.finish.measured", lambda models, seqlen, seconds: [])
     Path("metrics_of_mine.py").write_text(METRICS)
     given = {
         "model": model_folder,

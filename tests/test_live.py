@@ -8,7 +8,6 @@ import random
 import re
 import shutil
 import signal
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -26,14 +25,14 @@ from sos_deap.report.formats import measurement
 from sos_deap.report.live import LivePage
 from sos_deap.run import main
 from sos_deap.search.limits import Limits
+from tests.processes import status_of
 from tests.test_page import Words
 from tests.test_run import read, rows
 
 
 @pytest.fixture
-def flags(model_folder: Path, text_file: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def flags(model_folder: Path, text_file: Path) -> list[str]:
     """Flags of a run of a second."""
-    monkeypatch.setattr("sos_deap.finish.measured", lambda models, seqlen, seconds: [])
     given = {
         "model": model_folder,
         "dataset": text_file,
@@ -210,9 +209,7 @@ main(sys.argv[1:])
 
 def test_a_killed_run_leaves_a_page_that_the_end_replaces(flags: list[str], tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    command = [sys.executable, "-c", KILLED, *flags, f"--output_dir={folder}"]
-    killed = subprocess.run(command, check=False, cwd=Path(__file__).parents[1])
-    assert killed.returncode == -9
+    assert status_of(KILLED, [*flags, f"--output_dir={folder}"]) == -9
     left = Words((folder / "report.html").read_text())
     assert "The search is running: generation 2 of 3." in left.text
     assert left.open.count("svg") == 3
@@ -245,8 +242,9 @@ assert main(sys.argv[1:]) == 0
 assert seen == {"evaluation": False, "page": False}, seen
 assert "matplotlib" in sys.modules
 """
-    command = [sys.executable, "-c", code, *flags, "--quiet", f"--output_dir={tmp_path / 'run'}"]
-    subprocess.run(command, check=True, cwd=Path(__file__).parents[1])
+    printed = tmp_path / "printed"
+    status = status_of(code, [*flags, "--quiet", f"--output_dir={tmp_path / 'run'}"], printed)
+    assert status == 0, printed.read_text()
 
 
 def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
@@ -284,6 +282,7 @@ def expected(folder: Path) -> dict[str, Any]:
     }
 
 
+@pytest.mark.usefixtures("drawn_figures")
 def test_tensorboard_reads_the_logbook_and_the_heads(flags: list[str], tmp_path: Path) -> None:
     folder = tmp_path / "run"
     assert main([*flags, "--tensorboard", f"--output_dir={folder}"]) == 0

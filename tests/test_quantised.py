@@ -269,9 +269,7 @@ def test_a_run_writes_int8_or_the_weights_as_stored(
     model_folder: Path,
     tmp_path: Path,
     capsys: Any,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("sos_deap.finish.measured", lambda models, seqlen, seconds: [])
     assert main([*small, f"--output_dir={tmp_path / 'int8'}"]) == 0
     assert main([*small, f"--output_dir={tmp_path / 'none'}", "--quantize_output=none"]) == 0
     int8, none = (

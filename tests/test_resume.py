@@ -10,8 +10,6 @@ import random
 import shlex
 import shutil
 import signal
-import subprocess
-import sys
 import time
 import zlib
 from collections.abc import Callable
@@ -28,6 +26,7 @@ from sos_deap.files.atomic import write_text
 from sos_deap.files.run_folder import resumable_folder, resume_advice
 from sos_deap.run import main
 from tests.conftest import GENES
+from tests.processes import RUN, running
 from tests.test_run import read, rows
 
 #: Counts that are lower in a resumed run, as it did less work.
@@ -223,7 +222,6 @@ def small(
 ) -> list[str]:
     """Flags of a run of a second."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sos_deap.finish.measured", lambda models, seqlen, seconds: [])
     monkeypatch.setattr("sos_deap.report.page.write_page", no_page)  # and seconds of drawing
     flags = {
         "model": model_folder,
@@ -262,31 +260,31 @@ def test_a_run_that_is_killed_at_any_write_is_resumed_to_the_same_end(
     whole = tmp_path / "whole"
     assert main([*small, *SEARCHES[name], f"--output_dir={whole}"]) == 0
     written = lines(whole / "journal.jsonl")
-    write = Journal._write
-    for moment in random.Random(name).sample(range(len(written)), min(4, len(written))):
-        left = [moment]
+    write, folder = Journal._write, tmp_path / "run"
+    flags = [*small, *SEARCHES[name], f"--output_dir={folder}"]
+    # The run, and then each resumed one, is killed when so many lines are written.
+    for moment in sorted(random.Random(name).sample(range(len(written)), 3)):
 
-        def dying(journal: Journal, content: Any, left: list[int] = left) -> None:
-            if not left[0]:
+        def dying(journal: Journal, content: Any, moment: int = moment) -> None:
+            if journal.path.read_bytes().count(b"\n") == moment:
                 with journal.path.open("ab") as file:
                     file.write(b'0000beef {"exam')  # what it had written of this line
                 raise Killed
-            left[0] -= 1
             write(journal, content)
 
-        folder = tmp_path / f"at{moment}"
         monkeypatch.setattr(Journal, "_write", dying)
         with pytest.raises(Killed):
-            main([*small, *SEARCHES[name], f"--output_dir={folder}"])
-        monkeypatch.setattr(Journal, "_write", write)
+            main(flags)
         assert not (folder / "result.json").exists()
-        assert main([f"--resume={folder}"]) == 0
-        assert known(read(folder)) == known(read(whole))
-        for file in ("evaluations.csv", "pareto.csv", "samples.json"):
-            assert (folder / file).read_bytes() == (whole / file).read_bytes()
-        assert timeless(folder) == timeless(whole)
-        settings = json.loads((folder / "config.json").read_text())
-        assert lines(folder / "journal.jsonl") == [written[0], {"settings": settings}, *written[2:]]
+        flags = [f"--resume={folder}"]
+    monkeypatch.setattr(Journal, "_write", write)
+    assert main(flags) == 0
+    assert known(read(folder)) == known(read(whole))
+    for file in ("evaluations.csv", "pareto.csv", "samples.json"):
+        assert (folder / file).read_bytes() == (whole / file).read_bytes()
+    assert timeless(folder) == timeless(whole)
+    settings = json.loads((folder / "config.json").read_text())
+    assert lines(folder / "journal.jsonl") == [written[0], {"settings": settings}, *written[2:]]
 
 
 def test_killed_before_its_result_is_written(small: list[str], tmp_path: Path) -> None:
@@ -465,22 +463,20 @@ def test_a_real_process_stopped_by_a_signal(
 ) -> None:
     whole, folder = tmp_path / "whole", tmp_path / "run"
     more = ["--generations=400", "--seed=3"]
-    command = [sys.executable, "-m", "sos_deap.run", *small, *more, f"--output_dir={folder}"]
-    process = subprocess.Popen(
-        command, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1]
-    )
-    journal = folder / "journal.jsonl"
-    until = time.monotonic() + 90
-    while not (journal.exists() and journal.read_bytes().count(b"\n") > 5):
-        assert process.poll() is None and time.monotonic() < until
-        time.sleep(0.02)
-    process.send_signal(number)
-    _, printed = process.communicate(timeout=60)
+    journal, printed = folder / "journal.jsonl", tmp_path / "printed"
+    with running(RUN, [*small, *more, f"--output_dir={folder}"], printed) as process:
+        until = time.monotonic() + 90
+        while not (journal.exists() and journal.read_bytes().count(b"\n") > 5):
+            assert process.is_alive() and time.monotonic() < until
+            time.sleep(0.02)
+        os.kill(process.pid or 0, number)
+        process.join(60)
     if number == signal.SIGKILL:
-        assert process.returncode == -number
+        assert process.exitcode == -number
     else:
-        assert process.returncode == 128 + number
-        assert f"to resume: python -m sos_deap.run --resume {folder}" in printed
+        assert process.exitcode == 128 + number
+        advice = f"to resume: python -m sos_deap.run --resume {folder}"
+        assert advice in printed.read_text()
     assert not (folder / "result.json").exists()
     assert main([f"--resume={folder}", "--generations=30"]) == 0
     assert main([*small, *more, "--generations=30", f"--output_dir={whole}"]) == 0

@@ -28,6 +28,7 @@ def small(model_folder: Path, text_file: Path) -> list[str]:
         "population_size": 6,
         "generations": 5,
         "samples": 2,
+        "heldout_samples": 4,
         "mutation_rate": 0.1,
         "max_sparsity": 0.34,
         "device": "cpu",
@@ -45,6 +46,7 @@ def rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.usefixtures("timed_models", "drawn_figures")
 def test_a_run_leaves_everything_and_a_model_that_loads(
     small: list[str], tmp_path: Path, capsys: Any
 ) -> None:
@@ -78,7 +80,11 @@ def test_a_run_leaves_everything_and_a_model_that_loads(
     assert best["heads"] == sum(best["chromosome"]) == 12 - round(best["sparsity"] * 12)
     assert best["sparsity"] <= 0.34
     evaluator = Evaluator.from_pretrained(
-        str(_flag(small, "model")), dataset=_flag(small, "dataset"), samples=2, device="cpu"
+        str(_flag(small, "model")),
+        dataset=_flag(small, "dataset"),
+        samples=2,
+        heldout_samples=4,
+        device="cpu",
     )
     heldout: Any = evaluator.heldout
     assert evaluator.metric_of(pruned, heldout) == pytest.approx(
@@ -172,7 +178,7 @@ def test_the_files_of_a_run_have_the_mode_of_new_files(
 ) -> None:
     folder, before = tmp_path / "run", os.umask(umask)
     try:
-        assert main([*small, f"--output_dir={folder}"]) == 0
+        assert main([*small, "--generations=1", f"--output_dir={folder}"]) == 0
     finally:
         os.umask(before)
     assert (folder / "pruned" / "model.safetensors").is_file()
@@ -181,6 +187,7 @@ def test_the_files_of_a_run_have_the_mode_of_new_files(
         assert path.stat().st_mode & 0o777 == new & ~umask, path
 
 
+@pytest.mark.usefixtures("timed_models")
 def test_the_model_card_and_the_chromosome_of_a_run(small: list[str], tmp_path: Path) -> None:
     folder = tmp_path / "run"
     assert main([*small, "--seed=5", f"--output_dir={folder}"]) == 0
@@ -264,7 +271,11 @@ def test_the_zeroed_layout_keeps_the_size(small: list[str], tmp_path: Path) -> N
     assert best["heads"] < dense["heads"] and best["parameters"] == dense["parameters"]
     stock: Any = AutoModelForCausalLM.from_pretrained(folder / "pruned")
     evaluator = Evaluator.from_pretrained(
-        _flag(small, "model"), dataset=_flag(small, "dataset"), samples=2, device="cpu"
+        _flag(small, "model"),
+        dataset=_flag(small, "dataset"),
+        samples=2,
+        heldout_samples=4,
+        device="cpu",
     )
     assert evaluator.heldout is not None
     heldout = evaluator.metric_of(stock, evaluator.heldout)
@@ -293,6 +304,7 @@ def test_a_run_that_removes_nothing_states_it(
     assert "nothing was removed, since no smaller sub-model" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("timed_models")
 def test_short_sequences_are_measured_too(small: list[str], tmp_path: Path) -> None:
     for seqlen in (2, 3, 20):
         folder = tmp_path / str(seqlen)

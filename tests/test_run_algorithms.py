@@ -64,7 +64,6 @@ def small(
 ) -> list[str]:
     """Flags of a run of a second or two, in a folder with a module of the user's."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sos_deap.finish.measured", lambda models, seqlen, seconds: [])
     (tmp_path / "mine_search.py").write_text(MINE)
     flags = {
         "model": model_folder,
@@ -82,6 +81,7 @@ def small(
     return [f"--{name}={value}" for name, value in flags.items()]
 
 
+@pytest.mark.usefixtures("drawn_figures")
 def test_the_preset_best_and_flags_over_it(small: list[str], tmp_path: Path) -> None:
     flags = [flag for flag in small if not flag.startswith("--samples")]
     assert main(["best", *flags, "--metric=kl"]) == 0

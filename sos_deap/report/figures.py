@@ -58,6 +58,7 @@ def save(folder: Path, name: str, draw: Callable[[], Figure]) -> str:
         for kind, how in (("png", {"dpi": 144}), ("svg", {"metadata": {"Date": None}})):
             with whole_file(folder / f"{name}.{kind}") as part:
                 figure.savefig(part, format=kind, facecolor="white", **how)
+            figure.set_layout_engine(None)  # keeps the layout, which takes long to compute
         return _for_page(figure)
 
 
