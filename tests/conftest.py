@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import tempfile
 
@@ -24,6 +23,7 @@ from sos_deap import Evaluator
 from sos_deap.models.sources import BUILTIN
 from sos_deap.tasks.data.sequences import Sequences
 from sos_deap.tasks.language import Perplexity
+from tests.processes import SERVER
 
 GENES = 12
 
@@ -61,7 +61,13 @@ def brief_runs(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.setattr("matplotlib.figure.Figure.savefig", _save_blank)
 
 
-def _save_blank(figure: Figure, file: Path | io.StringIO, **options: Any) -> None:
+@pytest.fixture
+def copied_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start workers of the engine ``process`` as copies of a process that has torch imported."""
+    monkeypatch.setattr("sos_deap.engines.process.get_context", lambda _: SERVER)
+
+
+def _save_blank(figure: Figure, file: Any, **options: Any) -> None:
     blank = '<svg width="1pt" height="1pt"></svg>'
     if options["format"] == "png":
         Image.new("RGB", (1, 1)).save(file, "png")

@@ -166,6 +166,7 @@ def test_a_change_of_the_weights_is_noticed(evaluator: Make) -> None:
     assert during.metric(one) == pytest.approx(wanted, rel=1e-4)
 
 
+@pytest.mark.usefixtures("copied_workers")
 def test_a_run_that_refits_during_the_search(refit_flags: list[str], tmp_path: Path) -> None:
     # Workers draw the same refit examples, those after the validation examples.
     more = ["--refit=during", "--refit_samples=30", "--validation_samples=4"]

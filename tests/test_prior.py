@@ -87,10 +87,10 @@ def test_an_ablation_is_of_each_gene_alone(evaluator: Evaluator) -> None:
     assert evaluator.accounting.forward_evaluations == 13
 
 
-def test_a_run_with_the_prior_ablation_is_resumed(tmp_path: Path) -> None:
+def test_a_run_with_the_prior_ablation_is_resumed(model_folder: Path, tmp_path: Path) -> None:
     """What it computes is a part of the search, in its journal and on its page."""
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    flags = [*FLAGS, "--prior=ablation"]
+    flags = [*FLAGS, f"--model={model_folder}", "--population_size=4", "--prior=ablation"]
     assert main([*flags, "--generations=2", f"--output_dir={whole}"]) == 0
     assert main([*flags, "--generations=1", f"--output_dir={parts}"]) == 0
     (parts / "result.json").unlink()
@@ -99,7 +99,7 @@ def test_a_run_with_the_prior_ablation_is_resumed(tmp_path: Path) -> None:
     assert results[0]["best"] == results[1]["best"]
     first, second = (lines(folder / "journal.jsonl") for folder in (whole, parts))
     assert [line for line in first if "sums" in line] == [line for line in second if "sums" in line]
-    assert results[0]["search"]["forward_evaluations"] >= 145
+    assert results[0]["search"]["forward_evaluations"] >= 13
 
 
 def test_a_toolbox_by_a_prior(evaluator: Evaluator) -> None:

@@ -107,16 +107,16 @@ def test_validation_text_that_a_model_writes_is_another(tmp_path: Path) -> None:
 
 
 def test_a_run_chooses_its_winner_and_reports_it(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     more = ["--validation_samples=4", "--finalists=3", "--generations=3"]
-    assert main([*FLAGS, *more, f"--output_dir={tmp_path / 'run'}"]) == 0
+    assert main([*FLAGS, f"--model={model_folder}", *more, f"--output_dir={tmp_path / 'run'}"]) == 0
     assert "the winner is the best of 3 on the validation examples" in capsys.readouterr().out
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["search"]["validated"] == 3
     hashes = {part["token_hash"] for part in result["data"].values()}
     assert set(result["data"]) == {"calibration", "held-out", "validation"} and len(hashes) == 3
-    evaluator = Evaluator.from_pretrained(**DATA, validation_samples=4)
+    evaluator = Evaluator.from_pretrained(str(model_folder), **DATA, validation_samples=4)
     rows = (tmp_path / "run" / "evaluations.csv").read_text().splitlines()[1:]
     met = [list(map(int, row.split(",")[0])) for row in rows]
     finalists = sorted(met, key=lambda genes: -evaluator(genes, 0.31)[0])[:3]
@@ -125,10 +125,14 @@ def test_a_run_chooses_its_winner_and_reports_it(
 
 
 def test_a_signal_while_the_winner_is_chosen(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    model_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """It ends the run as at any other moment, and the resumed run has the same result."""
-    more = [*FLAGS, "--validation_samples=4", "--finalists=3", "--generations=2"]
+    more = [*FLAGS, f"--model={model_folder}", "--validation_samples=4", "--finalists=3"]
+    more += ["--generations=2"]
     assert main([*more, f"--output_dir={tmp_path / 'whole'}"]) == 0
     validating = Evaluator.validating
 
