@@ -45,6 +45,14 @@ def layouts(among: Sequence[str] = tuple(sorted(FAMILIES))) -> list[str]:
     return sorted({FAMILIES[name]: name for name in ranked}.values())
 
 
+def has_experts(model: Any) -> bool:
+    """Whether a model is a mixture of experts.
+
+    Its kernels sum in an order that depends on the weights' addresses.
+    """
+    return any(name.endswith("experts") for name, _ in model.named_modules())
+
+
 class Batches:
     """Calibration text of random examples, each an input of the model."""
 

@@ -35,6 +35,7 @@ from tests.rows import (
     gene_map_of,
     generates,
     generates_alike,
+    has_experts,
     kinds_of,
     kv_heads_of,
     layouts,
@@ -72,9 +73,7 @@ def test_masked_alone_narrowed_sliced_and_reloaded_agree(
     model = build(family, kv_heads, **settings)
     genes, batch = gene_map_of(model, kinds_of(family)), inputs(model)
     several = [*corners(genes), mixed(genes, 1), [1] * len(genes)]
-    # Kernels of mixtures of experts sum in an order that depends on the weights' addresses.
-    mixture = any(name.endswith("experts") for name, _ in model.named_modules())
-    exact = {"reloaded": 1e-6 * mixture, "restored": 0.0}
+    exact = {"reloaded": 1e-6 * has_experts(model), "restored": 0.0}
     for what, found in differences(model, genes, several, tmp_path):
         assert found <= exact.get(what, 1e-5), what
     with masked(model, [several[2]], genes):

@@ -16,7 +16,7 @@ from sos_deap import InputError, gene_map, load, prune, refit
 from sos_deap.models.families import FAMILIES
 from sos_deap.models.least_squares import DAMPINGS, SingularError, Sums
 from tests.conftest import small_llama
-from tests.rows import Batches, layouts
+from tests.rows import Batches, has_experts, layouts
 from tests.tiny import build, inputs, output, random_order
 
 #: Rows with both kinds of sites, without those whose layers share their weights.
@@ -81,8 +81,9 @@ def with_ones(consumer: Any, x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 #: Architectures whose layers normalise or scale what their projections return, or the sum.
 NOT_ADDED = {
-    *("bart", "beit", "bert", "big_bird", "camembert", "data2vec-audio", "deberta-v2"),
-    *("dinov2", "dinov3_vit", "distilbert", "electra", "gemma2", "gemma3_text", "mpnet", "mvp"),
+    *("bart", "beit", "bert", "big_bird", "camembert", "data2vec-audio", "deberta", "deberta-v2"),
+    *("dinov2", "dinov3_vit", "distilbert", "electra", "gemma2", "gemma3_text", "layoutlmv3"),
+    *("mobilebert", "mpnet", "mvp"),
     *("flaubert", "olmo2", "roberta", "xlm", "xlm-roberta"),
 }
 
@@ -118,7 +119,9 @@ def refitted_by_hand(model: Any, pruned: Any, genes: Any, text: Batches, damping
         consumer = found.get_submodule(site.consumer)
         x, (_, y) = seen(found, site.consumer, text)[0], seen(model, site.consumer, text)
         scale = getattr(model.config, "residual_multiplier", 1.0)
-        if model.config.model_type not in NOT_ADDED and scale == 1:
+        layer = model.get_submodule(site.block).named_modules()
+        others = any(name.endswith(("linear_attn", "experts")) for name, _ in layer)
+        if model.config.model_type not in NOT_ADDED and scale == 1 and not others:
             y = y + lost_before(model, found, site, genes, text)
         changed |= x.shape[1] < site.units * site.width
         if not changed or not (x.shape[1] or consumer.bias is not None):
@@ -143,7 +146,8 @@ def test_every_architecture_is_refitted_as_by_hand(family: str, tmp_path: Path) 
     assert all(fit.error <= fit.error_before + 1e-9 for fit in fits)
     assert torch.equal(output(model, batch), dense)
     pruned.save_pretrained(tmp_path)
-    assert torch.equal(output(load(tmp_path), batch), found)
+    reloaded = (output(load(tmp_path), batch) - found).abs().max()
+    assert reloaded <= 1e-6 * scale * has_experts(model)
     zeroed = prune(model, chromosome, genes, "zeroed")
     refit(model, zeroed, text, damping=0.1)
     assert (output(zeroed, batch) - found).abs().max() <= 1e-4 * scale

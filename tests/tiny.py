@@ -40,6 +40,7 @@ _SIZES = {
     "num_experts_per_tok": 2,
     "coordinate_size": 6,  # of boxes on a page: 4 times this, and twice the shape's, is WIDTH
     "shape_size": 4,
+    "full_attn_idxs": [1],  # of a hybrid with convolutions
     "default_language": "en_XX",
     "max_depth": 2,
     **dict.fromkeys(("linear_num_key_heads", "linear_num_value_heads"), 2),

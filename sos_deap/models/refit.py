@@ -116,7 +116,9 @@ def check_refit(
             f"give at least {FOLDS}, or a damping"
         )
     sites = head_map(model).sites
-    if getattr(model.config, "num_hidden_layers", 0) > len({site.block for site in sites}):
+    stacks = {site.block.rpartition(".")[0] for site in sites}
+    layers = sum(len(list(model.get_submodule(stack).children())) for stack in stacks)
+    if getattr(model.config, "num_hidden_layers", 0) > layers:
         raise InputError(
             f"the layers of models of type {model.config.model_type} share their weights, which a "
             "refit of one layer after the other would fit to one of them: leave the refit out "
