@@ -163,6 +163,8 @@ def generates_alike(model: Any, genes: GeneMap, chromosome: list[int]) -> bool:
     if "input_ids" in given:
         given["input_ids"] = given["input_ids"][:, :5]
     how: dict[str, Any] = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 0}
+    if model.config.is_encoder_decoder:
+        how["decoder_start_token_id"] = 1  # some mask the padding, which is 0 here
     pruned: Any = prune(model, chromosome, genes)
     with_cache = pruned.generate(**given, use_cache=True, **how)
     without_cache = pruned.generate(**given, use_cache=False, **how)

@@ -84,7 +84,7 @@ NOT_ADDED = {
     *("bart", "beit", "bert", "big_bird", "camembert", "data2vec-audio", "deberta", "deberta-v2"),
     *("dinov2", "dinov3_vit", "distilbert", "electra", "gemma2", "gemma3_text", "layoutlmv3"),
     *("mobilebert", "mpnet", "mvp"),
-    *("flaubert", "olmo2", "roberta", "xlm", "xlm-roberta"),
+    *("flaubert", "olmo2", "roberta", "t5gemma", "xlm", "xlm-roberta"),
 }
 
 

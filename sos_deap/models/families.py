@@ -149,6 +149,7 @@ FAMILIES: dict[str, Family] = {
         T5,
         feed_forward=FeedForward(("layer.1.mlp", "layer.2.mlp"), "wo", ("wi",), sizes=("d_ff",)),
     ),
+    "t5gemma": replace(LLAMA, attention=("self_attn", "cross_attn")),
     "umt5": replace(
         T5,
         bias_by_head=(),
