@@ -1,15 +1,13 @@
 """The table of a study by `benchmarks.real`, in Markdown, from the files that it wrote.
 
-python -m benchmarks.real_table runs/real/gemma-3-270m
+python -m benchmarks.real_table runs/real/gemma-3-270m [--seed 1]
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from collections import defaultdict
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from benchmarks.real import METHODS
@@ -30,51 +28,49 @@ TITLES = {
     "heads-repaired": "the paper's algorithm, repaired, heads only",
 }
 
+_SCORED = {"pruned": "", "refitted": ", refitted"}
 
-def table(folder: Path) -> str:
+
+def table(folder: Path, seed: int = 0) -> str:
     """Return the table: a row for each method, by shares of the layers' parameters.
 
+    A cell is empty if it was not run.
+
     :param folder: the folder of the study.
-    :raises InputError: if it has no results.
+    :param seed: the seed of the searches; others may have been run for some methods only.
+    :raises InputError: if it has no results of that seed.
     """
-    found: dict[tuple[str, float], list[Any]] = defaultdict(list)
-    for path in sorted(folder.glob("*.json")):
-        row = json.loads(path.read_text(encoding="utf-8"))
-        found[row["method"], row["share"]].append(row)
+    rows = (json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*.json"))
+    found = {(row["method"], row["share"]): row for row in rows if row["seed"] == seed}
     if not found:
-        raise InputError(f"{folder} has no results of benchmarks.real: run it first")
-    shares = sorted({share for _, share in found})
-    columns = [f"{100 * share:.0f} %{which}" for share in shares for which in ("", ", refitted")]
-    lines = [
-        f"| search | {' | '.join(columns)} | seeds |",
-        f"|---|{'--:|' * (len(columns) + 1)}",
+        raise InputError(f"{folder} has no results of benchmarks.real of seed {seed}: run it first")
+    columns = [
+        (share, key)
+        for share in sorted({share for _, share in found})
+        for key in _SCORED
+        if any(key in row for (_, other), row in found.items() if other == share)
     ]
+    titles = (f"{100 * share:.0f} %{_SCORED[key]}" for share, key in columns)
+    lines = [f"| search | {' | '.join(titles)} |", f"|---|{'--:|' * len(columns)}"]
     for method in METHODS:
-        counts = {len(found[method, share]) for share in shares if (method, share) in found}
-        if counts:
-            cells = [
-                _cell(found.get((method, share), []), key)
-                for share in shares
-                for key in ("pruned", "refitted")
-            ]
-            seeds = "-".join(map(str, sorted({min(counts), max(counts)})))
-            lines.append(f"| {TITLES[method]} | {' | '.join(cells)} | {seeds} |")
+        cells = [_cell(found.get((method, share), {}), key) for share, key in columns]
+        if any(cells):
+            lines.append(f"| {TITLES[method]} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def _cell(rows: list[Any], key: str) -> str:
-    """The median change of the held-out perplexity; empty if it was not measured."""
-    changes = [
-        row[key]["perplexity"] / row["dense"]["perplexity"] - 1 for row in rows if row.get(key)
-    ]
-    return change(1, 1 + median(changes)) if changes else ""
+def _cell(row: dict[str, Any], key: str) -> str:
+    """The change of the held-out perplexity; empty if it was not measured."""
+    return change(row["dense"]["perplexity"], row[key]["perplexity"]) if row.get(key) else ""
 
 
 def main() -> None:
     """Print the table."""
     parser = Parser(description=__doc__, allow_abbrev=False)
     parser.add_argument("folder", type=Path, help="the folder of the study")
-    print(table(parser.parse_args().folder))
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    print(table(given.folder, given.seed))
 
 
 if __name__ == "__main__":
