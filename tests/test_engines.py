@@ -76,12 +76,19 @@ def ends(model, tokenizer, rows):
 def cxEnds(a, b):
     sys.exit(0)
 
-# The timings of a run take seconds and are not tested here.
+# The timings of a run and its page take seconds and are not tested here.
 def run(arguments):
-    import sos_deap.finish, sos_deap.run
+    import sos_deap.finish, sos_deap.report.page, sos_deap.run
     sos_deap.finish.measured = lambda models, seqlen, seconds: []
+    sos_deap.report.page.write_page = lambda folder: folder / "report.html"
     os.environ["ORIGIN"] = str(os.getpid())  # the run itself, which is not killed
     return sos_deap.run.main(arguments)
+
+# A whole run, and then one whose metric ends its process.
+def run_twice(arguments):
+    assert run([*arguments, "--quiet", "--output_dir=scoop"]) == 0
+    own = ["--task=metrics_of_mine:ends", "--objective=metric"]
+    return run([*arguments, *own, "--json_lines", "--output_dir=bad"])
 """
 
 
@@ -116,11 +123,11 @@ def outcome(folder: Path | str) -> Any:
     return {**known(read(Path(folder))), "command": None}
 
 
-def under_scoop(*arguments: str) -> list[str]:
+def under_scoop(*arguments: str, target: str = "run") -> list[str]:
     """The command of a process that runs the launcher."""
     code = (
         "import os, sys; from sos_deap.engines.launch import launch; "
-        "sys.exit(launch('metrics_of_mine:run', sys.argv[1:], 2, os.environ.get('HOSTFILE')))"
+        f"sys.exit(launch('metrics_of_mine:{target}', sys.argv[1:], 2, os.environ.get('HOSTFILE')))"
     )
     return [sys.executable, "-c", code, "--engine=scoop", *arguments]
 
@@ -374,11 +381,19 @@ def test_a_hostfile_begins_with_this_machine(flags: list[str], capsys: Any) -> N
 def test_workers_have_the_same_result(flags: list[str]) -> None:
     assert main([*flags, "--output_dir=alone"]) == 0
     assert main([*flags, "--output_dir=process", "--engine=process", "--workers=2"]) == 0
-    assert ran(under_scoop(*flags, "--output_dir=scoop")).returncode == 0
+    ended = ran(under_scoop(*flags, target="run_twice"))
     for engine in ("process", "scoop"):
         assert outcome(engine) == outcome("alone")
+    # The status of bad input is returned, and nothing is printed but JSON lines.
+    assert ended.returncode == 2
+    [printed] = [line for line in ended.stderr.splitlines() if line.startswith("error: ")]
+    assert printed.startswith(
+        "error: the metric ends raised SystemExit: 0 (metrics_of_mine.py, line "
+    )
+    assert json.loads(ended.stdout)["event"] == "run"  # and nothing else on any line
 
 
+@pytest.mark.usefixtures("copied_workers")
 def test_a_killed_process_ends_the_run_which_can_be_resumed(flags: list[str], capsys: Any) -> None:
     flags += own("deadly")
     assert main([*flags, "--output_dir=alone"]) == 0
@@ -487,16 +502,7 @@ def test_a_connection_without_the_token_is_closed(
         run.end()
 
 
-def test_scoop_returns_the_status_of_bad_input(flags: list[str]) -> None:
-    ended = ran(under_scoop(*flags, *own("ends"), "--json_lines", "--output_dir=run"))
-    assert ended.returncode == 2
-    [printed] = [line for line in ended.stderr.splitlines() if line.startswith("error: ")]
-    assert printed.startswith(
-        "error: the metric ends raised SystemExit: 0 (metrics_of_mine.py, line "
-    )
-    assert json.loads(ended.stdout)["event"] == "run"  # and nothing else on any line
-
-
+@pytest.mark.usefixtures("copied_workers")
 def test_what_a_metric_raises_in_a_process(flags: list[str], capsys: Any) -> None:
     assert main([*flags, *own("ends"), "--engine=process", "--workers=1"]) == 2
     assert "error: the metric ends raised SystemExit: 0" in capsys.readouterr().err
@@ -514,13 +520,13 @@ def test_json_lines_are_the_only_output(flags: list[str], capfd: Any) -> None:
     assert capfd.readouterr().out == "and now again here\n"
 
 
-def test_a_script_of_deap_under_plain_scoop(
+def test_scripts_of_deap_under_plain_scoop(
     model_folder: Path, text_file: Path, tmp_path: Path
 ) -> None:
-    # SCOOP's map, one individual at a time; the evaluator is sent as a recipe.
+    # SCOOP's map, one individual at a time; the evaluator is sent as a recipe. Then the example.
     script = tmp_path / "mine.py"
     script.write_text(f"""
-import random, torch, sos_deap
+import random, runpy, torch, sos_deap
 from deap import algorithms, base, tools
 from scoop import futures
 
@@ -542,15 +548,10 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     found = [main(spread) for spread in ("serial", "map", "scoop")]
     print("equal", found[0] == found[1] == found[2])
+    runpy.run_path({str(ROOT / "examples" / "deap_scoop.py")!r}, run_name="__main__")
 """)
-    command = [sys.executable, "-m", "scoop", "-q", "-n", "2", str(script)]
-    ended = ran(command)
+    ended = ran([sys.executable, "-m", "scoop", "-q", "-n", "2", str(script)])
     assert "equal True" in ended.stdout, ended.stderr
-
-
-def test_the_example(monkeypatch: pytest.MonkeyPatch) -> None:
-    command = [sys.executable, "-m", "scoop", "-q", "-n", "2", "examples/deap_scoop.py"]
-    ended = ran(command, ROOT)
     assert "perplexity" in ended.stdout and "of 144 heads" in ended.stdout, ended.stderr
 
 
