@@ -190,6 +190,9 @@ def full_disk_for(*names: str) -> Iterator[None]:
 def test_a_disk_that_is_full_for_any_file(
     small: list[str], whole: Path, tmp_path: Path, capsys: Any
 ) -> None:
+    """The run stops at the first file, and each resumed one at the next."""
+    folder = tmp_path / "run"
+    flags = [*small, f"--output_dir={folder}"]
     for name in (
         "evaluations.csv",
         "logbook.csv",
@@ -200,15 +203,15 @@ def test_a_disk_that_is_full_for_any_file(
         "report.html",
         "complete.json",
     ):
-        folder = tmp_path / name
         capsys.readouterr()
         with full_disk_for(name):
-            status = main([*small, f"--output_dir={folder}"])
+            status = main(flags)
         failed(status, capsys, "No space left on device", folder)
         assert not (folder / name).exists()
-        assert main([f"--resume={folder}"]) == 0
-        assert known(read(folder)) == known(read(whole))
-        assert (folder / "report.html").exists() and not list(folder.glob("*.part"))
+        flags = [f"--resume={folder}"]
+    assert main(flags) == 0
+    assert known(read(folder)) == known(read(whole))
+    assert (folder / "report.html").exists() and not list(folder.glob("*.part"))
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
