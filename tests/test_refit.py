@@ -120,7 +120,7 @@ def refitted_by_hand(model: Any, pruned: Any, genes: Any, text: Batches, damping
         x, (_, y) = seen(found, site.consumer, text)[0], seen(model, site.consumer, text)
         scale = getattr(model.config, "residual_multiplier", 1.0)
         layer = model.get_submodule(site.block).named_modules()
-        others = any(name.endswith(("linear_attn", "experts")) for name, _ in layer)
+        others = any(name.endswith(("conv", "linear_attn", "experts")) for name, _ in layer)
         if model.config.model_type not in NOT_ADDED and scale == 1 and not others:
             y = y + lost_before(model, found, site, genes, text)
         changed |= x.shape[1] < site.units * site.width

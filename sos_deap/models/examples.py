@@ -61,12 +61,10 @@ def _size(model: Any, name: str, tokens: int) -> tuple[int, ...]:
         for kernel, stride in zip(config.conv_kernel[::-1], config.conv_stride[::-1], strict=True):
             tokens = (tokens - 1) * stride + kernel
         return (tokens,)
-    if name == "input_values" and hasattr(
-        config, "max_length"
-    ):  # the Audio Spectrogram Transformer
-        return config.max_length, config.num_mel_bins
-    if name == "input_features" and hasattr(config, "max_source_positions"):  # Whisper
-        return config.num_mel_bins, 2 * config.max_source_positions
+    if hasattr(config, "num_mel_bins") and name == "input_values":
+        return config.max_length, config.num_mel_bins  # the Audio Spectrogram Transformer
+    if hasattr(config, "num_mel_bins") and name == "input_features" and config.is_encoder_decoder:
+        return config.num_mel_bins, 2 * config.max_source_positions  # Whisper halves the length
     raise InputError(
         f"a {type(model).__name__} takes {name}: give a model of input_ids, of pixel_values, or of "
         "the sound that Wav2Vec2, Whisper or the Audio Spectrogram Transformer takes"
