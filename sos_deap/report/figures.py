@@ -63,7 +63,7 @@ def save(folder: Path, name: str, draw: Callable[[], Figure]) -> str:
 
 
 def on_page(name: str, draw: Callable[[], Figure]) -> str:
-    """Draw a figure without saving it, which takes a third of the time of :func:`save`.
+    """Draw a figure without saving it, which is faster than :func:`save`.
 
     :param name: seed of the identifiers inside the SVG, which must differ between figures.
     :param draw: makes the figure.
