@@ -50,8 +50,7 @@ def site_slices(
     feed-forward its first projections; of a mixture the router; of an attention module the query,
     key and value projections, the family's further projections, its norms with one row per head,
     and its norms over all heads. A key/value head is kept if at least one of its query heads is. An
-    attention module without
-    heads has no producers.
+    attention module without heads has no producers.
 
     :param model: the model, not pruned.
     :param family: its architecture.
