@@ -443,7 +443,7 @@ def test_a_model_without_its_architecture_s_layers_is_refused() -> None:
 
 
 def test_unknown_architecture_names_the_known_ones() -> None:
-    with pytest.raises(InputError, match=r"'Linear'.*known are albert, apertus"):
+    with pytest.raises(InputError, match=r"'Linear'.*known are aimv2, albert"):
         head_map(torch.nn.Linear(2, 2))
     with pytest.raises(InputError, match=r"unknown architecture 'mamba'"):
         head_map(AutoModel.from_config(AutoConfig.for_model("mamba", num_hidden_layers=1)))

@@ -83,7 +83,7 @@ def with_ones(consumer: Any, x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 NOT_ADDED = {
     *("bart", "beit", "bert", "big_bird", "camembert", "data2vec-audio", "deberta", "deberta-v2"),
     *("dinov2", "dinov3_vit", "distilbert", "electra", "gemma2", "gemma3_text", "layoutlmv3"),
-    *("mobilebert", "mpnet", "mvp"),
+    *("jina_embeddings_v3", "mobilebert", "mpnet", "mvp"),
     *("flaubert", "olmo2", "roberta", "t5gemma", "xlm", "xlm-roberta"),
 }
 

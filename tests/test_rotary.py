@@ -17,6 +17,7 @@ from tests.tiny import VOCABULARY, build, output
 ROTARY = {"cohere", "falcon", "gemma", "gemma2", "gemma3_text", "gpt_neox", "gptj", "granite"}
 ROTARY |= {"llama", "mistral", "mixtral", "modernbert", "olmo2", "phi", "phi3", "qwen2", "qwen3"}
 ROTARY |= {"qwen3_moe", "smollm3", "stablelm", "starcoder2", "codegen", "ernie4_5_moe", "esm"}
+ROTARY |= {"granite_swa", "granitemoe", "jina_embeddings_v3", "qwen2_moe"}
 ROTARY |= {"flex_olmo", "glm", "gpt_oss", "modernbert-decoder", "nanochat", "nemotron", "persimmon"}
 
 

@@ -124,8 +124,8 @@ def test_the_preset_is_the_variant_that_was_compared() -> None:
 def test_best_removes_heads_where_channels_cannot_be_removed(
     small: list[str], tmp_path: Path
 ) -> None:
-    build("mixtral").save_pretrained(tmp_path / "mixtral")
-    config, _ = parse(["best", f"--model={tmp_path / 'mixtral'}"])
+    build("phimoe").save_pretrained(tmp_path / "phimoe")
+    config, _ = parse(["best", f"--model={tmp_path / 'phimoe'}"])
     assert (config.genes, config.algorithm) == ("heads", "sweep,prior=wanda")
     config, _ = parse(["best", "--genes=heads", *small])
     assert config.genes == "heads"

@@ -6,6 +6,7 @@ uses its settings wherever a call gives none. Here only token ids are taken from
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -50,17 +51,20 @@ def padding_token(model: Any, tokenizer: Any = None) -> int:
 
 
 def generate(model: Any, settings: GenerationConfig, **inputs: Any) -> Tensor:
-    """Generate with the given settings only, without the model's own.
+    """Call ``model.generate`` with the given settings only, without the model's own.
 
     :param model: a model that generates.
     :param settings: the generation settings.
-    :param inputs: further arguments of ``GenerationMixin.generate``.
+    :param inputs: further arguments of ``model.generate``.
     :returns: token ids, (sequences, tokens).
     """
+    own: Any = model.generate
+    if model.main_input_name != "input_ids":
+        # Whisper's own method decodes segments again until they seem likely.
+        own = partial(GenerationMixin.generate, model)
     with replaced(model, generation_config=settings):
-        # Not the model's own method: Whisper's decodes segments again until they seem likely.
-        generated: Any = GenerationMixin.generate(model, **inputs, generation_config=settings)
-    return generated  # type: ignore[no-any-return]
+        generated: Tensor = own(**inputs, generation_config=settings)
+    return generated
 
 
 def _within(model: Any, ids: Any) -> list[int]:
