@@ -43,8 +43,7 @@ def write_onnx(
     """Write a model, pruned or not, as an ONNX graph, and compare the graph with the model.
 
     The graph is one forward pass without a key/value cache, for any number of rows and tokens. Its
-    inputs are those of :func:`~sos_deap.models.examples.random_inputs`, and ``token_type_ids`` if
-    the model has several.
+    inputs are those of the model's main modality, and ``token_type_ids`` if the model has several.
 
     :param model: the model; it is not changed.
     :param path: the folder to create. It holds ``model.onnx``, the weights in ``model.onnx.data``,
