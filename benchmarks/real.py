@@ -7,15 +7,14 @@ Each method, share and seed has a JSON file: the held-out metrics of the dense m
 sub-model, and of the sub-model after the refit, and the times of prefill and decoding of the dense
 and the pruned model in turn. What has a file is skipped, so that a stopped study continues. With
 ``--models_dir`` the pruned models, after the refit, are kept. ``--refit_found`` refits what earlier
-searches found, in place of searching, and adds the result to their files. All searches get the same
-number of evaluations on the same calibration text, which the dense model reads once for all of
-them.
+searches found, in place of searching, adds the result to their files, and keeps the models under
+names that end in ``_refitted``. All searches get the same number of evaluations on the same
+calibration text, which the dense model reads once for all of them.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -89,7 +88,7 @@ def unspent(plan: Plan, evaluator: Evaluator, share: float) -> Evaluator:
 
 
 def save(pruned: Any, evaluator: Evaluator, folder: Path | None) -> None:
-    """Save a pruned model in place of an earlier one.
+    """Save a pruned model.
 
     :param pruned: the model.
     :param evaluator: has the tokenizer.
@@ -97,7 +96,6 @@ def save(pruned: Any, evaluator: Evaluator, folder: Path | None) -> None:
     """
     if folder is None:
         return
-    shutil.rmtree(folder, ignore_errors=True)
     with whole_folder(folder) as part:
         pruned.save_pretrained(part)
         evaluator.tokenizer.save_pretrained(part)
@@ -192,10 +190,12 @@ def results(
             own += [*([] if given.no_refit else _REFIT), *flags]
             plan = plan_of(*parse(own))
             first = first or evaluator_of(plan)
-            folder = given.models_dir and given.models_dir / file
+            models = given.models_dir
             if given.refit_found:
+                folder = models and models / f"{file}_refitted"
                 yield file, refitted(plan, first, json.loads(path.read_text("utf-8")), folder)
                 continue
+            folder = models and models / file
             dense = dense or quality(first, first.model, ("heldout",)).metrics["heldout"]
             row = result(plan, unspent(plan, first, share), folder, given.seconds)
             about = {"method": name, "share": share, "seed": seed, "dense": dense}

@@ -71,7 +71,7 @@ def named_flags(
     from sos_deap.tasks.registry import resolved_task
 
     task = resolved_task(task, model, causal="kl")
-    feed_forward = feed_forward_genes(model)
+    feed_forward = feed_forward_genes(model) if name == "best" else None
     if name == "best" and feed_forward is None:
         name = "best-heads"
     common = {key: value for key, value in PRESETS[name].items() if not isinstance(value, dict)}

@@ -50,9 +50,11 @@ def measure_files(
     if not new_tokens:
         raise InputError("llama.cpp decodes at least 2 new tokens: give --new_tokens 2 or more")
     _check_packages()
-    read = {name: _weight_bytes(Path(path)) for name, path in files.items()}
-    for path in files.values():
-        _check_positions(path, max(lengths), new_tokens)
+    read = {}
+    for name, path in files.items():
+        reader = _reader(Path(path))
+        _check_positions(path, reader, max(lengths), new_tokens)
+        read[name] = _weight_bytes(reader)
     rows = []
     for length in lengths:
         threads = torch.get_num_threads()
@@ -90,24 +92,26 @@ def _check_packages() -> None:
             )
 
 
-def _weight_bytes(path: Path) -> tuple[int, int]:
-    """Return the bytes of a file's weights, and of those that are read for each token."""
+def _reader(path: Path) -> Any:
     if not path.is_file():
         raise InputError(f"{path} is not a file: the runtime llama.cpp measures GGUF files")
     try:
-        tensors = importlib.import_module("gguf").GGUFReader(path).tensors
+        return importlib.import_module("gguf").GGUFReader(path)
     except Exception as error:  # damaged files cause errors of many types
         raise InputError(f"{path} is not a GGUF file: write one with export --format gguf") from (
             error
         )
-    sizes = {tensor.name: int(tensor.n_bytes) for tensor in tensors}
+
+
+def _weight_bytes(reader: Any) -> tuple[int, int]:
+    """Return the bytes of a file's weights, and of those that are read for each token."""
+    sizes = {tensor.name: int(tensor.n_bytes) for tensor in reader.tensors}
     total = sum(sizes.values())
     # Of an embedding that is not the output matrix, too, one row is read.
     return total, total - (sizes["token_embd.weight"] if "output.weight" in sizes else 0)
 
 
-def _check_positions(path: str, length: int, new_tokens: int) -> None:
-    reader: Any = importlib.import_module("gguf").GGUFReader(path)
+def _check_positions(path: str, reader: Any, length: int, new_tokens: int) -> None:
     architecture = reader.get_field("general.architecture").contents()
     field = reader.get_field(f"{architecture}.context_length")
     if field is not None and length + new_tokens > field.contents():

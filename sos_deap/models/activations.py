@@ -81,7 +81,8 @@ def consumer_weights(model: nn.Module, site: Site) -> Tensor:
     Of a mixture they are 1, since what is recorded of experts is their output.
     """
     if site.kind == EXPERTS:
-        return torch.ones(1, site.units, 1, dtype=torch.float64)
+        device = next(model.parameters()).device
+        return torch.ones(1, site.units, 1, dtype=torch.float64, device=device)
     weight = consumer_weight(model.get_submodule(site.consumer)).double()
     return weight.reshape(len(weight), site.units, site.width)
 

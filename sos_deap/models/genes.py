@@ -148,30 +148,22 @@ class GeneMap:
 
     def kept_heads(self, chromosome: Sequence[int]) -> list[list[int]]:
         """Return for each attention site the indices of its kept heads, in rising order."""
-        return self._of_kind(ATTENTION, self.kept(chromosome))
+        return self.of_kind(ATTENTION, self.kept(chromosome))
 
     def kept_channels(self, chromosome: Sequence[int]) -> list[list[int]]:
         """Return for each feed-forward site the indices of its kept channels, in rising order."""
-        return self._of_kind(FEED_FORWARD, self.kept(chromosome))
+        return self.of_kind(FEED_FORWARD, self.kept(chromosome))
 
     def kept_experts(self, chromosome: Sequence[int]) -> list[list[int]]:
         """Return for each mixture of experts the indices of its kept experts, in rising order."""
-        return self._of_kind(EXPERTS, self.kept(chromosome))
+        return self.of_kind(EXPERTS, self.kept(chromosome))
 
-    def counts(self, kind: str, kept: Sequence[Sequence[int]]) -> tuple[list[int], list[int]]:
-        """Return the numbers of kept units and of all units of each site of a kind.
+    def of_kind(self, kind: str, kept: Sequence[list[int]]) -> list[list[int]]:
+        """Return the kept units of the sites of one kind.
 
-        :param kind: ``"attention"``, ``"ffn"`` or ``"experts"``.
+        :param kind: kind of the sites, such as :data:`sos_deap.models.sites.ATTENTION`.
         :param kept: for each site the indices of its kept units.
         """
-        pairs = [
-            (len(keep), site.units)
-            for site, keep in zip(self.sites, kept, strict=True)
-            if site.kind == kind
-        ]
-        return [left for left, _ in pairs], [units for _, units in pairs]
-
-    def _of_kind(self, kind: str, kept: list[list[int]]) -> list[list[int]]:
         return [keep for site, keep in zip(self.sites, kept, strict=True) if site.kind == kind]
 
     def described(self) -> dict[str, Any]:

@@ -73,8 +73,8 @@ def prune(
     else:
         pruned.config.kept_heads = mapping.kept_heads(chromosome)
         for kind, name in ((FEED_FORWARD, "kept_channels"), (EXPERTS, "kept_experts")):
-            counts, units = mapping.counts(kind, kept)
-            if counts != units:
+            counts = list(map(len, mapping.of_kind(kind, kept)))
+            if counts != [site.units for site in mapping.sites if site.kind == kind]:
                 setattr(pruned.config, name, counts)
         pruned.__class__ = pruned_type(type(model))
     return pruned

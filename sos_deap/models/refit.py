@@ -183,7 +183,7 @@ class _Refit:
                 pairs = self._pairs(layer, [one.consumer for one in sites[: number + 1]], dense)
                 if changed and (fit := self._fit(site, kept, pairs)):
                     yield fit
-            for mixture in every[len(sites) :]:
+            for mixture in (site for site in every if site.kind == EXPERTS):
                 router: Any = self._pruned.get_submodule(mixture.router)
                 changed |= len(router.weight) < mixture.units
             if layer + 1 < len(self._layers):

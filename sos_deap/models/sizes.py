@@ -1,4 +1,4 @@
-"""What sliced attention modules read besides their weights: numbers of heads and biases."""
+"""What sliced modules read besides their weights: numbers of heads and experts, and biases."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def set_sizes(
     sites: Sequence[Site],
     kept: Sequence[Sequence[int]],
 ) -> None:
-    """Set the attributes that the code of sliced attention modules reads besides the weights.
+    """Set the attributes that the code of sliced modules reads besides the weights.
 
     :param model: the sliced model.
     :param family: its architecture.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -135,7 +136,7 @@ def _set_heads(config: Any, genes: GeneMap, kept: Kept) -> None:
 
 
 def _set_channels(config: Any, genes: GeneMap, kept: Kept) -> None:
-    count = _equal(genes.counts(FEED_FORWARD, kept)[0], "feed-forward channels")
+    count = _equal(genes.of_kind(FEED_FORWARD, kept), "feed-forward channels")
     forward = genes.family.feed_forward
     assert forward is not None
     if not forward.sizes:
@@ -145,7 +146,7 @@ def _set_channels(config: Any, genes: GeneMap, kept: Kept) -> None:
 
 
 def _set_experts(config: Any, genes: GeneMap, kept: Kept) -> None:
-    count = _equal(genes.counts(EXPERTS, kept)[0], "experts")
+    count = _equal(genes.of_kind(EXPERTS, kept), "experts")
     experts = genes.family.experts
     assert experts is not None
     for name in experts.sizes:
@@ -153,8 +154,9 @@ def _set_experts(config: Any, genes: GeneMap, kept: Kept) -> None:
     config.num_experts_per_tok = min(count, config.num_experts_per_tok)
 
 
-def _equal(counts: list[int], units: str) -> int:
+def _equal(kept: Sequence[Sequence[int]], units: str) -> int:
     """Return the number of units of every layer; raise :class:`InputError` if they differ."""
+    counts = list(map(len, kept))
     if len(set(counts)) > 1 or counts[0] == 0:
         raise InputError(
             f"the uniform layout needs equally many {units}, at least one, in every layer: the "
