@@ -27,9 +27,10 @@ docs: .venv/installed
 
 check: test lint docs
 
+# Modules are compiled when they are imported, which most of them never are.
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
 clean:

@@ -10,22 +10,25 @@ os.environ["OMP_NUM_THREADS"] = "1"  # more threads only wait for each other on 
 os.environ["HF_DATASETS_CACHE"] = tempfile.mkdtemp(prefix="datasets-")  # not the user's
 
 import random
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from matplotlib.figure import Figure
 from PIL import Image
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from sos_deap import Evaluator
+from sos_deap.files.atomic import make_subfolder, whole_file
 from sos_deap.models.sources import BUILTIN
 from sos_deap.tasks.data.sequences import Sequences
 from sos_deap.tasks.language import Perplexity
+from sos_deap.tasks.samples import samples
 from tests.processes import SERVER
 
 GENES = 12
+_BLANK = "<svg></svg>"
 
 
 @pytest.fixture(autouse=True)
@@ -53,12 +56,14 @@ def drawn_figures() -> None:
 @pytest.fixture(autouse=True)
 def brief_runs(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out what takes most of the time of a short run, unless a test asks for it."""
-    # The fewest rounds, since it does not matter here how fast models are.
+    # The fewest rounds, since it does not matter here how fast models are; and short samples.
     monkeypatch.setattr("sos_deap.finish.TIMED", (0.0, 0.0))
+    monkeypatch.setattr("sos_deap.artifacts.samples", partial(samples, new_tokens=2))
     if "timed_models" not in request.fixturenames:
         monkeypatch.setattr("sos_deap.finish.measured", lambda models, seqlen, seconds: [])
     if "drawn_figures" not in request.fixturenames:
-        monkeypatch.setattr("matplotlib.figure.Figure.savefig", _save_blank)
+        monkeypatch.setattr("sos_deap.report.page.save", _save_blank)
+        monkeypatch.setattr("sos_deap.report.page.on_page", lambda name, draw: _BLANK)
 
 
 @pytest.fixture
@@ -67,14 +72,13 @@ def copied_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sos_deap.engines.process.get_context", lambda _: SERVER)
 
 
-def _save_blank(figure: Figure, file: Any, **options: Any) -> None:
-    blank = '<svg width="1pt" height="1pt"></svg>'
-    if options["format"] == "png":
-        Image.new("RGB", (1, 1)).save(file, "png")
-    elif isinstance(file, Path):
-        file.write_text(blank)
-    else:
-        file.write(blank)
+def _save_blank(folder: Path, name: str, draw: object) -> str:
+    make_subfolder(folder)
+    with whole_file(folder / f"{name}.png") as part:
+        Image.new("RGB", (1, 1)).save(part, "png")
+    with whole_file(folder / f"{name}.svg") as part:
+        part.write_text(_BLANK)
+    return _BLANK
 
 
 def small_llama(**settings: Any) -> Any:
