@@ -10,6 +10,10 @@ and the pruned model in turn. What has a file is skipped, so that a stopped stud
 searches found, in place of searching, adds the result to their files, and keeps the models under
 names that end in ``_refitted``. All searches get the same number of evaluations on the same
 calibration text, which the dense model reads once for all of them.
+
+What several searches of a seed evaluate, such as the dense model without one gene, is computed once
+and kept in a journal in the output folder, which a stopped search also resumes from. Each search
+pays for it as if it had computed it; only ``seconds`` is less.
 """
 
 from __future__ import annotations
@@ -129,17 +133,24 @@ def refitted(
     }
 
 
-def result(plan: Plan, evaluator: Evaluator, folder: Path | None, timing: float) -> dict[str, Any]:
+def result(
+    plan: Plan, evaluator: Evaluator, journal: Path, folder: Path | None, timing: float
+) -> dict[str, Any]:
     """Find a sub-model, score, refit, keep and time it.
 
     :param plan: the plan of the search.
     :param evaluator: its evaluator.
+    :param journal: file of what searches have computed with the same task, genes and text.
     :param folder: where to save the pruned model; ``None``: it is not saved.
     :param timing: the most seconds of timing.
     """
     model: Any = evaluator.model
     started = time.perf_counter()
-    evolution = search(plan, evaluator, toolbox=toolbox_of(plan, evaluator))
+    evaluator.open_journal(journal)
+    try:
+        evolution = search(plan, evaluator, toolbox=toolbox_of(plan, evaluator))
+    finally:
+        evaluator.close_journal()
     seconds = time.perf_counter() - started
     best = list(evolution.halloffame[0])
     pruned: Any = prune(model, best, evaluator.gene_map)
@@ -197,7 +208,8 @@ def results(
                 continue
             folder = models and models / file
             dense = dense or quality(first, first.model, ("heldout",)).metrics["heldout"]
-            row = result(plan, unspent(plan, first, share), folder, given.seconds)
+            journal = given.output_dir / f"{plan.config.task}_{plan.config.genes}_{seed}.jsonl"
+            row = result(plan, unspent(plan, first, share), journal, folder, given.seconds)
             about = {"method": name, "share": share, "seed": seed, "dense": dense}
             yield file, {**about, "device": device_name(first.model.device), **row}
 

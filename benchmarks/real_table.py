@@ -1,6 +1,6 @@
 """The table of a study by `benchmarks.real`, in Markdown, from the files that it wrote.
 
-python -m benchmarks.real_table runs/real/gemma-3-270m [--seed 1]
+python -m benchmarks.real_table runs/real/gemma-3-270m
 """
 
 from __future__ import annotations
@@ -8,12 +8,13 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from benchmarks.real import METHODS
 from sos_deap.cli import Parser, run_with_exit_status
 from sos_deap.errors import InputError
-from sos_deap.report.formats import change
+from sos_deap.report.formats import change, percent
 
 #: What a method is called in the table.
 TITLES = {
@@ -30,47 +31,66 @@ TITLES = {
 
 _SCORED = {"pruned": "", "refitted": ", refitted"}
 
+#: A search that removed less of its budget than this share has it named in the table.
+_USED = 0.9
 
-def table(folder: Path, seed: int = 0) -> str:
+Row = dict[str, Any]
+
+
+def table(folder: Path) -> str:
     """Return the table: a row for each method, by shares of the layers' parameters.
 
-    A cell is empty if it was not run.
+    A cell has the median over the seeds and, of several, the lowest and the highest value. It is
+    empty if it was not run.
 
     :param folder: the folder of the study.
-    :param seed: the seed of the searches; others may have been run for some methods only.
-    :raises InputError: if it has no results of that seed.
+    :raises InputError: if it has no results.
     """
-    rows = (json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*.json"))
-    found = {(row["method"], row["share"]): row for row in rows if row["seed"] == seed}
+    found: dict[tuple[str, float], list[Row]] = {}
+    for path in sorted(folder.glob("*.json")):
+        row = json.loads(path.read_text(encoding="utf-8"))
+        found.setdefault((row["method"], row["share"]), []).append(row)
     if not found:
-        raise InputError(f"{folder} has no results of benchmarks.real of seed {seed}: run it first")
+        raise InputError(f"{folder} has no results of benchmarks.real: run it first")
     columns = [
         (share, key)
         for share in sorted({share for _, share in found})
         for key in _SCORED
-        if any(key in row for (_, other), row in found.items() if other == share)
+        if any(row.get(key) for (_, other), rows in found.items() if other == share for row in rows)
     ]
     titles = (f"{100 * share:.0f} %{_SCORED[key]}" for share, key in columns)
     lines = [f"| search | {' | '.join(titles)} |", f"|---|{'--:|' * len(columns)}"]
     for method in METHODS:
-        cells = [_cell(found.get((method, share), {}), key) for share, key in columns]
+        cells = [_cell(found.get((method, share), []), key) for share, key in columns]
         if any(cells):
             lines.append(f"| {TITLES[method]} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def _cell(row: dict[str, Any], key: str) -> str:
-    """The change of the held-out perplexity; empty if it was not measured."""
-    return change(row["dense"]["perplexity"], row[key]["perplexity"]) if row.get(key) else ""
+def _cell(rows: list[Row], key: str) -> str:
+    """The change of the held-out perplexity over the seeds; empty if it was not measured."""
+    rows = [row for row in rows if row.get(key)]
+    if not rows:
+        return ""
+    factors = sorted(row[key]["perplexity"] / row["dense"]["perplexity"] for row in rows)
+    text = change(1, median(factors))
+    if len(factors) > 1:
+        lowest, highest = (
+            change(1, factor).removesuffix(" %") for factor in factors[:: len(factors) - 1]
+        )
+        text += f" ({lowest} to {highest}, {len(factors)} seeds)"
+    used = median(row["sparsity"] / row["max_sparsity"] for row in rows)
+    if used < _USED:
+        text += f" (only {percent(used * rows[0]['share'])} removed)"
+    return text
 
 
 def main() -> None:
     """Print the table."""
     parser = Parser(description=__doc__, allow_abbrev=False)
     parser.add_argument("folder", type=Path, help="the folder of the study")
-    parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
-    print(table(given.folder, given.seed))
+    print(table(given.folder))
 
 
 if __name__ == "__main__":
