@@ -52,12 +52,15 @@ def table(folder: Path) -> str:
         found.setdefault((row["method"], row["share"]), []).append(row)
     if not found:
         raise InputError(f"{folder} has no results of benchmarks.real: run it first")
-    columns = [
-        (share, key)
-        for share in sorted({share for _, share in found})
-        for key in _SCORED
-        if any(row.get(key) for (_, other), rows in found.items() if other == share for row in rows)
-    ]
+    columns = sorted(
+        {
+            (share, key)
+            for (_, share), rows in found.items()
+            for row in rows
+            for key in _SCORED
+            if row.get(key)
+        }
+    )
     titles = (f"{100 * share:.0f} %{_SCORED[key]}" for share, key in columns)
     lines = [f"| search | {' | '.join(titles)} |", f"|---|{'--:|' * len(columns)}"]
     for method in METHODS:
@@ -75,9 +78,7 @@ def _cell(rows: list[Row], key: str) -> str:
     factors = sorted(row[key]["perplexity"] / row["dense"]["perplexity"] for row in rows)
     text = change(1, median(factors))
     if len(factors) > 1:
-        lowest, highest = (
-            change(1, factor).removesuffix(" %") for factor in factors[:: len(factors) - 1]
-        )
+        lowest, highest = (change(1, f).removesuffix(" %") for f in (factors[0], factors[-1]))
         text += f" ({lowest} to {highest}, {len(factors)} seeds)"
     used = median(row["sparsity"] / row["max_sparsity"] for row in rows)
     if used < _USED:

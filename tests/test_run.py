@@ -243,6 +243,7 @@ def test_groups_in_the_uniform_layout_make_a_stock_model(
         ("groups+channels", ["--algorithm=swap", "--sparsity_of=operations"]),
     ],
 )
+@pytest.mark.usefixtures("drawn_figures")
 def test_genes_of_every_kind(
     small: list[str], tmp_path: Path, genes: str, flags: list[str]
 ) -> None:
