@@ -79,7 +79,16 @@ def ragged(model: Any) -> list[int]:
 
 def python(code: str, *arguments: Path) -> str:
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code, *map(str, arguments)],
+        [
+            sys.executable,
+            "-W",
+            "error",
+            "-W",
+            "ignore:invalid escape sequence",
+            "-c",
+            code,
+            *map(str, arguments),
+        ],
         capture_output=True,
         text=True,
         check=False,
