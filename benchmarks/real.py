@@ -30,7 +30,7 @@ from sos_deap.cli import Parser, quiet, run_with_exit_status
 from sos_deap.config import parse
 from sos_deap.errors import InputError, unknown
 from sos_deap.evaluation.evaluator import OPTIONS
-from sos_deap.files.atomic import whole_folder, write_json
+from sos_deap.files.atomic import free_folder, whole_folder, write_json
 from sos_deap.models.costs import layer_parameters
 from sos_deap.models.devices import device_name
 from sos_deap.models.measure import measure
@@ -126,9 +126,10 @@ def refitted(
             f"the sub-model has the perplexity {before}, and {row['pruned']['perplexity']} in its "
             "file: give the flags and the data of the search"
         )
+    metrics = quality(evaluator, pruned, ("heldout",)).metrics["heldout"]
     save(pruned, evaluator, folder)
     return row | {
-        "refitted": quality(evaluator, pruned, ("heldout",)).metrics["heldout"],
+        "refitted": metrics,
         "refit": {name: refit.result[name] for name in _REFIT_RESULTS},
     }
 
@@ -170,10 +171,10 @@ def result(
         found["pruned"] = refit.result["without"]["heldout"]
         found["refitted"] = quality(evaluator, pruned, ("heldout",)).metrics["heldout"]
         found["refit"] = {name: refit.result[name] for name in _REFIT_RESULTS}
-    save(pruned, evaluator, folder)
     both = {"dense": model, "pruned": pruned}
     length, new_tokens = timed_lengths(model, evaluator.task.seqlen)
     found["times"] = measure(both, lengths=[length], new_tokens=new_tokens, seconds=timing)
+    save(pruned, evaluator, folder)
     return found
 
 
@@ -187,6 +188,7 @@ def results(
     :param seed: seed of the searches and of the calibration text.
     :param flags: flags of all searches.
     :param given: the settings of the study.
+    :raises InputError: if the folder of a model to be kept is not empty.
     """
     first: Evaluator | None = None
     dense: dict[str, float | None] = {}
@@ -200,13 +202,12 @@ def results(
             own = [*DEFAULTS, *common, f"--algorithm={algorithm}", f"--seed={seed}"]
             own += [*([] if given.no_refit else _REFIT), *flags]
             plan = plan_of(*parse(own))
+            kept = f"{file}_refitted" if given.refit_found else file
+            folder = given.models_dir and free_folder(given.models_dir / kept)
             first = first or evaluator_of(plan)
-            models = given.models_dir
             if given.refit_found:
-                folder = models and models / f"{file}_refitted"
                 yield file, refitted(plan, first, json.loads(path.read_text("utf-8")), folder)
                 continue
-            folder = models and models / file
             dense = dense or quality(first, first.model, ("heldout",)).metrics["heldout"]
             journal = given.output_dir / f"{plan.config.task}_{plan.config.genes}_{seed}.jsonl"
             row = result(plan, unspent(plan, first, share), journal, folder, given.seconds)

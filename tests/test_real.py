@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from benchmarks import real
+from sos_deap import InputError
 
 Study = Callable[..., dict[str, Any]]
 
@@ -64,3 +65,17 @@ def test_searches_share_what_they_compute_and_each_pays_for_it(
     assert best["refitted"] != best["pruned"] and best["refit"]["tokens"] == 160
     assert together["best_0.27_0"].items() <= best.items()
     assert refitted["knapsack_0.27_0"] == together["knapsack_0.27_0"]
+
+
+@pytest.mark.parametrize("kept", ["best_0.27_0", "best_0.27_0_refitted"])
+def test_models_are_not_overwritten_nor_refused_after_the_work(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: str
+) -> None:
+    refits = ["--refit_found"] if kept.endswith("refitted") else []
+    if refits:
+        study("run", "--no_refit", "--methods=best")
+    (tmp_path / "models" / kept).mkdir(parents=True)
+    (tmp_path / "models" / kept / "model.safetensors").touch()
+    monkeypatch.setattr(real, "evaluator_of", lambda _: pytest.fail("work begins"))
+    with pytest.raises(InputError, match=f"{kept} is not an empty folder"):
+        study("run", *refits, "--methods=best", f"--models_dir={tmp_path / 'models'}")
