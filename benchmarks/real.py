@@ -5,7 +5,7 @@
 
 Each method, share and seed has a JSON file: the held-out metrics of the dense model, of the
 sub-model, and of the sub-model after the refit, and the times of prefill and decoding of the dense
-and the pruned model in turn. What has a file is skipped, so that a stopped study continues. With
+and the pruned model in turn. What has a result is skipped, so that a stopped study continues. With
 ``--models_dir`` the pruned models, after the refit, are kept. ``--refit_found`` refits what earlier
 searches found, in place of searching, adds the result to their files, and keeps the models under
 names that end in ``_refitted``. All searches get the same number of evaluations on the same
@@ -30,7 +30,7 @@ from sos_deap.cli import Parser, quiet, run_with_exit_status
 from sos_deap.config import parse
 from sos_deap.errors import InputError, unknown
 from sos_deap.evaluation.evaluator import OPTIONS
-from sos_deap.files.atomic import free_folder, whole_folder, write_json
+from sos_deap.files.atomic import replaceable_folder, whole_folder, write_json
 from sos_deap.models.costs import layer_parameters
 from sos_deap.models.devices import device_name
 from sos_deap.models.measure import measure
@@ -64,8 +64,11 @@ DEFAULTS = [
     *("--calibration_split=train", "--heldout_split=test", "--dtype=float32"),
 ]
 
-_REFIT = ["--refit=after", "--refit_samples=16"]
+_REFIT = ["--refit=after", "--refit_samples=64"]
 _REFIT_RESULTS = ("tokens", "inputs", "seconds")
+
+# A file, its method and share, what the file has so far, and the folder of the model to be kept.
+_Missing = tuple[str, str, float, dict[str, Any] | None, Path | None]
 
 
 def unspent(plan: Plan, evaluator: Evaluator, share: float) -> Evaluator:
@@ -178,13 +181,35 @@ def result(
     return found
 
 
+def missing(names: list[str], shares: list[float], seed: int, given: Any) -> list[_Missing]:
+    """Return what has no result yet.
+
+    :param names: methods.
+    :param shares: shares of the layers' parameters.
+    :param seed: seed of the searches and of the calibration text.
+    :param given: the settings of the study.
+    :raises InputError: if the folder of a model to be kept is not empty.
+    """
+    found = []
+    for share in shares:
+        for name in names:
+            file = f"{name}_{share:g}_{seed}"
+            path = given.output_dir / f"{file}.json"
+            row = json.loads(path.read_text("utf-8")) if path.exists() else None
+            if (row is None) == given.refit_found or (row and row.get("refitted")):
+                continue
+            kept = f"{file}_refitted" if given.refit_found else file
+            folder = given.models_dir and replaceable_folder(given.models_dir / kept)
+            found.append((file, name, share, row, folder))
+    return found
+
+
 def results(
-    names: list[str], shares: list[float], seed: int, flags: list[str], given: Any
+    names: list[str], seed: int, flags: list[str], given: Any
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the name and the content of each file that does not exist yet.
+    """Yield the name and the content of each file that has no result yet.
 
     :param names: methods, which share a task and genes.
-    :param shares: shares of the layers' parameters.
     :param seed: seed of the searches and of the calibration text.
     :param flags: flags of all searches.
     :param given: the settings of the study.
@@ -192,27 +217,21 @@ def results(
     """
     first: Evaluator | None = None
     dense: dict[str, float | None] = {}
-    for share in shares:
-        for name in names:
-            file = f"{name}_{share:g}_{seed}"
-            path = given.output_dir / f"{file}.json"
-            if path.exists() != given.refit_found:
-                continue
-            common, algorithm = METHODS[name]
-            own = [*DEFAULTS, *common, f"--algorithm={algorithm}", f"--seed={seed}"]
-            own += [*([] if given.no_refit else _REFIT), *flags]
-            plan = plan_of(*parse(own))
-            kept = f"{file}_refitted" if given.refit_found else file
-            folder = given.models_dir and free_folder(given.models_dir / kept)
-            first = first or evaluator_of(plan)
-            if given.refit_found:
-                yield file, refitted(plan, first, json.loads(path.read_text("utf-8")), folder)
-                continue
-            dense = dense or quality(first, first.model, ("heldout",)).metrics["heldout"]
-            journal = given.output_dir / f"{plan.config.task}_{plan.config.genes}_{seed}.jsonl"
-            row = result(plan, unspent(plan, first, share), journal, folder, given.seconds)
-            about = {"method": name, "share": share, "seed": seed, "dense": dense}
-            yield file, {**about, "device": device_name(first.model.device), **row}
+    for file, name, share, row, folder in missing(names, given.shares, seed, given):
+        common, algorithm = METHODS[name]
+        own = [*DEFAULTS, *common, f"--algorithm={algorithm}", f"--seed={seed}"]
+        own += [*([] if given.no_refit else _REFIT), *flags]
+        plan = plan_of(*parse(own))
+        first = first or evaluator_of(plan)
+        if row is not None:
+            yield file, refitted(plan, first, row, folder)
+            continue
+        dense = dense or quality(first, first.model, ("heldout",)).metrics["heldout"]
+        journal = given.output_dir / f"{plan.config.task}_{plan.config.genes}_{seed}.jsonl"
+        about = {"method": name, "share": share, "seed": seed, "dense": dense}
+        about |= {"device": device_name(first.model.device)}
+        found = result(plan, unspent(plan, first, share), journal, folder, given.seconds)
+        yield file, about | found
 
 
 def main() -> None:
@@ -236,7 +255,7 @@ def main() -> None:
     given.output_dir.mkdir(parents=True, exist_ok=True)
     for seed in given.seeds:
         for names in groups.values():
-            for file, row in results(names, given.shares, seed, flags, given):
+            for file, row in results(names, seed, flags, given):
                 write_json(given.output_dir / f"{file}.json", row)
                 found = {key: row.get(key) for key in ("dense", "pruned", "refitted", "seconds")}
                 print(file, found, flush=True)

@@ -15,8 +15,9 @@ class BudgetSettings:
         "heads",
         "genes",
         "What a gene removes: heads (a query head), groups (a key/value head and its query heads), "
-        "channels (a block of a layer's feed-forward channels), attention or ffn (a whole "
-        "sub-layer), layers (both sub-layers); joined by +, as in heads+channels.",
+        "channels (a block of a layer's feed-forward channels), experts (one of a mixture), "
+        "attention or ffn (a whole sub-layer), layers (both sub-layers); joined by +, as in "
+        "heads+channels.",
         common=True,
     )
     channel_blocks: int = setting(
@@ -34,7 +35,7 @@ class BudgetSettings:
         None,
         "genes",
         "Largest share removed, S.",
-        unset="0.31 of genes; of heads alone 0.095, else 0.27 of parameters and operations; "
+        unset="0.31 of genes; 0.27 of parameters or operations, 0.095 with heads or groups alone; "
         "0.21875 of the time",
         common=True,
     )

@@ -21,7 +21,10 @@ class RunConfig(QuantizeSettings, RefitSettings, LossSettings, BudgetSettings):
     """All settings of a run; every field is a flag and a key of a configuration file."""
 
     model: str = setting(
-        "builtin:tiny", "data", "Hub name or folder of a model, or builtin:tiny.", common=True
+        "builtin:tiny",
+        "data",
+        "Hub name, folder or GGUF file of a model, or builtin:tiny.",
+        common=True,
     )
     dataset: str = setting(
         "builtin:pydoc",

@@ -59,7 +59,7 @@ def prune(arguments: list[str]) -> int:
 def _prune(flags: Namespace, given: str) -> None:
     from sos_deap.artifacts import prune_to, size
     from sos_deap.cards import weights_fact, write_card
-    from sos_deap.files.atomic import free_folder, whole_folder
+    from sos_deap.files.atomic import replaceable_folder, whole_folder
     from sos_deap.models.find_genes import gene_map
     from sos_deap.models.loading import check_prunable, load
     from sos_deap.models.prune import check_layout
@@ -69,7 +69,7 @@ def _prune(flags: Namespace, given: str) -> None:
     from sos_deap.report.tables import cells, columns
 
     quiet()
-    folder = free_folder(flags.output_dir)
+    folder = replaceable_folder(flags.output_dir)
     saved = _saved(flags)
     removed = {} if flags.heads is None else _removed(flags.heads)
     found_with = saved.get("quantize", "none")

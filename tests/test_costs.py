@@ -5,13 +5,14 @@ from __future__ import annotations
 import random
 from typing import Any
 
+import numpy
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from sos_deap import Evaluator, InputError, head_map, prune
-from sos_deap.models.costs import sparsity_measure
+from sos_deap.models.costs import ShareOfGenes, sparsity_measure
 from sos_deap.models.examples import random_inputs
 from sos_deap.models.families import FAMILIES
 from sos_deap.models.find_genes import gene_map
@@ -236,3 +237,9 @@ def test_relative_positions_of_deberta_are_counted(shared_key: bool) -> None:
     feed_forward = 2 * 2 * 18 * WIDTH * 48
     assert flops.total == LAYERS * (projections + scores + feed_forward)
     assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_the_share_of_many_genes_in_8_bits() -> None:
+    chromosome = numpy.ones(400, "int8")
+    chromosome[:100] = 0
+    assert ShareOfGenes(400)(chromosome) == 0.25  # type: ignore[arg-type]

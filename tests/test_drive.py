@@ -474,6 +474,11 @@ def test_the_literal_algorithm_stops_when_a_chromosome_reaches_s() -> None:
         toolbox.register("mutate", mutate)
         evolution = evolve(toolbox, "sos", population=4, crossover_rate=0.0, max_sparsity=s)
         assert (evolution.stopped_by, len(evolution.logbook) - 1) == (stopped, generations)
+        toolbox.register(
+            "evaluate", lambda individual, max_sparsity: bounded(individual), max_sparsity=s
+        )
+        registered = evolve(toolbox, "sos", population=4, crossover_rate=0.0)
+        assert (registered.stopped_by, len(registered.logbook) - 1) == (stopped, generations)
         assert all(individual.sparsity <= s for individual in evolution.halloffame)
 
 

@@ -81,6 +81,8 @@ def test_folders_of_others_are_unchanged(tmp_path: Path) -> None:
     place.rmdir()
     place.symlink_to(tmp_path / "empty")
     (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="output folder . has no name"), whole_folder(Path()):
+        pytest.fail("it is written")
     with pytest.raises(InputError, match="out is a symbolic link"), whole_folder(place):
         pass
 

@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 from transformers import AutoTokenizer
 
@@ -82,6 +83,16 @@ def test_files_that_cannot_be_measured(
         patch.setattr("subprocess.run", fails)
         with pytest.raises(InputError, match="run the files: error: no memory$"):
             llama_cpp.measure_files({"model": files[0]}, [8], 2, 1, 1)
+    # A file that is no model, such as an importance matrix.
+    writer = gguf.GGUFWriter(tmp_path / "matrix.gguf", "x")
+    writer.kv_data[0].clear()
+    writer.add_tensor("a", numpy.zeros(1, "float32"))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(InputError, match="matrix.gguf names no architecture: give the GGUF file"):
+        llama_cpp.measure_files({"model": str(tmp_path / "matrix.gguf")}, [8], 2, 1, 1)
     # A file of another architecture, which llama.cpp refuses to load.
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(Path(files[0]).read_bytes().replace(b"deci", b"dexi"))

@@ -79,3 +79,12 @@ def test_models_are_not_overwritten_nor_refused_after_the_work(
     monkeypatch.setattr(real, "evaluator_of", lambda _: pytest.fail("work begins"))
     with pytest.raises(InputError, match=f"{kept} is not an empty folder"):
         study("run", *refits, "--methods=best", f"--models_dir={tmp_path / 'models'}")
+
+
+def test_a_stopped_study_of_refits_continues(study: Study, tmp_path: Path) -> None:
+    study("run", "--no_refit", "--methods=best,knapsack")
+    refits = ["--refit_found", "--refit_samples=5", f"--models_dir={tmp_path / 'models'}"]
+    first = study("run", *refits, "--methods=best")
+    both = study("run", *refits, "--methods=best,knapsack")
+    assert both["best_0.27_0"] == first["best_0.27_0"]
+    assert both["knapsack_0.27_0"]["refitted"]

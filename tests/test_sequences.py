@@ -144,7 +144,7 @@ def part(**columns: list[Any]) -> Part:
 def test_held_out_examples_are_not_drawn_for_calibration() -> None:
     long, other = "a paragraph " * 10, "another one " * 10
     seen, unseen = part(text=["= Title =", long, other]), part(text=["= Title =", long])
-    calibration = running_text(Draw("calibration", seen, None, 0, excluded=unseen), None)
+    calibration = running_text(Draw("calibration", seen, None, 0, excluded=(unseen,)), None)
     assert calibration == ["= Title =", other]  # a heading is no example
     assert running_text(Draw("held-out", unseen, None, 0), None) == ["= Title =", long]
     seen, unseen = part(text=["a", "b", "c", "b"]), part(text=["b", "d"])
@@ -152,7 +152,13 @@ def test_held_out_examples_are_not_drawn_for_calibration() -> None:
     def texts(part: Part) -> list[Any]:
         return list(part.columns["text"])
 
-    rows = Draw("calibration", seen, 9, seed=0, excluded=unseen).rows(texts)
+    rows = Draw("calibration", seen, 9, seed=0, excluded=(unseen,)).rows(texts)
     assert sorted(rows) == [0, 2] and Draw("held-out", unseen, None, 0).rows(texts) == [0, 1]
     with pytest.raises(InputError, match="every calibration example is also a held-out example"):
-        Draw("calibration", unseen, 9, 0, excluded=unseen).rows(texts)
+        Draw("calibration", unseen, 9, 0, excluded=(unseen,)).rows(texts)
+
+
+def test_several_parts_are_excluded() -> None:
+    seen, one, two = part(text=["a", "b", "c"]), part(text=["b"]), part(text=["a", "d"])
+    rows = Draw("refit", seen, 9, 0, excluded=(one, two)).rows(lambda p: p.columns["text"])
+    assert rows == [2]

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from typing import Any
 import pytest
 
 from sos_deap import InputError
-from sos_deap.evaluation.store import Store
+from sos_deap.evaluation.store import Store, check_store
 
 A, B, C = bytes([1, 0, 1]), bytes([1, 1, 1]), bytes([0, 0, 0])
 
@@ -56,7 +57,7 @@ def test_scopes_are_separate(tmp_path: Path) -> None:
 WRITER = """
 import sys
 from pathlib import Path
-from sos_deap.evaluation.store import Store
+from sos_deap.evaluation.store import Store, check_store
 store = Store(Path(sys.argv[1]), "x")
 for i in range(300):
     store.put({bytes([int(sys.argv[2]), i % 256, i // 256]): float(i), bytes([9, i % 256]): 0.5})
@@ -201,3 +202,18 @@ def test_a_hit_costs_little(tmp_path: Path) -> None:
     started = time.perf_counter()
     assert all(store.get(key) == 1.0 for key in keys)
     assert (time.perf_counter() - started) / 5000 < 5 * 50e-6  # 50 us, on a busy machine five times
+
+
+def test_it_may_be_used_from_other_threads(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store.sqlite", "x")
+    store.put({A: 1.5})
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(store.get, A).result() == 1.5
+        pool.submit(store.put, {B: 2.5}).result()
+    assert store.get(A) == 1.5 and store.get(B) == 2.5
+    store.close()
+
+
+def test_a_path_without_a_name_is_no_file() -> None:
+    with pytest.raises(InputError, match="store . is a folder: give --store a file"):
+        check_store(Path())

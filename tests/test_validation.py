@@ -168,3 +168,22 @@ def test_what_does_not_fit_is_refused(
     assert main([*FLAGS, *flags, f"--output_dir={tmp_path / 'run'}"]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_channels_given_in_order_are_not_measured_again() -> None:
+    evaluator = Evaluator.from_pretrained(**DATA, validation_samples=3, genes="channels")
+    assert evaluator.validation is not None
+    before, task = evaluator.accounting.tokens, evaluator.validation.task
+    evaluator.validate([[1] * len(evaluator.gene_map)])
+    assert evaluator.accounting.tokens - before == task.tokens + task.reference_tokens
+
+
+def test_validation_can_be_interrupted() -> None:
+    evaluator = Evaluator.from_pretrained(**DATA, validation_samples=3)
+
+    def check() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), evaluator.interruptible(check):
+        evaluator.validate([[1] * len(evaluator.gene_map)])
+    assert evaluator.validate([[1] * len(evaluator.gene_map)])

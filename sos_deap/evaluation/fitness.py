@@ -16,12 +16,7 @@ from sos_deap.evaluation.forward_options import ForwardOptions
 from sos_deap.evaluation.metrics import MetricEvaluator
 from sos_deap.evaluation.partial_scores import Span, span_of
 from sos_deap.models.compensation import Compensation
-from sos_deap.models.costs import (
-    TOKENS,
-    Sparsity,
-    sparsity_defaults,
-    sparsity_measure,
-)
+from sos_deap.models.costs import TOKENS, Sparsity, sparsity_defaults, sparsity_measure
 from sos_deap.models.find_genes import ChannelOrder
 from sos_deap.models.genes import CHANNEL_BLOCKS
 from sos_deap.models.refit import check_refit
@@ -144,7 +139,7 @@ class FitnessEvaluator(MetricEvaluator):
         if task is None:
             return None
         genes = self.gene_map
-        return MetricEvaluator(
+        found = MetricEvaluator(
             self.model,
             task,
             genes.genes,
@@ -152,6 +147,10 @@ class FitnessEvaluator(MetricEvaluator):
             channel_order=genes.channel_order,
             **forward,
         )
+        found.accounting.tokens = task.reference_tokens  # the order was measured here
+        # Looked up at each call, as `interruptible` replaces it.
+        found.runner.between_batches = lambda: self.runner.between_batches()  # noqa: PLW0108
+        return found
 
     @property
     def objectives(self) -> int:

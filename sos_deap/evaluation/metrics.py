@@ -54,6 +54,7 @@ class MetricEvaluator:
         "__weakref__",
         "_cache",
         "_engine",
+        "_forward",
         "_lock",
         "_priors",
         "_scores",
@@ -85,6 +86,7 @@ class MetricEvaluator:
         if self.gene_map.channel_order is not None:
             # Also if the order is given, so that a run that resumes counts as it did before.
             self.accounting.tokens += task.tokens
+        self._forward = forward
         #: Runs the forward passes of this process.
         self.runner = ForwardRunner(model, self.gene_map, task, self.accounting.forward, **forward)
         layers = len(self.gene_map.attention)
@@ -165,7 +167,8 @@ class MetricEvaluator:
         self, task: Task, individuals: Sequence[Sequence[int]]
     ) -> list[dict[str, float]]:
         """All metrics of sub-models on the examples of a task, by name; not cached nor counted."""
-        runner = ForwardRunner(self.model, self.gene_map, task, reuse_memory=0.0)
+        options: ForwardOptions = {**self._forward, "reuse_memory": 0.0}
+        runner = ForwardRunner(self.model, self.gene_map, task, **options)
         runner.compensation = self.runner.compensation
         with self._lock:
             chunks = runner.run([bytes(individual) for individual in individuals])

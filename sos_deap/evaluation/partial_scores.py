@@ -86,8 +86,9 @@ class PartialScores:
         """Add the sums over some examples to those over the examples before, a chunk at a time."""
         begin, until = examples
         share = (until - begin) / len(self._task)
+        tokens = round(self._task.tokens * share)  # of each, so that chunks make no difference
         for chunk, rows in self._computed(keys, examples):
-            self._accounting.tokens += round(len(chunk) * self._task.tokens * share)
+            self._accounting.tokens += len(chunk) * tokens
             self._accounting.layers += len(chunk) * self._layers * share
             for key, row in zip(chunk, rows, strict=True):
                 before = self._sums[key, start][1] if begin > start else [0.0] * len(row)

@@ -136,6 +136,8 @@ def check_store(path: Path) -> None:
     In a run folder any content is accepted, since a killed process or a power failure may have left
     it.
     """
+    if not path.name:
+        raise InputError(f"store {path} is a folder: give --store a file")
     for end in ("", *_COMPANIONS):
         if path.with_name(path.name + end).is_symlink():
             raise InputError(f"store {path}{end} is a symbolic link: give --store the file itself")
@@ -175,7 +177,8 @@ def _opened(path: Path) -> sqlite3.Connection:
 
 
 def _connected(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, timeout=_SECONDS)
+    # The evaluator calls it from one thread at a time, but not always from the same one.
+    connection = sqlite3.connect(path, timeout=_SECONDS, check_same_thread=False)
     try:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")  # a killed process loses nothing

@@ -112,8 +112,10 @@ def _weight_bytes(reader: Any) -> tuple[int, int]:
 
 
 def _check_positions(path: str, reader: Any, length: int, new_tokens: int) -> None:
-    architecture = reader.get_field("general.architecture").contents()
-    field = reader.get_field(f"{architecture}.context_length")
+    named = reader.get_field("general.architecture")
+    if named is None:
+        raise InputError(f"{path} names no architecture: give the GGUF file of a model")
+    field = reader.get_field(f"{named.contents()}.context_length")
     if field is not None and length + new_tokens > field.contents():
         raise InputError(
             f"{path} has {field.contents():,} positions: {length:,} tokens of a prompt and "

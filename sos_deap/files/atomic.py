@@ -45,6 +45,19 @@ def free_folder(folder: Path, allowed: Callable[[Path], bool] = lambda _: False)
     return folder
 
 
+def replaceable_folder(folder: Path) -> Path:
+    """Return the path of an output folder after checking that :func:`whole_folder` can write it.
+
+    :param folder: a folder that does not exist, or is empty.
+    :raises InputError: if it is neither, a symbolic link, or a path without a name, such as ``.``.
+    """
+    if not folder.name:
+        raise InputError(f"output folder {folder} has no name: give --output_dir a new folder")
+    if folder.is_symlink():
+        raise InputError(f"output folder {folder} is a symbolic link: give another --output_dir")
+    return free_folder(folder)
+
+
 def make_folder(folder: Path) -> None:
     """Make a folder, with its parents, if it does not exist.
 
@@ -88,10 +101,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     :returns: the temporary folder.
     :raises InputError: if the final path is taken, or its parent is not writable.
     """
-    free_folder(folder)
-    if folder.is_symlink():
-        raise InputError(f"output folder {folder} is a symbolic link: give another --output_dir")
-    part = temporary_path(folder)
+    part = temporary_path(replaceable_folder(folder))
     try:
         make_folder(folder.parent)
         part.mkdir()

@@ -85,7 +85,8 @@ class ShareOfGenes:
     def __call__(self, chromosome: Sequence[int]) -> float:
         """Return the share of genes that are 0."""
         genes = len(chromosome)
-        return (genes - sum(chromosome)) / genes if genes else 0.0
+        # Genes may be numpy's 8-bit integers, whose sum would overflow.
+        return (genes - sum(map(int, chromosome))) / genes if genes else 0.0
 
 
 class ShareOfSites:

@@ -223,9 +223,16 @@ def exchanged(genes: Sequence[int], moves: int) -> list[int]:
     return child
 
 
-def removed_and_kept(genes: Sequence[int]) -> tuple[list[int], list[int]]:
-    """Return the indices of the genes that are 0, and of those that are 1."""
-    return [i for i, gene in enumerate(genes) if not gene], [i for i, g in enumerate(genes) if g]
+def removed_and_kept(
+    genes: Sequence[int], among: Iterable[int] | None = None
+) -> tuple[list[int], list[int]]:
+    """Return the indices of the genes that are 0, and of those that are 1.
+
+    :param genes: a chromosome.
+    :param among: the indices to look at; default: all.
+    """
+    indices = range(len(genes)) if among is None else list(among)
+    return [i for i in indices if not genes[i]], [i for i in indices if genes[i]]
 
 
 def by_rank(worth: Sequence[float]) -> tuple[Draw, Draw]:

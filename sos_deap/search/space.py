@@ -223,7 +223,7 @@ class Space:
             Default: all genes kept.
         :param draw: a ``random.Random``; default: Python's global generator.
         """
-        genes = self.budget.repaired(like or [1] * len(self), self.max_sparsity, draw.sample)
+        genes = self.budget.repaired(list(like) or [1] * len(self), self.max_sparsity, draw.sample)
         return self.individual(self.filled(genes, draw.sample))
 
     def rates(self, indpb: float) -> list[float] | None:

@@ -116,7 +116,8 @@ def make_tasks(
     loaded = load(kind.purpose)
     settings = replace(settings, samples=samples)
     make = kind.make(loaded, settings)
-    calibration = Draw("calibration", part, samples, seed, excluded=heldout)
+    excluded = () if heldout is None else (heldout,)
+    calibration = Draw("calibration", part, samples, seed, excluded=excluded)
     used, shown = samples or 0, settings.heldout_samples
     validation = replace(calibration, purpose="validation", samples=more, skip=used)
     refit = replace(
@@ -172,7 +173,8 @@ def _refit_task(
         return None
     if mixed is not None:
         half, (part, heldout) = refit.samples // 2, mixed
-        other = Draw(refit.purpose, part, half, refit.seed, excluded=heldout)
+        excluded = (*refit.excluded, heldout)  # also this one's, whose rows the other may have
+        other = Draw(refit.purpose, part, half, refit.seed, excluded=excluded)
         return reads(replace(refit, samples=refit.samples - half), other)
     try:
         return reads(refit)

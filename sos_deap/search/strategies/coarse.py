@@ -9,6 +9,7 @@ from itertools import permutations
 from typing import Any
 
 from sos_deap.errors import InputError
+from sos_deap.search.budget import removed_and_kept
 from sos_deap.search.space import Space
 from sos_deap.search.strategies.exchange import Exchange, few_moves
 
@@ -75,7 +76,7 @@ class CoarseToFine(Exchange):
         """Return a gene of one part to restore and one of another to remove, if possible."""
         worth = self._worth
         assert worth is not None
-        parts = [_removed_and_kept(part, genes) for part in self._parts]
+        parts = [removed_and_kept(genes, part) for part in self._parts]
         pairs = [
             (removed, kept)
             for (removed, _), (_, kept) in permutations(parts, 2)
@@ -88,11 +89,6 @@ class CoarseToFine(Exchange):
 
     def _within(self, genes: Sequence[int]) -> list[int]:
         """Return a removed and a kept gene of one part; no genes if no part has both."""
-        parts = [_removed_and_kept(part, genes) for part in self._parts]
+        parts = [removed_and_kept(genes, part) for part in self._parts]
         mixed = [part for part in parts if all(part)]
         return [random.choice(side) for side in random.choice(mixed)] if mixed else []
-
-
-def _removed_and_kept(part: Sequence[int], genes: Sequence[int]) -> tuple[list[int], list[int]]:
-    """Return the indices of a part's genes that are 0, and of those that are 1."""
-    return [i for i in part if not genes[i]], [i for i in part if genes[i]]

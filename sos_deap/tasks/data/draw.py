@@ -27,7 +27,7 @@ class Draw:
         fewer); ``None`` for all, in order.
     :param seed: seed of the draw; the global random generators are not used.
     :param skip: number of examples at the start of the draw that belong to another task.
-    :param excluded: a part whose examples are left out.
+    :param excluded: parts whose examples are left out.
     """
 
     purpose: str
@@ -35,7 +35,7 @@ class Draw:
     samples: int | None
     seed: int
     skip: int = 0
-    excluded: Part | None = None
+    excluded: tuple[Part, ...] = ()
 
     def numbers(self, count: int) -> list[int]:
         """Return the indices of the examples to take, of ``count`` examples.
@@ -54,14 +54,14 @@ class Draw:
         return chosen
 
     def rows(self, texts_of: Callable[[Part], Sequence[Any]]) -> list[int]:
-        """Return the indices of the rows to take; rows equal to an excluded one are left out.
+        """Return the indices of the rows to take, without those equal to a row of an excluded part.
 
         :param texts_of: returns the value of each row of a part by which rows are compared.
         :raises InputError: if no row is left.
         """
         assert self.part is not None
         texts = texts_of(self.part)
-        excluded = set(texts_of(self.excluded)) if self.excluded else set()
+        excluded = {text for part in self.excluded for text in texts_of(part)}
         rest = [row for row, text in enumerate(texts) if text not in excluded]
         if not rest:
             raise InputError(

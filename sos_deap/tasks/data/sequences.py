@@ -93,9 +93,9 @@ class SpecialTokens(NamedTuple):
 
 
 def running_text(draw: Draw, text_column: str | None) -> list[str]:
-    """Return the texts of a part, without the long texts of the excluded part.
+    """Return the texts of a part, without the long texts of the excluded parts.
 
-    :param draw: the part, and the part to exclude.
+    :param draw: the part, and the parts to exclude.
     :param text_column: name of the column; default: one of the usual names.
     """
 
@@ -103,10 +103,8 @@ def running_text(draw: Draw, text_column: str | None) -> list[str]:
         return strings(part, only_text(part, text_column))
 
     assert draw.part is not None
-    own = texts(draw.part)
-    others = texts(draw.excluded) if draw.excluded else []
-    excluded = {text for text in others if len(text) >= _SHORT}
-    return [text for text in own if text not in excluded]
+    excluded = {text for part in draw.excluded for text in texts(part) if len(text) >= _SHORT}
+    return [text for text in texts(draw.part) if text not in excluded]
 
 
 def cut_sequences(
