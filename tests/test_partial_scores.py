@@ -31,7 +31,7 @@ def test_tokens_do_not_depend_on_chunks(size: int) -> None:
             yield chunk, [[1.0]] * len(chunk)
 
     accounting, task = Accounting(4, tokens=0), _Task()
-    scores: Any = PartialScores(compute, task, 1, accounting)  # type: ignore[arg-type]
+    scores: Any = PartialScores(compute, task, 1, accounting)
     found = list(scores.metrics([bytes([i]) for i in range(4)], (0, 1)))
     assert sum(map(len, found)) == 4
     assert accounting.tokens == 4 * round(10 / 4)
