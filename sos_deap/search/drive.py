@@ -137,13 +137,12 @@ def evolve(
     validation = context.validation
     halloffame = _new_halloffame(pareto, validation) if halloffame is None else halloffame
     logbook = tools.Logbook() if logbook is None else logbook
-    registered = registered_bound(toolbox.evaluate)
     run = Runner(
         toolbox,
         context,
         halloffame,
         logbook,
-        max_sparsity=registered if max_sparsity is None else max_sparsity,
+        max_sparsity=registered_bound(toolbox.evaluate) if max_sparsity is None else max_sparsity,
         stats=stats,
         on_generation=on_generation,
     )

@@ -103,8 +103,9 @@ def running_text(draw: Draw, text_column: str | None) -> list[str]:
         return strings(part, only_text(part, text_column))
 
     assert draw.part is not None
+    own = texts(draw.part)
     excluded = {text for part in draw.excluded for text in texts(part) if len(text) >= _SHORT}
-    return [text for text in texts(draw.part) if text not in excluded]
+    return [text for text in own if text not in excluded]
 
 
 def cut_sequences(
