@@ -181,17 +181,16 @@ def result(
     return found
 
 
-def missing(names: list[str], shares: list[float], seed: int, given: Any) -> list[_Missing]:
+def missing(names: list[str], seed: int, given: Any) -> list[_Missing]:
     """Return what has no result yet.
 
     :param names: methods.
-    :param shares: shares of the layers' parameters.
     :param seed: seed of the searches and of the calibration text.
     :param given: the settings of the study.
     :raises InputError: if the folder of a model to be kept is not empty.
     """
     found = []
-    for share in shares:
+    for share in given.shares:
         for name in names:
             file = f"{name}_{share:g}_{seed}"
             path = given.output_dir / f"{file}.json"
@@ -217,7 +216,7 @@ def results(
     """
     first: Evaluator | None = None
     dense: dict[str, float | None] = {}
-    for file, name, share, row, folder in missing(names, given.shares, seed, given):
+    for file, name, share, row, folder in missing(names, seed, given):
         common, algorithm = METHODS[name]
         own = [*DEFAULTS, *common, f"--algorithm={algorithm}", f"--seed={seed}"]
         own += [*([] if given.no_refit else _REFIT), *flags]

@@ -21,6 +21,7 @@ from sos_deap.tasks.data.sequences import (
     special_tokens,
     start_of_sequences,
 )
+from sos_deap.tasks.registry import _refit_task
 
 
 def cut(
@@ -162,3 +163,11 @@ def test_several_parts_are_excluded() -> None:
     seen, one, two = part(text=["a", "b", "c"]), part(text=["b"]), part(text=["a", "d"])
     rows = Draw("refit", seen, 9, 0, excluded=(one, two)).rows(lambda p: p.columns["text"])
     assert rows == [2]
+
+
+def test_the_foreign_half_of_a_refit_has_no_held_out_text_of_either_data_set() -> None:
+    own, other, heldout, others = (part(text=[name]) for name in "abcd")
+    refit = Draw("refit", own, 4, 0, excluded=(heldout,))
+    draws: Any = _refit_task(lambda *given: given, refit, (other, others))  # type: ignore[arg-type]
+    assert [draw.part for draw in draws] == [own, other]
+    assert [draw.excluded for draw in draws] == [(heldout,), (heldout, others)]

@@ -57,7 +57,7 @@ def test_scopes_are_separate(tmp_path: Path) -> None:
 WRITER = """
 import sys
 from pathlib import Path
-from sos_deap.evaluation.store import Store, check_store
+from sos_deap.evaluation.store import Store
 store = Store(Path(sys.argv[1]), "x")
 for i in range(300):
     store.put({bytes([int(sys.argv[2]), i % 256, i // 256]): float(i), bytes([9, i % 256]): 0.5})
